@@ -1,0 +1,211 @@
+"""The Mailbox door: what IMAP, POP3, local delivery and resel-adm see of a user's mail.
+
+Imports nothing of ours. Names of folders are `str` with "/" between levels whatever the layout
+on disk, "INBOX" in any case being the inbox. Flags are `str`: "\\Seen" and keywords as the
+client spelled them. All methods are coroutines that never block the loop, unless said otherwise.
+One `Mailbox` object per folder is shared by all sessions of its user; only the worker that owns
+the user has one. MODSEQ grows with every change of a folder, so "what changed since m" is
+enough for untagged responses, for IDLE and for CONDSTORE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+SYSTEM_FLAGS = ("\\Answered", "\\Flagged", "\\Deleted", "\\Seen", "\\Draft")
+
+
+class MailboxError(Exception):
+    """A request that cannot be fulfilled. code: an RFC 5530 response code such as "NONEXISTENT",
+    "ALREADYEXISTS", "CANNOT", "OVERQUOTA", "UNAVAILABLE", "EXPUNGEISSUED", "TRYCREATE"."""
+
+    def __init__(self, text: str, code: str = "") -> None:
+        super().__init__(text)
+        self.text = text
+        self.code = code
+
+
+@dataclass(slots=True)
+class MessageInfo:
+    """One message of a folder, as kept in memory. Replaced, never edited, when flags change.
+
+    internal_date: seconds since the epoch. modseq: of its last change.
+    """
+
+    uid: int
+    flags: frozenset[str]
+    internal_date: float
+    modseq: int
+
+
+@dataclass(frozen=True, slots=True)
+class FolderInfo:
+    """A folder of the list.
+
+    attributes: "\\Noselect", "\\NonExistent", "\\HasChildren", "\\HasNoChildren" and special uses
+    ("\\Sent", RFC 6154).
+    """
+
+    name: str
+    attributes: frozenset[str] = frozenset()
+    subscribed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FolderStatus:
+    """STATUS of a folder. size: octets (RFC 8438), deleted: messages with \\Deleted."""
+
+    messages: int
+    recent: int
+    unseen: int
+    uidnext: int
+    uidvalidity: int
+    highestmodseq: int
+    size: int
+    deleted: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreResult:
+    """changed: messages as they are now; conflicts: UIDs not touched because of UNCHANGEDSINCE."""
+
+    changed: Sequence[MessageInfo]
+    conflicts: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Ready-made wire strings of a message's MIME structure, and where its parts lie.
+
+    envelope, body, bodystructure: as in FETCH, without the item's name.
+    size: RFC822.SIZE, octets with CR LF line ends.
+    """
+
+    envelope: bytes
+    body: bytes
+    bodystructure: bytes
+    size: int
+
+
+@dataclass(slots=True)
+class AppendData:
+    """One message to append: octets in blocks as the client sent them."""
+
+    blocks: AsyncIterator[bytes] | Sequence[bytes]
+    size: int
+    flags: Collection[str] = ()
+    internal_date: float | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+class Mailbox(Protocol):
+    """An open folder."""
+
+    name: str
+    uidvalidity: int
+    uidnext: int
+    highestmodseq: int
+
+    def messages(self) -> Sequence[MessageInfo]:
+        """All messages by ascending UID, from memory, at once."""
+        ...
+
+    def get(self, uid: int) -> MessageInfo | None: ...
+
+    def changed_since(self, modseq: int) -> Sequence[MessageInfo]:
+        """Messages new or with other flags since `modseq`, by ascending UID."""
+        ...
+
+    def vanished_since(self, modseq: int) -> Sequence[int]:
+        """UIDs expunged since `modseq`, ascending."""
+        ...
+
+    def keywords(self) -> Sequence[str]:
+        """Keywords known in this folder, for the FLAGS response."""
+        ...
+
+    def claim_recent(self) -> frozenset[int]:
+        """UIDs that no session was told of yet; a second call does not give them again."""
+        ...
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back (in the loop) after each change; returns what ends that."""
+        ...
+
+    async def refresh(self) -> None:
+        """Look at the disk now: new mail, and what other programs renamed or deleted."""
+        ...
+
+    async def read(self, uid: int) -> bytes:
+        """The whole message with CR LF line ends. MailboxError("EXPUNGEISSUED") if it is gone."""
+        ...
+
+    async def parts(self, uids: Sequence[int]) -> Mapping[int, Part]:
+        """MIME structure, from the cache or parsed now. Messages that are gone are left out."""
+        ...
+
+    async def header_fields(self, uids: Sequence[int]) -> Mapping[int, bytes]:
+        """Header blocks (with the empty line) of the messages, CR LF line ends."""
+        ...
+
+    async def sizes(self, uids: Sequence[int]) -> Mapping[int, int]:
+        """RFC822.SIZE of the messages."""
+        ...
+
+    async def store(
+        self,
+        uids: Sequence[int],
+        flags: Collection[str],
+        mode: str,
+        unchanged_since: int | None = None,
+    ) -> StoreResult:
+        """mode: "set", "add" or "remove". Durable when it returns."""
+        ...
+
+    async def expunge(self, uids: Sequence[int]) -> Sequence[int]:
+        """Remove these messages; those that were there."""
+        ...
+
+    async def append(self, messages: Sequence[AppendData]) -> Sequence[int]:
+        """All or none; their UIDs. Synced to disk when it returns."""
+        ...
+
+    async def copy(self, uids: Sequence[int], target: str) -> tuple[int, Sequence[tuple[int, int]]]:
+        """(target's UIDVALIDITY, [(UID, new UID)]); all or none. MailboxError("TRYCREATE")."""
+        ...
+
+    async def move(self, uids: Sequence[int], target: str) -> tuple[int, Sequence[tuple[int, int]]]:
+        """As `copy`, then gone here."""
+        ...
+
+    def release(self) -> None:
+        """This holder is done with it (each `MailStore.open` is paired with one)."""
+        ...
+
+
+class MailStore(Protocol):
+    """All mail of one user."""
+
+    async def folders(self) -> Sequence[FolderInfo]:
+        """Every folder, and subscribed names that do not exist ("\\NonExistent"), sorted, INBOX first."""
+        ...
+
+    async def open(self, name: str) -> Mailbox: ...
+
+    async def status(self, name: str) -> FolderStatus: ...
+
+    async def create(self, name: str, special_use: str = "") -> None: ...
+
+    async def delete(self, name: str) -> None: ...
+
+    async def rename(self, name: str, new_name: str) -> None:
+        """With its children; INBOX keeps existing and its messages move (RFC 3501 §6.3.5)."""
+        ...
+
+    async def subscribe(self, name: str) -> None: ...
+
+    async def unsubscribe(self, name: str) -> None: ...
+
+    async def close(self) -> None: ...

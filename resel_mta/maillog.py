@@ -1,0 +1,211 @@
+"""Operator log lines. Their wording is an interface (pflogsumm, fail2ban, ELK patterns).
+
+A line is ``<syslog_name>/<service>[<pid>]: <queue id>: <text>``; the caller gives service, queue
+id and text, this module the rest. Lines are collected and written at once when the event loop
+comes round, so that a busy relay makes one write for many events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+import time
+from typing import Protocol
+
+
+class Sink(Protocol):
+    """Where finished lines go. write takes whole lines, each ended by a newline."""
+
+    def write(self, lines: list[str]) -> None: ...
+
+    def reopen(self) -> None: ...
+
+
+class StreamSink:
+    """A file descriptor that stays open: standard output, journald's stream."""
+
+    def __init__(self, fd: int = 1) -> None:
+        self._fd = fd
+
+    def write(self, lines: list[str]) -> None:
+        data = "".join(lines).encode("utf-8", "backslashreplace")
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+    def reopen(self) -> None:
+        """Nothing to reopen."""
+
+
+class FileSink:
+    """`maillog_file`: appended to; reopened on reload, as logrotate needs."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = self._open()
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+    def write(self, lines: list[str]) -> None:
+        os.write(self._fd, "".join(lines).encode("utf-8", "backslashreplace"))
+
+    def reopen(self) -> None:
+        new = self._open()
+        os.close(self._fd)
+        self._fd = new
+
+
+class SyslogSink:
+    """/dev/log, facility mail (2). Severity by the word that starts the text, as Postfix has it."""
+
+    SEVERITY = {"warning": 4, "error": 3, "fatal": 2, "panic": 2}
+
+    def __init__(self, path: str = "/dev/log") -> None:
+        self._path = path
+        self._socket = self._connect()
+
+    def _connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        connection.connect(self._path)
+        return connection
+
+    def write(self, lines: list[str]) -> None:
+        for line in lines:
+            text = line.rstrip("\n")
+            word = text.partition("]: ")[2].partition(":")[0]
+            priority = 16 + self.SEVERITY.get(word, 6)
+            data = f"<{priority}>{text}".encode("utf-8", "backslashreplace")
+            try:
+                self._socket.send(data)
+            except OSError:
+                # syslogd was restarted: its socket is a new one.
+                with contextlib.suppress(OSError):
+                    self.reopen()
+                    self._socket.send(data)
+
+    def reopen(self) -> None:
+        new = self._connect()
+        self._socket.close()
+        self._socket = new
+
+
+class MailLog:
+    """Formats events and hands them to a Sink.
+
+    stamped: put "Nov 24 03:50:56 host " before each line (files and terminals; journald and
+    syslog add their own). as_json: one JSON object a line with ECS field names.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        syslog_name: str = "postfix",
+        hostname: str = "",
+        stamped: bool = True,
+        as_json: bool = False,
+    ) -> None:
+        self._sink = sink
+        self.syslog_name = syslog_name
+        self.hostname = hostname or socket.gethostname()
+        self.stamped = stamped
+        self.as_json = as_json
+        self._pid = os.getpid()
+        self._waiting: list[str] = []
+        self._scheduled = False
+        self._second = 0
+        self._stamp = ""
+
+    def event(self, service: str, text: str, queue_id: str = "", **fields: object) -> None:
+        """Log one line. fields: ECS-named extras for the JSON form ("client.ip" as client_ip)."""
+        if self.as_json:
+            line = self._json(service, text, queue_id, fields)
+        else:
+            line = (
+                f"{self._prefix()}{self.syslog_name}/{service}[{self._pid}]: "
+                f"{queue_id}{': ' if queue_id else ''}{_printable(text)}\n"
+            )
+        self._waiting.append(line)
+        if not self._scheduled:
+            self._schedule()
+
+    def warning(self, service: str, text: str, queue_id: str = "", **fields: object) -> None:
+        """As `event`, with Postfix's "warning: " before the text."""
+        self.event(service, f"warning: {text}", queue_id, **fields)
+
+    def _schedule(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+            return
+        self._scheduled = True
+        loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what is waiting. A sink that fails (full disk) must not stop the mail: it is told
+        once on standard error and the lines are dropped."""
+        self._scheduled = False
+        lines, self._waiting = self._waiting, []
+        if not lines:
+            return
+        try:
+            self._sink.write(lines)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.write(2, f"resel-mta: {len(lines)} log lines lost: {error}\n".encode())
+
+    def reopen(self) -> None:
+        """After log rotation."""
+        self.flush()
+        self._sink.reopen()
+
+    def _prefix(self) -> str:
+        if not self.stamped:
+            return ""
+        now = int(time.time())
+        if now != self._second:
+            local = time.localtime(now)
+            month = "JanFebMarAprMayJunJulAugSepOctNovDec"[local.tm_mon * 3 - 3 : local.tm_mon * 3]
+            self._second = now
+            self._stamp = (
+                f"{month} {local.tm_mday:2d} {time.strftime('%H:%M:%S', local)} {self.hostname} "
+            )
+        return self._stamp
+
+    def _json(self, service: str, text: str, queue_id: str, fields: dict[str, object]) -> str:
+        now = time.time()
+        record: dict[str, object] = {
+            "@timestamp": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+            + f".{int(now % 1 * 1000):03d}Z",
+            "log.level": "warning" if text.startswith("warning: ") else "info",
+            "message": f"{queue_id}: {text}" if queue_id else text,
+            "ecs.version": "8.11.0",
+            "event.module": self.syslog_name,
+            "event.dataset": f"{self.syslog_name}.{service}",
+            "process.name": service,
+            "process.pid": self._pid,
+            "host.hostname": self.hostname,
+        }
+        if queue_id:
+            record["email.local_id"] = queue_id
+        record.update((name.replace("_", ".", 1), value) for name, value in fields.items())
+        return json.dumps(record, ensure_ascii=False, default=str) + "\n"
+
+
+def _printable(text: str) -> str:
+    """One line with no control characters, so that a peer's words cannot forge a log line."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == " " else "?" for c in text)
+
+
+def standard_log(stream: int | None = None, **options: object) -> MailLog:
+    """A log on standard output, unstamped when that is journald's stream."""
+    stamped = "JOURNAL_STREAM" not in os.environ
+    fd = sys.stdout.fileno() if stream is None else stream
+    return MailLog(StreamSink(fd), stamped=stamped, **options)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Outbound mail: next hops, SMTP and LMTP sessions, connection reuse and the Transport over them."""
