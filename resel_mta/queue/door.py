@@ -1,0 +1,218 @@
+"""The door between the queue's store and everybody else: `QueueStore` and what passes through it.
+
+Nothing here assumes SQLite or a single machine. A message has at most one owner at a time, the
+scheduler that tries to deliver it; an owner holds a lease that it renews, and what belongs to an
+owner whose lease ran out can be claimed by another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from resel_mta.content import Content
+from resel_mta.mail import BodySink, Message, Outcome, QueueStats, Recipient
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A recipient that is to be tried again.
+
+    outcome: None keeps the reply of the last attempt, and does not count as an attempt.
+    """
+
+    recipient: Recipient
+    next_attempt: float
+    outcome: Outcome | None = None
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of some recipients of one claimed message: one atomic step of `QueueStore.apply`.
+
+    done: recipients that need nothing more, with what became of them.
+    retries: recipients that stay, with the time of their next attempt.
+    added: recipients that come into being (an expansion that had to wait); they get their `row`.
+    notices: messages made by this step (bounces, delay warnings), from `Intake.prepare`. They
+        are entered before anything of `message` goes.
+    release: give up the claim; the message is due at the earliest `next_attempt` of those left.
+    warned: the delay warning has been sent.
+    A message that is left without recipients is removed with its content.
+    """
+
+    message: Message
+    done: Sequence[tuple[Recipient, Outcome]] = ()
+    retries: Sequence[Retry] = ()
+    added: Sequence[Recipient] = ()
+    notices: Sequence[Message] = ()
+    release: bool = False
+    warned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RecipientEntry:
+    """A recipient as listings show it. reply, relay: of the last attempt, "" before the first."""
+
+    address: str
+    orig_to: str
+    next_attempt: float
+    attempts: int
+    reply: str
+    relay: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A message as listings show it.
+
+    queue: "incoming" (due, not claimed), "active" (claimed), "deferred", "hold" or "corrupt".
+    size: octets of the content. recipients: those not yet done.
+    """
+
+    queue_id: str
+    queue: str
+    arrival: float
+    size: int
+    sender: str
+    recipients: tuple[RecipientEntry, ...]
+    next_attempt: float
+    expires: float
+    forced_expire: bool = False
+
+
+class Watcher(Protocol):
+    """Told, on the event loop, what happens in the queue. The scheduler is one."""
+
+    def admit(self, message: Message) -> str | None:
+        """Asked when a message is entered without `claim_for`: the owner that will deliver it at
+        once, or None to leave it to be claimed later (the active window is full, or it is held).
+        An admitted message is followed by `entered` or `refused`."""
+        ...
+
+    def entered(self, message: Message) -> None:
+        """An admitted message is committed, with the rows of its recipients set, and claimed."""
+        ...
+
+    def refused(self, message: Message) -> None:
+        """An admitted message could not be committed."""
+        ...
+
+    def arrived(self) -> None:
+        """Messages that nobody has claimed became due (entered, released, requeued)."""
+        ...
+
+    def withdrawn(self, queue_ids: Sequence[str]) -> None:
+        """Held, deleted or requeued from outside: attempts that have not begun must not begin."""
+        ...
+
+
+class QueueStore(Protocol):
+    """Keeps messages until every recipient is done.
+
+    All verbs that take several messages are one commit. Where a queue id is unknown, the message
+    is gone: it is skipped, and the answer says which were found. Errors: TempFail(452) when the
+    disk is full, TempFail(451) when the store fails in any other way; nothing was changed then.
+    """
+
+    def new_id(self) -> str:
+        """A queue id, [0-9A-F]+, never given before and never to be given again."""
+        ...
+
+    def sink(self) -> BodySink:
+        """For a body as it arrives. Raises TempFail(452) below `queue_minfree`."""
+        ...
+
+    async def enter(self, message: Message, *, claim_for: str | None = None) -> None:
+        """Keep a message; returns when it would survive a power cut.
+
+        The message must have a `queue_id` from `new_id`, and `content`; both belong to the store
+        from the call on, also when it raises. Each recipient gets its `row`.
+        claim_for: the owner that claims it. None: the watchers are asked (`Watcher.admit`), so
+        that a message can go from its arrival to its delivery without being read again.
+        """
+        ...
+
+    async def claim(
+        self, owner: str, lease: float, n: int, *, queue_ids: Iterable[str] | None = None
+    ) -> list[Message]:
+        """Up to `n` due messages, earliest first, without content, with those recipients that
+        are not done; they belong to `owner` for `lease` seconds from now, as does all it has.
+
+        queue_ids: only these, due or not, but not held ones.
+        """
+        ...
+
+    async def renew(self, owner: str, lease: float) -> None:
+        """All that `owner` has stays its own for `lease` seconds from now."""
+        ...
+
+    async def unclaim(self, owner: str, queue_ids: Iterable[str] | None = None) -> None:
+        """Give messages back (None: all that `owner` has); they stay as due as they were."""
+        ...
+
+    async def apply(self, owner: str, results: Sequence[Result]) -> set[str]:
+        """Record results of messages that `owner` has claimed, all in one commit.
+
+        The ids of the messages that are gone from the queue now, because their last recipient
+        was done or because somebody deleted them meanwhile. One result that cannot be recorded
+        (a notice that cannot be entered) raises TempFail and leaves all as it was.
+        """
+        ...
+
+    async def content(self, message: Message) -> Content:
+        """What the message says. Raises TempFail; if the content is damaged, the message has
+        been set aside as corrupt by then, and is in nobody's claim."""
+        ...
+
+    async def hold(self, queue_ids: Iterable[str] | None = None) -> list[str]:
+        """Nothing is delivered until `release`. None: all. The ids whose state changed."""
+        ...
+
+    async def release(self, queue_ids: Iterable[str] | None = None) -> list[str]:
+        """Held messages are due at once. None: all held. The ids whose state changed."""
+        ...
+
+    async def requeue(self, queue_ids: Iterable[str] | None = None) -> list[str]:
+        """All recipients are due at once, also of held messages. None: all."""
+        ...
+
+    async def delete(
+        self, queue_ids: Iterable[str] | None = None, *, queue: str | None = None
+    ) -> list[str]:
+        """Remove messages without telling anybody. None: all. queue: only those in this queue."""
+        ...
+
+    async def wake(self, queue_ids: Iterable[str] | None = None) -> int:
+        """Messages that wait for their next attempt are due at once (flush); held ones stay held.
+        How many."""
+        ...
+
+    def walk(self, queue: str | None = None) -> AsyncIterator[Entry]:
+        """Every message in order of arrival, read in pages: none is open between two of them.
+        queue: only those in this queue."""
+        ...
+
+    async def get(self, queue_id: str) -> Entry | None:
+        """One message, or None."""
+        ...
+
+    async def load(self, queue_id: str) -> Message | None:
+        """A message with envelope and content, whoever has claimed it, for people to look at."""
+        ...
+
+    def watch(self, watcher: Watcher) -> None:
+        """From now on, tell `watcher`."""
+        ...
+
+    async def next_due(self) -> float | None:
+        """When the next message that nobody has claimed is due; None if there is none."""
+        ...
+
+    async def stats(self) -> QueueStats:
+        """How many messages are in which queue."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what has been asked for, then let go of the queue."""
+        ...
