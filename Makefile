@@ -1,0 +1,36 @@
+# make demo    one mail through three daemons, start to end, on this machine alone
+# make test    all tests       make lint    style and types      make bench   against Postfix
+# Each sets up what it needs in .venv first. PYTHON=/path/to/python3 chooses the interpreter.
+
+.PHONY: help venv dev demo test lint bench lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+venv:
+	@tools/venv run
+
+dev:
+	@tools/venv dev
+
+demo: venv
+	@.venv/bin/python demo/run.py
+
+test: dev
+	@.venv/bin/python -m pytest -q -n 2 $(PYTEST_ARGS)
+
+lint: dev
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+bench: venv
+	@.venv/bin/python benchmarks/relay.py $(BENCH_ARGS)
+
+lock:
+	@tools/lock
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,32 @@
+"""What every room's tests share: real peers, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+#: Where Debian keeps daemons and administrators' commands, which an ordinary user's PATH leaves out.
+SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
+
+
+def find_peer(program: str) -> str:
+    """The path of a program that a test talks to; skips the test where it is not installed.
+
+    With RESEL_REQUIRE_PEERS set, as in CI, a missing one fails the test instead.
+    """
+    path = shutil.which(program, path=SEARCH_PATH)
+    if path is not None:
+        return path
+    reason = f"{program} is not installed"
+    if os.environ.get("RESEL_REQUIRE_PEERS"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def need() -> Callable[[str], str]:
+    """`need("swaks")` gives the program's path, or skips (in CI: fails) the test."""
+    return find_peer
