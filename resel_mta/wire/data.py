@@ -1,0 +1,158 @@
+"""Message content on an SMTP connection: end of data, dot-stuffing, line ends. Pure, no I/O.
+
+Rules, the same for DATA and BDAT, so that no two servers can disagree about where a message
+ends (SMTP smuggling):
+
+- Only CR LF "." CR LF ends DATA; the start of the data counts as the start of a line
+  (RFC 5321 §4.1.1.4, §4.5.2).
+- A line is what CR LF ends. A dot after a bare LF is content: it neither ends the data nor is it
+  removed.
+- A bare LF becomes CR LF in what is kept. A bare CR is kept, but noted in `bare_cr`: the caller
+  refuses such a message, since its lines cannot be told apart by everybody in the same way.
+- What is kept is empty or ends in CR LF.
+
+All other octets, NUL and 8-bit ones among them, and lines of any length pass unchanged.
+"""
+
+from __future__ import annotations
+
+CRLF = b"\r\n"
+END_MARK = b"\r\n.\r\n"
+
+
+class LineNormalizer:
+    """Turns bare LF into CR LF in a stream of blocks (BDAT content, RFC 3030).
+
+    bare_cr, bare_lf: whether the stream held one so far.
+    size: octets of the stream so far, before any change.
+    """
+
+    __slots__ = ("_ended", "_held", "bare_cr", "bare_lf", "size")
+
+    def __init__(self) -> None:
+        self.bare_cr = False
+        self.bare_lf = False
+        self.size = 0
+        self._held = b""
+        self._ended = True
+
+    def feed(self, block: bytes) -> bytes:
+        """The normalised form of the next block; a CR at its end waits for the next one."""
+        self.size += len(block)
+        data = self._held + block if self._held else block
+        self._held = b""
+        if data.endswith(b"\r"):
+            self._held = b"\r"
+            data = data[:-1]
+        if data:
+            self._ended = data.endswith(b"\n")
+        return self._normalize(data)
+
+    def finish(self) -> bytes:
+        """What is still owed at the end: a last line that nothing ended gets its CR LF."""
+        rest = b""
+        if self._held:
+            self.bare_cr = True
+            rest = b"\r"
+        return rest + (CRLF if rest or not self._ended else b"")
+
+    def _normalize(self, data: bytes) -> bytes:
+        pairs = data.count(CRLF)
+        if data.count(b"\r") != pairs:
+            self.bare_cr = True
+        if data.count(b"\n") != pairs:
+            self.bare_lf = True
+            return data.replace(CRLF, b"\n").replace(b"\n", CRLF)
+        return data
+
+
+class DataDecoder(LineNormalizer):
+    """Takes the octets after DATA's 354 in blocks of any size and gives back the content.
+
+    done: the end mark was seen. rest: what came after it (the next commands).
+    size: octets of the content on the wire so far, dots included.
+    """
+
+    __slots__ = ("_begun", "done", "rest")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done = False
+        self.rest = b""
+        self._begun = False
+        # The data starts as if a line had just ended; these two octets are never given out.
+        self._held = CRLF
+
+    def feed(self, block: bytes) -> bytes:
+        """The next piece of content (b"" if there is none yet). Not to be called once `done`."""
+        data = self._held + block
+        end = data.find(END_MARK)
+        if end >= 0:
+            self.done = True
+            self.rest = data[end + 5 :]
+            self._held = b""
+            data = data[: end + 2]
+        else:
+            # An end that may be the beginning of the mark waits for the next block. It starts
+            # with CR, so no CR LF "." and no CR LF lies across the cut.
+            keep = 0
+            for length in (4, 3, 2, 1):
+                if data.endswith(END_MARK[:length]):
+                    keep = length
+                    break
+            cut = len(data) - keep
+            self._held = data[cut:]
+            data = data[:cut]
+        if not data:
+            return b""
+        if b"\r\n." in data:
+            self.size += data.count(b"\r\n.")
+            data = data.replace(b"\r\n.", CRLF)
+        data = self._normalize_sized(data)
+        if not self._begun:
+            self._begun = True
+            self.size -= 2
+            return data[2:]
+        return data
+
+    def _normalize_sized(self, data: bytes) -> bytes:
+        self.size += len(data)
+        return self._normalize(data)
+
+    def finish(self) -> bytes:
+        """Nothing is owed: the end mark's own CR LF ended the last line."""
+        return b""
+
+
+def dot_stuff(data: bytes) -> bytes:
+    """Whole CR LF lines made ready for DATA (RFC 5321 §4.5.2); the end mark is not added."""
+    if b"\r\n." in data:
+        data = data.replace(b"\r\n.", b"\r\n..")
+    return b"." + data if data.startswith(b".") else data
+
+
+class DotStuffer:
+    """`dot_stuff` for a stream of blocks that may be cut anywhere."""
+
+    __slots__ = ("_tail",)
+
+    def __init__(self) -> None:
+        self._tail = CRLF
+
+    def feed(self, block: bytes) -> bytes:
+        """The next block, stuffed."""
+        if not block:
+            return b""
+        tail = self._tail
+        self._tail = (tail + block)[-2:] if len(block) < 2 else block[-2:]
+        stuffed = block.replace(b"\r\n.", b"\r\n..") if b"\r\n." in block else block
+        # A line end in the block before, or one that is cut between the two blocks.
+        if tail == CRLF and block.startswith(b"."):
+            return b"." + stuffed
+        if tail.endswith(b"\r") and block.startswith(b"\n."):
+            return b"\n.." + stuffed[2:]
+        return stuffed
+
+    def finish(self) -> bytes:
+        """The end mark, after a CR LF if the content did not end in one."""
+        return b".\r\n" if self._tail == CRLF else END_MARK
