@@ -1,0 +1,1 @@
+"""MIME structure on byte offsets: what FETCH and SEARCH need to know of a message."""

@@ -1,0 +1,170 @@
+"""ENVELOPE, BODY and BODYSTRUCTURE as they go on the wire (RFC 3501 §7.4.2, §9)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from resel_lda.mime.addresses import Address, parse_addresses
+from resel_lda.mime.params import (
+    Params,
+    parse_disposition,
+    parse_languages,
+    parse_token,
+)
+from resel_lda.mime.structure import Node
+
+_PLAIN = re.compile(rb"[\x01-\x09\x0b\x0c\x0e-\x21\x23-\x5b\x5d-\x7f]*")
+_QUOTABLE = re.compile(rb"[\x01-\x09\x0b\x0c\x0e-\x7f]*")
+_SPACES = re.compile(rb"[ \t\r\n]+")
+_EMPTY_PART = b'("text" "plain" ("charset" "us-ascii") NIL NIL "7bit" 0 0)'
+# More than this many escapes and a literal is shorter to read (as Dovecot decides).
+_MAX_ESCAPES = 4
+
+
+def string(value: bytes) -> bytes:
+    """A quoted string where the grammar allows it, else a literal."""
+    if _PLAIN.fullmatch(value):
+        return b'"%b"' % value
+    if _QUOTABLE.fullmatch(value):
+        escapes = value.count(b'"') + value.count(b"\\")
+        if escapes <= _MAX_ESCAPES:
+            return b'"%b"' % value.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    # NUL is not allowed in a literal (RFC 3501 §9, CHAR8).
+    return b"{%d}\r\n%b" % (len(value), value.replace(b"\0", b"\x80"))
+
+
+def nstring(value: bytes | None) -> bytes:
+    return b"NIL" if value is None else string(value)
+
+
+def display_name(value: bytes | None) -> bytes:
+    """A name for people: runs of white space are one space."""
+    if value is None:
+        return b"NIL"
+    value = _SPACES.sub(b" ", value).strip(b" ")
+    if _PLAIN.fullmatch(value):
+        return b'"%b"' % value
+    return b"{%d}\r\n%b" % (len(value), value.replace(b"\0", b"\x80"))
+
+
+def render_envelope(node: Node) -> bytes:
+    """The ENVELOPE of a message (a root node, or the one inside a message/rfc822)."""
+    if not node.is_root and node.children:
+        node = node.children[0]
+    sender = _addresses(node, b"from")
+    parts = [nstring(_last(node, b"date")), nstring(_last(node, b"subject")), _address_list(sender)]
+    for name in (b"sender", b"reply-to"):
+        parts.append(_address_list(_addresses(node, name) or sender))
+    parts += [_address_list(_addresses(node, name)) for name in (b"to", b"cc", b"bcc")]
+    parts += [nstring(_last(node, b"in-reply-to")), nstring(_last(node, b"message-id"))]
+    return b"(%b)" % b" ".join(parts)
+
+
+def _last(node: Node, name: bytes) -> bytes | None:
+    return node.field(name)
+
+
+def _addresses(node: Node, name: bytes) -> list[Address]:
+    found: list[Address] = []
+    for key, value in node.fields:
+        if key == name:
+            found += parse_addresses(value)
+    return found
+
+
+def _address_list(addresses: Sequence[Address]) -> bytes:
+    if not addresses:
+        return b"NIL"
+    return b"(%b)" % b"".join(
+        b"(%b %b %b %b)"
+        % (display_name(one.name), nstring(one.route), nstring(one.mailbox), nstring(one.domain))
+        for one in addresses
+    )
+
+
+def render_body(node: Node) -> bytes:
+    """BODY, without extension data."""
+    return _structure(node, extended=False)
+
+
+def render_bodystructure(node: Node) -> bytes:
+    """BODYSTRUCTURE, with extension data."""
+    return _structure(node, extended=True)
+
+
+def _structure(root: Node, *, extended: bool) -> bytes:
+    """Children first, by an explicit stack: hostile mail nests deeper than a call stack likes."""
+    done: dict[int, bytes] = {}
+    order = list(root.walk())
+    for node in reversed(order):
+        inner = b"".join(done.pop(id(child)) for child in node.children)
+        if node.is_multipart:
+            done[id(node)] = _multipart(node, inner, extended)
+        else:
+            done[id(node)] = _leaf(node, inner, extended)
+    return done[id(root)]
+
+
+def _multipart(node: Node, inner: bytes, extended: bool) -> bytes:
+    parts = [(inner or _EMPTY_PART) + b" " + (string(node.subtype) if node.subtype else b'"x-unknown"')]
+    if extended:
+        parts += [_params(node.params), _disposition(node), _language(node)]
+        parts.append(nstring(_last(node, b"content-location")))
+    return b"(%b)" % b" ".join(parts)
+
+
+def _leaf(node: Node, inner: bytes, extended: bool) -> bytes:
+    is_message = node.is_message and bool(node.children)
+    if is_message:
+        kind = b'"message" "rfc822"'
+    elif node.type is None:
+        kind = b'"text" "plain"'
+    else:
+        kind = string(node.type) + b" " + string(node.subtype)
+    is_text = not is_message and (node.type is None or node.type.lower() == b"text")
+    encoding = None
+    for name, value in node.fields:
+        if name == b"content-transfer-encoding":
+            encoding = parse_token(value) or encoding
+    parts = [
+        kind,
+        _params(node.params, is_text),
+        nstring(_last(node, b"content-id")),
+        nstring(_last(node, b"content-description")),
+        string(encoding or b"7bit"),
+        b"%d" % node.size,
+    ]
+    if is_message:
+        parts += [render_envelope(node.children[0]), inner]
+    if is_text or is_message:
+        parts.append(b"%d" % node.lines)
+    if extended:
+        parts += [nstring(_last(node, b"content-md5")), _disposition(node), _language(node)]
+        parts.append(nstring(_last(node, b"content-location")))
+    return b"(%b)" % b" ".join(parts)
+
+
+def _params(params: Params, is_text: bool = False) -> bytes:
+    items = [string(name) + b" " + string(value) for name, value in params]
+    if is_text and not any(name.lower() == b"charset" for name, _ in params):
+        items.append(b'"charset" "us-ascii"')
+    return b"(%b)" % b" ".join(items) if items else b"NIL"
+
+
+def _disposition(node: Node) -> bytes:
+    value = _last(node, b"content-disposition")
+    if value is None:
+        return b"NIL"
+    disposition, params = parse_disposition(value)
+    if not disposition:
+        return b"NIL"
+    return b"(%b %b)" % (string(disposition), _params(params))
+
+
+def _language(node: Node) -> bytes:
+    value = _last(node, b"content-language")
+    languages = parse_languages(value) if value is not None else ()
+    if not languages:
+        return b"NIL"
+    return b"(%b)" % b" ".join(string(language) for language in languages)

@@ -1,0 +1,134 @@
+"""BODY[section] (RFC 3501 §6.4.5): the API that IMAP calls.
+
+Everything works on the message as `Mailbox.read` gives it (CR LF line ends) and the `Node` that
+`parse` makes of it. `find_part(parse(data), (1, 2))` is section "1.2"; `section` takes the whole
+section text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from resel_lda.mime.render import render_body, render_bodystructure, render_envelope
+from resel_lda.mime.structure import Node, parse
+from resel_lda.mime.text import decoded_text
+
+__all__ = [
+    "Node",
+    "body_of",
+    "decoded_text",
+    "find_part",
+    "header_fields",
+    "header_of",
+    "mime_of",
+    "parse",
+    "render_body",
+    "render_bodystructure",
+    "render_envelope",
+    "section",
+    "text_of",
+]
+
+
+def find_part(node: Node, path: Sequence[int]) -> Node | None:
+    """The part with that number, None if there is none.
+
+    () is the message itself. Part 1 of a message that is no multipart is its only body.
+    """
+    message = True
+    for number in path:
+        if node.is_message and node.children and not message:
+            node = node.children[0]
+        message = False
+        if node.is_multipart:
+            if not 1 <= number <= len(node.children):
+                return None
+            node = node.children[number - 1]
+        elif node.is_root:
+            # The body of a message without parts; what is below a message/rfc822 comes next.
+            if number != 1:
+                return None
+        else:
+            return None
+    return node
+
+
+def _message(node: Node, whole: bool) -> Node | None:
+    if node.is_message and node.children and not whole:
+        return node.children[0]
+    return node if whole else None
+
+
+def header_of(data: bytes, node: Node, whole: bool = False) -> bytes:
+    """HEADER: of the message (whole: section is plain HEADER) or the one inside this
+    message/rfc822 part, with the empty line; b"" for other parts."""
+    message = _message(node, whole)
+    return b"" if message is None else data[message.start : message.body]
+
+
+def text_of(data: bytes, node: Node, whole: bool = False) -> bytes:
+    """TEXT: the body of the message, as `header_of`."""
+    message = _message(node, whole)
+    return b"" if message is None else data[message.body : message.end]
+
+
+def mime_of(data: bytes, node: Node) -> bytes:
+    """MIME: the part's own header with the empty line."""
+    return data[node.start : node.body]
+
+
+def body_of(data: bytes, node: Node) -> bytes:
+    """The part's body, still transfer-encoded."""
+    return data[node.body : node.end]
+
+
+def header_fields(header: bytes, names: Collection[bytes], exclude: bool = False) -> bytes:
+    """HEADER.FIELDS (exclude: HEADER.FIELDS.NOT): the fields as they are, and an empty line."""
+    wanted = {name.lower() for name in names}
+    kept: list[bytes] = []
+    keep = False
+    for line in header.splitlines(keepends=True) if b"\r\n" not in header else _lines(header):
+        if line in (b"\r\n", b"\n"):
+            break
+        if line[:1] not in (b" ", b"\t"):
+            keep = (line.partition(b":")[0].rstrip(b" \t\r\n").lower() in wanted) != exclude
+        if keep:
+            kept.append(line)
+    return b"".join(kept) + b"\r\n"
+
+
+def _lines(header: bytes) -> list[bytes]:
+    lines = [line + b"\n" for line in header.split(b"\n")]
+    last = lines.pop()[:-1]
+    return [*lines, last] if last else lines
+
+
+def section(data: bytes, root: Node, text: str) -> bytes | None:
+    """The octets of a section: "", "1.2", "HEADER", "1.TEXT", "2.MIME",
+    "HEADER.FIELDS (From To)", "3.HEADER.FIELDS.NOT (X)". None if there is no such part.
+    Raises ValueError if the text is no section."""
+    spec, _, names = text.partition(" ")
+    words = spec.upper().split(".") if spec else []
+    path: list[int] = []
+    while words and words[0].isascii() and words[0].isdigit():
+        path.append(int(words.pop(0)))
+    kind = ".".join(words)
+    if kind not in ("", "HEADER", "TEXT", "MIME", "HEADER.FIELDS", "HEADER.FIELDS.NOT") or (
+        kind == "MIME" and not path
+    ):
+        raise ValueError(f"not a section: {text}")
+    node = find_part(root, path)
+    if node is None:
+        return None
+    whole = not path
+    if kind == "":
+        return data if whole else body_of(data, node)
+    if kind == "MIME":
+        return mime_of(data, node)
+    if kind == "TEXT":
+        return text_of(data, node, whole)
+    header = header_of(data, node, whole)
+    if kind == "HEADER":
+        return header
+    wanted = [name.encode() for name in names.strip("() ").split()]
+    return header_fields(header, wanted, kind.endswith("NOT"))

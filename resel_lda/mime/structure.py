@@ -1,0 +1,253 @@
+"""Where the parts of a message lie (RFC 2045, RFC 2046, RFC 5322), on byte offsets.
+
+One pass, no recursion, linear in the size of the message; never fails. What is broken is read as
+Dovecot reads it, so that clients who move keep the part numbers that they have cached: a boundary
+ends every part inside it, a missing final boundary ends at the end of the message, an inner
+multipart may use the boundary of an outer one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from resel_lda.mime.params import Params, parse_content_type
+
+MAX_PARTS = 10_000
+MAX_DEPTH = 100
+_MAX_BOUNDARY = 80
+_HEADER_END = re.compile(rb"\n\r?\n")
+
+# The only fields that ENVELOPE and BODYSTRUCTURE ever look at.
+_ENVELOPE_FIELDS = frozenset(
+    (b"date", b"subject", b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc", b"in-reply-to",
+     b"message-id")
+)  # fmt: skip
+_CONTENT_FIELDS = frozenset(
+    (b"content-type", b"content-transfer-encoding", b"content-id", b"content-description",
+     b"content-disposition", b"content-md5", b"content-language", b"content-location")
+)  # fmt: skip
+
+
+class Node:
+    """One MIME part. Offsets are into the message that was parsed.
+
+    start, body, end: its header, its body (after the empty line) and where that ends, without
+        the line end that belongs to the boundary.
+    lines: line ends in the body.
+    fields: (lower-case name, unfolded value) of the fields that matter, in order.
+    children: of a multipart its parts; of a message/rfc822 the one message in it.
+    """
+
+    __slots__ = (
+        "body", "boundary", "children", "end", "fields", "is_message", "is_multipart", "lines",
+        "params", "parent", "start", "subtype", "type",
+    )  # fmt: skip
+
+    def __init__(self, start: int, parent: Node | None) -> None:
+        self.start = start
+        self.body = start
+        self.end = start
+        self.lines = 0
+        self.parent = parent
+        self.children: list[Node] = []
+        self.fields: list[tuple[bytes, bytes]] = []
+        # None: there is no Content-Type.
+        self.type: bytes | None = None
+        self.subtype = b""
+        self.params: Params = ()
+        self.boundary = b""
+        self.is_multipart = False
+        self.is_message = False
+
+    @property
+    def size(self) -> int:
+        """Octets of the body."""
+        return self.end - self.body
+
+    @property
+    def is_root(self) -> bool:
+        """Whether this is a message: the whole one, or the one in a message/rfc822 part."""
+        return self.parent is None or self.parent.is_message
+
+    def field(self, name: bytes) -> bytes | None:
+        """The last value of a field (lower-case name), or None."""
+        found = None
+        for key, value in self.fields:
+            if key == name:
+                found = value
+        return found
+
+    def walk(self) -> Iterator[Node]:
+        """This part and all below it, in the order of the message."""
+        waiting = [self]
+        while waiting:
+            node = waiting.pop()
+            yield node
+            waiting.extend(reversed(node.children))
+
+
+def parse(data: bytes) -> Node:
+    """The structure of a message whose lines end in CR LF (a bare LF is a line end too)."""
+    return _Parser(data).parse()
+
+
+class _Parser:
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.parts = 0
+        # Open multiparts, outermost first.
+        self.open: list[tuple[bytes, Node]] = []
+
+    def parse(self) -> Node:
+        root = node = self.new_part(0, None, 0)
+        depth = 0
+        while True:
+            depth = self.enter(node, depth)
+            if node.is_message and depth < MAX_DEPTH and self.parts < MAX_PARTS:
+                node = self.new_part(node.body, node, depth)
+                depth += 1
+                continue
+            following = self.next_part(node, depth)
+            if following is None:
+                return root
+            node, depth = following
+
+    def enter(self, node: Node, depth: int) -> int:
+        if node.boundary and depth < MAX_DEPTH and self.parts < MAX_PARTS:
+            self.open.append((node.boundary, node))
+        return depth
+
+    def new_part(self, start: int, parent: Node | None, depth: int) -> Node:
+        self.parts += 1
+        node = Node(start, parent)
+        if parent is not None:
+            parent.children.append(node)
+        node.body = _header_end(self.data, start)
+        self.read_header(node)
+        return node
+
+    def read_header(self, node: Node) -> None:
+        wanted = _CONTENT_FIELDS | _ENVELOPE_FIELDS if node.is_root else _CONTENT_FIELDS
+        node.fields = list(unfolded_fields(self.data[node.start : node.body], wanted))
+        for name, value in node.fields:
+            if name == b"content-type":
+                node.type, node.subtype, node.params = parse_content_type(value)
+                break
+        if node.type is None:
+            parent = node.parent
+            node.is_message = parent is not None and parent.is_multipart and (
+                parent.subtype.lower() == b"digest"
+            )
+            return
+        kind = node.type.lower()
+        subtype = node.subtype.lower()
+        if kind == b"message" and subtype == b"rfc822":
+            node.is_message = True
+        elif kind == b"multipart":
+            for key, value in node.params:
+                if key.lower() == b"boundary":
+                    node.is_multipart = True
+                    node.boundary = value[:_MAX_BOUNDARY]
+                    break
+
+    def next_part(self, node: Node, depth: int) -> tuple[Node, int] | None:
+        """Go on from the start of a body to the next part; None at the end of the message."""
+        position = node.body
+        while True:
+            found = self.find_boundary(position)
+            if found is None:
+                self.close(node, None, len(self.data))
+                return None
+            index, line, after, final = found
+            owner = self.open[index][1]
+            self.close(node, owner, max(_before_line_end(self.data, line), position))
+            if not final and self.parts < MAX_PARTS:
+                del self.open[index + 1 :]
+                child = self.new_part(after, owner, 0)
+                return child, _depth(child)
+            del self.open[index:]
+            node, position = owner, after
+
+    def close(self, node: Node, owner: Node | None, end: int) -> None:
+        """End `node` and everything around it up to `owner`."""
+        current: Node | None = node
+        while current is not None and current is not owner:
+            current.end = max(end, current.body)
+            current.lines = self.data.count(b"\n", current.body, current.end)
+            current = current.parent
+
+    def find_boundary(self, position: int) -> tuple[int, int, int, bool] | None:
+        """(index in `open`, start of the line, start of the next line, whether it is final)."""
+        if not self.open:
+            return None
+        data = self.data
+        line = position if data.startswith(b"--", position) else self.next_dashes(position)
+        while line >= 0:
+            best = -1
+            length = -1
+            for index in range(len(self.open) - 1, -1, -1):
+                boundary = self.open[index][0]
+                if len(boundary) > length and data.startswith(boundary, line + 2):
+                    best, length = index, len(boundary)
+            if best >= 0:
+                tail = line + 2 + length
+                stop = data.find(b"\n", tail)
+                return best, line, len(data) if stop < 0 else stop + 1, data.startswith(b"--", tail)
+            line = self.next_dashes(line + 2)
+        return None
+
+    def next_dashes(self, position: int) -> int:
+        found = self.data.find(b"\n--", max(position - 1, 0))
+        return found if found < 0 else found + 1
+
+
+def _depth(node: Node) -> int:
+    depth = 0
+    parent = node.parent
+    while parent is not None:
+        depth += 1
+        parent = parent.parent
+    return depth
+
+
+def _header_end(data: bytes, start: int) -> int:
+    """Where the body starts: after the first empty line, or at the end."""
+    if data.startswith(b"\n", start):
+        return start + 1
+    if data.startswith(b"\r\n", start):
+        return start + 2
+    match = _HEADER_END.search(data, start)
+    return len(data) if match is None else match.end()
+
+
+def _before_line_end(data: bytes, line: int) -> int:
+    """The end of the text before the line that starts at `line`, without its CR LF."""
+    if line and data[line - 1] == 0x0A:
+        line -= 1
+        if line and data[line - 1] == 0x0D:
+            line -= 1
+    return line
+
+
+def unfolded_fields(
+    header: bytes, wanted: frozenset[bytes] | Sequence[bytes]
+) -> Iterator[tuple[bytes, bytes]]:
+    """(lower-case name, unfolded value) of the fields whose names are in `wanted`."""
+    name = b""
+    value: list[bytes] = []
+    for line in header.split(b"\n"):
+        if line[:1] in (b" ", b"\t"):
+            if value:
+                value.append(line[:-1] if line.endswith(b"\r") else line)
+            continue
+        if value:
+            yield name, b"".join(value).lstrip(b" \t")
+            value = []
+        key, colon, rest = line.partition(b":")
+        if colon:
+            name = key.rstrip(b" \t").lower()
+            if name in wanted:
+                value = [rest[:-1] if rest.endswith(b"\r") else rest]
+    if value:
+        yield name, b"".join(value).lstrip(b" \t")
