@@ -155,7 +155,8 @@ class Message:
 
     recipients: those not yet done.
     size: octets of the content as accepted.
-    expires: when it is given up (maximal_queue_lifetime after arrival).
+    expires: when it is given up; 0 where the queue decides (maximal_queue_lifetime or
+        bounce_queue_lifetime after arrival).
     content: loaded before a Transport sees it.
     """
 
@@ -168,6 +169,7 @@ class Message:
     origin_protocol: str = ""
     hold: bool = False
     next_attempt: float = 0.0
+    expires: float = 0.0
     warned: bool = False
 
 
@@ -263,6 +265,14 @@ class Intake(Protocol):
         queue_id: from `new_id`, or "" to have one allocated. The content belongs to the intake
         from the call on, also when it raises TempFail or PermFail.
         """
+        ...
+
+
+    async def prepare(
+        self, envelope: Envelope, content: Content, origin: Origin, queue_id: str = ""
+    ) -> Message:
+        """All that `submit` does short of the commit: for the queue, which commits a bounce and
+        the removal of what bounced in one step. Same errors."""
         ...
 
 
