@@ -1,0 +1,156 @@
+"""SASL, the server's side: PLAIN (RFC 4616) and LOGIN, without any transport.
+
+SMTP, IMAP and POP3 carry the exchange in base64; `decode_response` reads what they carry:
+
+    exchange = server.exchange()
+    step = await exchange.start("PLAIN", initial)
+    while isinstance(step, Challenge):
+        step = await exchange.respond(...)
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from resel_mta.mail import TempFail
+from resel_mta.users.directory import Users
+from resel_mta.users.user import User
+
+MECHANISMS = ("PLAIN", "LOGIN")
+#: Octets of one decoded response that are looked at; RFC 4616 lets a server refuse above 255 a name.
+MAX_RESPONSE = 4096
+
+
+class FailureKind(enum.Enum):
+    """Why an exchange failed, so that a protocol can choose its reply."""
+
+    CREDENTIALS = "credentials"
+    ABORTED = "aborted"
+    MALFORMED = "malformed"
+    MECHANISM = "mechanism"
+    TEMPORARY = "temporary"
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """To be sent to the client in base64."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """Logged in. mechanism: the one that was used, for the log."""
+
+    user: User
+    mechanism: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Not logged in. reason: for the log; username: as claimed, "" where none was said."""
+
+    reason: str
+    kind: FailureKind = FailureKind.CREDENTIALS
+    username: str = ""
+
+
+Step = Challenge | Success | Failure
+
+
+class DecodeError(ValueError):
+    """A client's line that is no base64."""
+
+
+class Aborted(Exception):
+    """The client sent "*"."""
+
+
+def decode_response(line: bytes, *, initial: bool = False) -> bytes:
+    """What a client's line carries. Raises Aborted, DecodeError.
+
+    initial: it came with the command, where "=" stands for an empty response (RFC 4954 §4).
+    """
+    line = line.strip(b" \r\n")
+    if line == b"*":
+        raise Aborted
+    if initial and line == b"=":
+        return b""
+    try:
+        return base64.b64decode(line, validate=True)
+    except binascii.Error as error:
+        raise DecodeError("not base64") from error
+
+
+class SaslServer:
+    """What one service offers."""
+
+    def __init__(self, users: Users, mechanisms: Iterable[str] = MECHANISMS) -> None:
+        self._users = users
+        self.mechanisms = tuple(m.upper() for m in mechanisms if m.upper() in MECHANISMS)
+
+    def exchange(self) -> Exchange:
+        """A new exchange, for one attempt of one client."""
+        return Exchange(self._users, self.mechanisms)
+
+
+class Exchange:
+    """One attempt. Never raises: what goes wrong is a `Failure`."""
+
+    def __init__(self, users: Users, mechanisms: tuple[str, ...]) -> None:
+        self._users = users
+        self._mechanisms = mechanisms
+        self._mechanism = ""
+        self._username: bytes | None = None
+
+    async def start(self, mechanism: str, initial: bytes | None = None) -> Step:
+        """initial: the decoded initial response, None where the client sent none."""
+        self._mechanism = mechanism.upper()
+        if self._mechanism not in self._mechanisms:
+            return Failure("unsupported mechanism", FailureKind.MECHANISM)
+        if initial is None:
+            return Challenge(b"" if self._mechanism == "PLAIN" else b"Username:")
+        return await self.respond(initial)
+
+    async def respond(self, response: bytes | None) -> Step:
+        """response: decoded; None where the client gave up ("*")."""
+        if response is None:
+            return Failure("aborted by the client", FailureKind.ABORTED)
+        if len(response) > MAX_RESPONSE:
+            return Failure("response too long", FailureKind.MALFORMED)
+        if self._mechanism == "PLAIN":
+            return await self._plain(response)
+        if self._username is None:
+            self._username = response
+            return Challenge(b"Password:")
+        return await self._check(b"", self._username, response)
+
+    async def _plain(self, response: bytes) -> Step:
+        """RFC 4616 §2: message = [authzid] NUL authcid NUL passwd."""
+        parts = response.split(b"\0")
+        if len(parts) != 3:
+            return Failure("malformed PLAIN response", FailureKind.MALFORMED)
+        return await self._check(*parts)
+
+    async def _check(self, authzid: bytes, authcid: bytes, password: bytes) -> Step:
+        try:
+            name = authcid.decode("utf-8")
+            password.decode("utf-8")
+        except UnicodeDecodeError:
+            return Failure("not UTF-8", FailureKind.MALFORMED)
+        if not name or not password or "\0" in name or b"\0" in password:
+            return Failure("empty user name or password", FailureKind.CREDENTIALS, name)
+        if authzid and authzid != authcid:
+            # Acting for somebody else is nobody's right here.
+            return Failure("authorization identity differs", FailureKind.CREDENTIALS, name)
+        try:
+            user = await self._users.authenticate(name, password)
+        except TempFail as failure:
+            return Failure(failure.reply.text, FailureKind.TEMPORARY, name)
+        if user is None:
+            return Failure("authentication failed", FailureKind.CREDENTIALS, name)
+        return Success(user, self._mechanism)

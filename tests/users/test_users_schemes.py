@@ -1,0 +1,87 @@
+"""Password schemes, against Dovecot's own hashes."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resel_mta.users.libcrypt import crypt
+from resel_mta.users.schemes import SCHEMES, SchemeError, parse, verify
+
+DOVECOT = [
+    "PLAIN", "CLEARTEXT", "CRYPT", "DES-CRYPT", "MD5-CRYPT", "SHA256-CRYPT", "SHA512-CRYPT",
+    "BLF-CRYPT", "SHA", "SHA1", "SHA256", "SHA512", "SSHA", "SSHA256", "SSHA512", "PBKDF2",
+    "ARGON2I", "ARGON2ID", "SHA.HEX", "SSHA.HEX", "SSHA512.B64", "PLAIN.B64",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", DOVECOT)
+def test_dovecots_hash(scheme: str, need: Callable[[str], str]) -> None:
+    password = "pâss word" if scheme != "DES-CRYPT" else "pass"
+    made = subprocess.run(
+        [need("doveadm"), "-O", "pw", "-s", scheme, "-p", password],
+        capture_output=True, text=True, check=False, timeout=20,
+    )  # fmt: skip
+    if made.returncode:
+        pytest.skip(f"this doveadm does not make {scheme}: {made.stderr.strip()}")
+    stored = made.stdout.strip()
+    assert verify(stored, password.encode())
+    assert not verify(
+        stored, password.encode() + b"x"[: 1 if scheme != "DES-CRYPT" else 0] or b"no"
+    )
+    assert not verify(stored, b"")
+
+
+def test_every_scheme_is_compared_with_dovecot() -> None:
+    assert SCHEMES - {name.partition(".")[0] for name in DOVECOT} == {"CLEAR"}
+
+
+def test_without_scheme_it_is_crypt() -> None:
+    stored = crypt(b"pw", b"$6$abcdefgh")
+    assert stored is not None
+    assert verify(stored.decode(), b"pw")
+    assert not verify(stored.decode(), b"pw2")
+
+
+def test_yescrypt() -> None:
+    stored = crypt(b"pw", b"$y$j9T$F5Jx5fExrKuPp53xLKQ..1")
+    if stored is None:
+        pytest.skip("this libcrypt has no yescrypt")
+    assert verify(stored.decode(), b"pw")
+    assert not verify(stored.decode(), b"pw\0")
+
+
+def test_hexadecimal_digest_without_suffix() -> None:
+    assert verify("{SHA}b5688dd3ea591885147de8a26205d463b6a9f22f", b"pw123")
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "{NOPE}x", "{SHA}***", "{SSHA}tWiN0+pZGIUUfeiiYgXUY7ap8i8=", "{PBKDF2}$1$a$0$00",
+        "{PBKDF2}$2$a$1$00", "{ARGON2ID}junk", "{SHA.rot13}x", "{SHA.hex}zz",
+    ],
+)  # fmt: skip
+def test_what_cannot_be_checked_says_so_without_the_hash(stored: str) -> None:
+    with pytest.raises(SchemeError) as caught:
+        verify(stored, b"pw")
+    assert stored.partition("}")[2] not in str(caught.value)
+
+
+def test_crypt_of_junk_is_a_wrong_password() -> None:
+    assert not verify("{CRYPT}*0", b"pw")
+    assert not verify("{CRYPT}$99$x", b"pw")
+    assert not verify("", b"")
+
+
+@given(st.text(max_size=60))
+def test_parse_raises_nothing_else(text: str) -> None:
+    try:
+        scheme, _ = parse(text)
+    except SchemeError:
+        return
+    assert scheme in SCHEMES
