@@ -123,6 +123,10 @@ class QueueStore(Protocol):
         """For a body as it arrives. Raises TempFail(452) below `queue_minfree`."""
         ...
 
+    async def discard(self, content: Content) -> None:
+        """Forget content whose body came from `sink` and that will not be entered."""
+        ...
+
     async def enter(self, message: Message, *, claim_for: str | None = None) -> None:
         """Keep a message; returns when it would survive a power cut.
 
@@ -137,9 +141,10 @@ class QueueStore(Protocol):
         self, owner: str, lease: float, n: int, *, queue_ids: Iterable[str] | None = None
     ) -> list[Message]:
         """Up to `n` due messages, earliest first, without content, with those recipients that
-        are not done; they belong to `owner` for `lease` seconds from now, as does all it has.
+        are due; they belong to `owner` for `lease` seconds from now, as does all it has.
 
-        queue_ids: only these, due or not, but not held ones.
+        queue_ids: only these, with all recipients that are not done, due or not; those that are
+        held or somebody's already are left out.
         """
         ...
 

@@ -1,0 +1,55 @@
+"""Queue ids: microseconds since the epoch in uppercase hexadecimal, as short Postfix ids look.
+
+They only ever grow. The highest one that may have been given is kept in the database ahead of
+its use, so that neither a crash nor a clock that is set back can give one twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+RESERVE = 60_000_000
+"""How far ahead ids are reserved, in microseconds. A crash skips at most that much."""
+
+
+def format_id(number: int) -> str:
+    return f"{number:X}"
+
+
+def parse_id(queue_id: str) -> int | None:
+    """The number behind a queue id; None if it cannot be one of ours."""
+    if not 1 <= len(queue_id) <= 15 or queue_id.strip("0123456789ABCDEF"):
+        return None
+    return int(queue_id, 16)
+
+
+class IdSource:
+    """Gives ids; `ceiling` is the reservation, which whoever commits next has to store."""
+
+    def __init__(self, ceiling: int, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._last = max(ceiling, self._now())
+        self.ceiling = 0
+        self.reserve()
+
+    def _now(self) -> int:
+        return int(self._clock() * 1_000_000)
+
+    def reserve(self) -> int:
+        """Move the reservation ahead and return it."""
+        self.ceiling = self._last + RESERVE
+        return self.ceiling
+
+    @property
+    def low(self) -> bool:
+        """Whether half the reservation is used, so that it should be renewed."""
+        return self.ceiling - max(self._last, self._now()) < RESERVE // 2
+
+    @property
+    def last(self) -> int:
+        return self._last
+
+    def next(self) -> int:
+        self._last = max(self._last + 1, self._now())
+        return self._last

@@ -1,0 +1,113 @@
+"""The queue's database: its tables, and opening it.
+
+One connection, exclusively locked (no shared-memory file, no lock system calls per commit), WAL
+with every commit synced. SQLite before 3.51.3 can lose committed transactions in WAL mode when
+two connections meet; ours is one, but an older library is refused all the same.
+"""
+
+from __future__ import annotations
+
+import apsw
+
+MINIMUM_SQLITE = 3_051_003
+VERSION = 1
+PAGE_SIZE = 4096
+WAL_PAGES = 4096
+"""The WAL is checkpointed when it reaches this many pages (16 MB) and starts over."""
+
+LIVE, HELD, CORRUPT = 0, 1, 2
+"""message.state"""
+PENDING, DONE = 0, 1
+"""recipient.status"""
+
+# due: only messages that nobody has claimed are in the index, so that one which is entered,
+# delivered and removed at once never touches it.
+SCHEMA = """
+CREATE TABLE message(
+  id INTEGER PRIMARY KEY,
+  arrival REAL NOT NULL,
+  size INTEGER NOT NULL,
+  reverse_path TEXT NOT NULL,
+  body TEXT NOT NULL,
+  smtputf8 INTEGER NOT NULL,
+  ret TEXT NOT NULL,
+  envid TEXT NOT NULL,
+  protocol TEXT NOT NULL,
+  state INTEGER NOT NULL,
+  owner TEXT,
+  next_attempt REAL NOT NULL,
+  expires REAL NOT NULL,
+  warned INTEGER NOT NULL,
+  spooled INTEGER
+) STRICT;
+CREATE INDEX due ON message(next_attempt) WHERE owner IS NULL AND state = 0;
+CREATE TABLE content(
+  id INTEGER PRIMARY KEY,
+  header BLOB NOT NULL,
+  body BLOB
+) STRICT;
+CREATE TABLE recipient(
+  message INTEGER NOT NULL,
+  row INTEGER NOT NULL,
+  address TEXT NOT NULL,
+  orig_to TEXT NOT NULL,
+  reverse_path TEXT,
+  orcpt TEXT NOT NULL,
+  notify INTEGER NOT NULL,
+  via TEXT NOT NULL,
+  status INTEGER NOT NULL,
+  next_attempt REAL NOT NULL,
+  attempts INTEGER NOT NULL,
+  reply TEXT NOT NULL,
+  relay TEXT NOT NULL,
+  PRIMARY KEY(message, row)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE owner(name TEXT PRIMARY KEY, lease REAL NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE meta(key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+"""
+
+
+class UnusableLibrary(Exception):
+    """SQLite is too old to be trusted with WAL."""
+
+
+class UnknownVersion(Exception):
+    """The database was made by a newer release."""
+
+
+def open_database(path: str, vfs: str | None = None) -> apsw.Connection:
+    """Open (or make) the queue's database. What the WAL holds is moved into the database and
+    synced first: after a failed sync, only that makes sure that what is read is on the disk.
+
+    Raises UnusableLibrary, UnknownVersion, apsw.Error.
+    """
+    if apsw.SQLITE_VERSION_NUMBER < MINIMUM_SQLITE:
+        raise UnusableLibrary(f"SQLite {apsw.sqlite_lib_version()} is older than 3.51.3")
+    db = apsw.Connection(path, vfs=vfs, statementcachesize=100)
+    try:
+        _prepare(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _prepare(db: apsw.Connection) -> None:
+    db.pragma("locking_mode", "EXCLUSIVE")
+    db.pragma("page_size", PAGE_SIZE)
+    mode = db.pragma("journal_mode", "WAL")
+    if mode != "wal":
+        raise UnusableLibrary(f"the queue's file system cannot do WAL (journal mode {mode})")
+    db.pragma("synchronous", "FULL")
+    db.pragma("temp_store", "MEMORY")
+    db.pragma("cache_size", -16384)
+    db.pragma("journal_size_limit", WAL_PAGES * PAGE_SIZE)
+    db.pragma("wal_checkpoint", "TRUNCATE")
+    db.wal_autocheckpoint(WAL_PAGES)
+    version = db.pragma("user_version")
+    if version == 0:
+        with db:
+            db.execute(SCHEMA)
+            db.pragma("user_version", VERSION)
+    elif version != VERSION:
+        raise UnknownVersion(f"the queue was written by a newer release (format {version})")

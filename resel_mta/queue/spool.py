@@ -1,0 +1,228 @@
+"""Large bodies as files: written to ``incoming/`` as they arrive, moved to ``content/XX/`` before
+their row is committed, unlinked only after the removal of the row is committed, moved to
+``corrupt/`` when they cannot be trusted.
+
+All methods of `Spool` block; the store calls them in its own threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from pathlib import Path
+
+from resel_mta.content import Body, MemoryBody
+from resel_mta.disk import Disk
+from resel_mta.mail import Reply, TempFail
+
+THRESHOLD = 128 * 1024
+"""Bodies up to this many octets lie in the database row."""
+BLOCK = 256 * 1024
+"""How much a sink collects before it goes to the disk, and how much is read at once."""
+
+DISK_FULL = Reply(452, "4.3.1", "Insufficient system storage")
+STORE_FAILED = Reply(451, "4.3.0", "Error: queue file write error")
+
+
+def disk_failure(error: OSError) -> TempFail:
+    """The reply for an operation that failed: 452 if it is for space, else 451."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return TempFail(DISK_FULL)
+    return TempFail(STORE_FAILED)
+
+
+class FileBody:
+    """A body in a file of the spool, opened anew for each read: it may be moved in between."""
+
+    __slots__ = ("_size", "path")
+    in_memory = False
+
+    def __init__(self, path: str, size: int) -> None:
+        self.path = path
+        self._size = size
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def read(self, offset: int, length: int) -> bytes:
+        length = min(length, self._size - offset)
+        if length <= 0:
+            return b""
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            data = os.pread(fd, length, offset)
+        finally:
+            os.close(fd)
+        if not data:
+            raise OSError(errno.EIO, "shorter than recorded", self.path)
+        return data
+
+
+class Spool:
+    """The folders of the queue directory. Every method raises OSError."""
+
+    def __init__(self, root: str, disk: Disk, minfree: int = 0) -> None:
+        self.root = Path(root)
+        self.disk = disk
+        self.minfree = minfree
+        self._incoming = self.root / "incoming"
+        self._content = self.root / "content"
+        self._corrupt = self.root / "corrupt"
+        self._serial = 0
+        self._checked = 0.0
+        self._short = False
+
+    def make(self) -> None:
+        for folder in (self._incoming, self._content, self._corrupt):
+            self.disk.make_directories(folder)
+
+    def check_space(self) -> None:
+        """Raises TempFail(452) below minfree; asks the file system at most once a second."""
+        now = time.monotonic()
+        if self.minfree and now - self._checked > 1.0:
+            try:
+                info = os.statvfs(self.root)
+            except OSError as error:
+                raise disk_failure(error) from error
+            self._checked = now
+            self._short = info.f_bavail * info.f_frsize < self.minfree
+        if self._short:
+            raise TempFail(DISK_FULL)
+
+    def create(self) -> tuple[int, str]:
+        """A new file in incoming/: descriptor and path."""
+        self._serial += 1
+        path = str(self._incoming / f"{os.getpid()}.{time.time_ns():x}.{self._serial}")
+        return self.disk.create(path), path
+
+    def content_path(self, name: str) -> Path:
+        return self._content / name[-2:].rjust(2, "0") / name
+
+    def keep(self, body: FileBody, name: str) -> None:
+        """Sync a file and move it from incoming/ to where the row will find it."""
+        target = self.content_path(name)
+        fd = os.open(body.path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            self.disk.fsync(fd)
+        finally:
+            self.disk.close(fd)
+        self.disk.make_directories(target.parent)
+        self.disk.rename(body.path, target)
+        body.path = str(target)
+        self.disk.sync_directory(target.parent)
+
+    def copy(self, body: Body) -> FileBody:
+        """A body that is not a file of ours, as one."""
+        fd, path = self.create()
+        try:
+            try:
+                offset = 0
+                while block := body.read(offset, BLOCK):
+                    self.disk.write(fd, block)
+                    offset += len(block)
+            finally:
+                self.disk.close(fd)
+        except BaseException:
+            self.remove(path)
+            raise
+        return FileBody(path, offset)
+
+    def remove(self, path: str) -> None:
+        """Unlink a file that no row mentions; what cannot be removed is swept at a later start."""
+        with contextlib.suppress(OSError):
+            self.disk.unlink(path)
+
+    def remove_content(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.remove(str(self.content_path(name)))
+
+    def open_content(self, name: str, size: int) -> FileBody:
+        """The body of a row. OSError if the file is missing or not as long as recorded."""
+        path = str(self.content_path(name))
+        found = os.stat(path, follow_symlinks=False).st_size
+        if found != size:
+            raise OSError(errno.EIO, f"{found} octets, not {size}", path)
+        return FileBody(path, size)
+
+    def set_aside(self, name: str, header: bytes) -> None:
+        """Move what there is of a message's content to corrupt/."""
+        self.disk.make_directories(self._corrupt)
+        source = self.content_path(name)
+        if source.exists():
+            self.disk.rename(source, self._corrupt / name)
+        if header and not (self._corrupt / f"{name}.header").exists():
+            self.disk.write_file(self._corrupt / f"{name}.header", [header])
+        self.disk.sync_directory(self._corrupt)
+
+    def sweep(self, started: float, mentioned: Callable[[str], bool]) -> int:
+        """At start: remove files older than `started` that no row mentions; how many."""
+        removed = 0
+        for path in [*self._incoming.iterdir(), *self._content.glob("*/*")]:
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < started and not mentioned(path.name):
+                    self.remove(str(path))
+                    removed += 1
+        return removed
+
+
+class SpoolSink:
+    """A body as it arrives: in memory up to THRESHOLD, then in a file of incoming/."""
+
+    def __init__(self, spool: Spool, executor: Executor) -> None:
+        self._spool = spool
+        self._executor = executor
+        self._blocks: list[bytes] = []
+        self._held = 0
+        self._size = 0
+        self._fd = -1
+        self._path = ""
+
+    async def write(self, block: bytes) -> None:
+        self._blocks.append(block)
+        self._held += len(block)
+        self._size += len(block)
+        if self._held > (BLOCK if self._path else THRESHOLD):
+            await self._spill()
+
+    async def _spill(self) -> None:
+        blocks, self._blocks, self._held = self._blocks, [], 0
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._executor, self._write_out, blocks)
+        except OSError as error:
+            raise disk_failure(error) from error
+
+    def _write_out(self, blocks: list[bytes]) -> None:
+        if not self._path:
+            self._fd, self._path = self._spool.create()
+        for block in blocks:
+            self._spool.disk.write(self._fd, block)
+
+    async def finish(self) -> Body:
+        if not self._path:
+            return MemoryBody(self._blocks[0] if len(self._blocks) == 1 else b"".join(self._blocks))
+        if self._blocks:
+            await self._spill()
+        fd, self._fd = self._fd, -1
+        try:
+            self._spool.disk.close(fd)
+        except OSError as error:
+            raise disk_failure(error) from error
+        return FileBody(self._path, self._size)
+
+    async def discard(self) -> None:
+        self._blocks = []
+        fd, self._fd = self._fd, -1
+        path, self._path = self._path, ""
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                self._spool.disk.close(fd)
+        if path:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._executor, self._spool.remove, path)

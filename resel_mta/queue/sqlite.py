@@ -1,0 +1,481 @@
+"""`SQLiteStore`: the queue in one directory of one machine.
+
+``queue.db`` (with its WAL) holds envelopes, recipients, and contents up to `spool.THRESHOLD`;
+larger bodies lie in ``content/XX/ID``. Exactly one process holds the directory, by flock on
+``queue.lock``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from resel_mta.content import Body, Content, Header, MemoryBody
+from resel_mta.disk import Disk
+from resel_mta.mail import BodySink, Message, QueueStats, Reply, TempFail
+from resel_mta.maillog import MailLog
+from resel_mta.queue import rows
+from resel_mta.queue.door import Entry, Result, Watcher
+from resel_mta.queue.ids import IdSource, format_id, parse_id
+from resel_mta.queue.schema import open_database
+from resel_mta.queue.spool import THRESHOLD, FileBody, Spool, SpoolSink, disk_failure
+from resel_mta.queue.writer import Writer
+
+PAGE = 200
+"""Messages read at once by a listing."""
+CHUNK = 1000
+"""Messages changed in one commit when all are."""
+GONE = Reply(451, "4.3.0", "Error: the message is no longer in the queue")
+DAMAGED = Reply(451, "4.3.0", "Error: the message is damaged and was set aside")
+
+Clock = Callable[[], float]
+
+
+class QueueLocked(Exception):
+    """Another process holds the queue."""
+
+
+def lock_queue(directory: str) -> int:
+    """A descriptor that holds the queue until it is closed. Raises QueueLocked, OSError."""
+    path = os.path.join(directory, "queue.lock")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
+        os.close(fd)
+        by = f" by process {holder}" if holder else ""
+        raise QueueLocked(f"the queue in {directory} is in use{by}") from None
+    except OSError:
+        os.close(fd)
+        raise
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
+
+
+class SQLiteStore:
+    """Implements `door.QueueStore`. Make one with `SQLiteStore.open`."""
+
+    def __init__(
+        self, directory: str, spool: Spool, log: MailLog | None, vfs: str | None, clock: Clock
+    ) -> None:
+        self._spool = spool
+        self._log = log
+        self._vfs = vfs
+        self._clock = clock
+        self._path = os.path.join(directory, "queue.db")
+        self._executor = ThreadPoolExecutor(4, "queue-disk")
+        self._loop = asyncio.get_running_loop()
+        self._writer = Writer(self._reopen, self._withdraw, self._keep_ceiling, self._report)
+        self._watchers: list[Watcher] = []
+        self._lock_fd = -1
+        self._reserving = False
+        self._ids: IdSource
+
+    @classmethod
+    async def open(
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        minfree: int = 0,
+        log: MailLog | None = None,
+        disk: Disk | None = None,
+        vfs: str | None = None,
+        clock: Clock = time.time,
+    ) -> SQLiteStore:
+        """Open the queue in `directory` (made if missing). Claims of a process that died are
+        undone.
+
+        minfree: octets that must stay free for new mail to be taken. disk, vfs: the fault seam.
+        Raises QueueLocked, OSError, schema.UnusableLibrary, schema.UnknownVersion, apsw.Error.
+        """
+        root = os.fspath(directory)
+        store = cls(root, Spool(root, disk or Disk(), minfree), log, vfs, clock)
+        try:
+            await asyncio.to_thread(store._start, root)
+        except BaseException:
+            store._executor.shutdown(wait=False)
+            if store._lock_fd >= 0:
+                os.close(store._lock_fd)
+            raise
+        return store
+
+    def _start(self, root: str) -> None:
+        started = time.time()
+        self._spool.disk.make_directories(root)
+        self._lock_fd = lock_queue(root)
+        self._spool.make()
+        db = open_database(self._path, self._vfs)
+        try:
+            self._spool.disk.sync_directory(root)
+            found = db.execute("SELECT value FROM meta WHERE key = 'id_ceiling'").get
+            self._ids = IdSource(found or 0, self._clock)
+            with db:
+                db.execute("UPDATE message SET owner = NULL WHERE owner IS NOT NULL")
+                db.execute("DELETE FROM owner")
+                self._store_ceiling(db, self._ids.ceiling)
+
+            def mentioned(name: str) -> bool:
+                number = parse_id(name)
+                return number is not None and rows.exists(db, number)
+
+            self._spool.sweep(started, mentioned)
+        except BaseException:
+            db.close()
+            raise
+        self._writer.start(db)
+
+    # What the writer calls, in its thread.
+
+    def _reopen(self) -> apsw.Connection:
+        return open_database(self._path, self._vfs)
+
+    def _withdraw(self, db: apsw.Connection, numbers: Iterable[int]) -> None:
+        rows.remove_all(db, numbers)
+
+    def _keep_ceiling(self, db: apsw.Connection) -> None:
+        if self._ids.low:
+            self._store_ceiling(db, self._ids.reserve())
+
+    @staticmethod
+    def _store_ceiling(db: apsw.Connection, ceiling: int) -> None:
+        db.execute("INSERT OR REPLACE INTO meta VALUES('id_ceiling', ?)", (ceiling,))
+
+    def _report(self, text: str) -> None:
+        if self._log is not None:
+            self._loop.call_soon_threadsafe(self._log.warning, "qmgr", text)
+
+    # The door.
+
+    def new_id(self) -> str:
+        number = self._ids.next()
+        if self._ids.low and not self._reserving:
+            self._reserving = True
+            self._writer.submit(lambda db: None).add_done_callback(self._reserved)
+        return format_id(number)
+
+    def _reserved(self, future: asyncio.Future[Any]) -> None:
+        self._reserving = False
+        if not future.cancelled():
+            future.exception()
+
+    def sink(self) -> BodySink:
+        self._spool.check_space()
+        return SpoolSink(self._spool, self._executor)
+
+    async def discard(self, content: Content) -> None:
+        body = content.body
+        if isinstance(body, FileBody):
+            await self._in_thread(self._spool.remove, body.path)
+
+    async def enter(self, message: Message, *, claim_for: str | None = None) -> None:
+        number = _number(message.queue_id)
+        await self._settle_body(message)
+        owner, admitted = claim_for, None
+        if message.hold:
+            owner = None
+        elif owner is None:
+            owner, admitted = self._admit(message)
+        future = self._writer.submit(
+            lambda db: rows.insert(db, number, message, owner), entering=(number,)
+        )
+        # Not in this coroutine: the client's task may be cancelled while the commit goes on.
+        future.add_done_callback(partial(self._entered, message, owner, admitted))
+        await asyncio.shield(future)
+
+    def _admit(self, message: Message) -> tuple[str | None, Watcher | None]:
+        for watcher in self._watchers:
+            owner = watcher.admit(message)
+            if owner is not None:
+                return owner, watcher
+        return None, None
+
+    def _entered(
+        self,
+        message: Message,
+        owner: str | None,
+        admitted: Watcher | None,
+        future: asyncio.Future[Any],
+    ) -> None:
+        failed = future.exception() is not None
+        if admitted is not None:
+            (admitted.refused if failed else admitted.entered)(message)
+        elif owner is None and not message.hold and not failed:
+            self._arrived()
+
+    def _arrived(self) -> None:
+        for watcher in self._watchers:
+            watcher.arrived()
+
+    async def _settle_body(self, message: Message) -> None:
+        """A large body lies in its final place, synced, before the row is written."""
+        content = message.content
+        if content is None:
+            raise ValueError("a message is entered with its content")
+        body = content.body
+        if isinstance(body, MemoryBody) and body.size <= THRESHOLD:
+            return
+        try:
+            content.body = await self._in_thread(self._keep_file, message.queue_id, body)
+        except OSError as error:
+            await self.discard(content)
+            raise disk_failure(error) from error
+
+    def _keep_file(self, name: str, body: Body) -> FileBody:
+        file = body if isinstance(body, FileBody) else self._spool.copy(body)
+        self._spool.keep(file, name)
+        return file
+
+    async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        return await self._loop.run_in_executor(self._executor, function, *args)
+
+    async def claim(
+        self, owner: str, lease: float, n: int, *, queue_ids: Iterable[str] | None = None
+    ) -> list[Message]:
+        wanted = None if queue_ids is None else _numbers(queue_ids)
+        now = self._clock()
+
+        def operation(db: apsw.Connection) -> list[Message]:
+            rows.release_expired(db, now)
+            rows.set_lease(db, owner, now + lease)
+            if wanted is None:
+                return rows.claim(db, rows.due_numbers(db, now, n), owner, now)
+            return rows.claim(db, wanted[:n], owner, None)
+
+        claimed: list[Message] = await self._writer.submit(operation)
+        return claimed
+
+    async def renew(self, owner: str, lease: float) -> None:
+        until = self._clock() + lease
+        await self._writer.submit(lambda db: rows.set_lease(db, owner, until))
+
+    async def unclaim(self, owner: str, queue_ids: Iterable[str] | None = None) -> None:
+        numbers = None if queue_ids is None else _numbers(queue_ids)
+        await self._writer.submit(lambda db: rows.unclaim(db, owner, numbers))
+        self._arrived()
+
+    async def apply(self, owner: str, results: Sequence[Result]) -> set[str]:
+        notices: list[_Notice] = []
+        for result in results:
+            for notice in result.notices:
+                await self._settle_body(notice)
+                claimed = (None, None) if notice.hold else self._admit(notice)
+                notices.append((_number(notice.queue_id), notice, *claimed))
+        numbered = [(_number(result.message.queue_id), result) for result in results]
+        entering = tuple(number for number, *_ in notices)
+        future = self._writer.submit(lambda db: _record(db, owner, numbered, notices), entering)
+        for _, notice, notice_owner, watcher in notices:
+            future.add_done_callback(partial(self._entered, notice, notice_owner, watcher))
+        gone: set[str]
+        gone, files = await asyncio.shield(future)
+        if files:
+            await self._in_thread(self._spool.remove_content, files)
+        return gone
+
+    async def content(self, message: Message) -> Content:
+        number = _number(message.queue_id)
+        found = await self._writer.submit(lambda db: rows.content(db, number), changes=False)
+        if found is None:
+            raise TempFail(GONE)
+        header, body, spooled, reason = found
+        if spooled is not None:
+            try:
+                body = await self._in_thread(self._spool.open_content, message.queue_id, spooled)
+            except OSError as error:
+                reason = str(error)
+        elif body is not None:
+            body = MemoryBody(body)
+        if reason:
+            await self._set_aside(number, message.queue_id, header, reason)
+            raise TempFail(DAMAGED)
+        return Content(Header(header), body)
+
+    async def _set_aside(self, number: int, queue_id: str, header: bytes, reason: str) -> None:
+        """Rule 4: the row stays, marked, and nothing is tried any more."""
+        try:
+            await self._in_thread(self._spool.set_aside, queue_id, header)
+        except OSError as error:
+            reason = f"{reason}; not moved: {error}"
+        await self._writer.submit(lambda db: rows.mark_corrupt(db, number))
+        if self._log is not None:
+            self._log.warning("qmgr", f"corrupt message set aside: {reason}", queue_id)
+        self._withdrawn([queue_id])
+
+    def _withdrawn(self, queue_ids: Sequence[str]) -> None:
+        if queue_ids:
+            for watcher in self._watchers:
+                watcher.withdrawn(queue_ids)
+
+    async def hold(self, queue_ids: Iterable[str] | None = None) -> list[str]:
+        changed = await self._change(rows.hold, queue_ids)
+        self._withdrawn(changed)
+        return changed
+
+    async def release(self, queue_ids: Iterable[str] | None = None) -> list[str]:
+        changed = await self._change(rows.release, queue_ids)
+        self._arrived()
+        return changed
+
+    async def requeue(self, queue_ids: Iterable[str] | None = None) -> list[str]:
+        changed = await self._change(rows.requeue, queue_ids)
+        self._withdrawn(changed)
+        self._arrived()
+        return changed
+
+    async def wake(self, queue_ids: Iterable[str] | None = None) -> int:
+        changed = await self._change(rows.wake, queue_ids)
+        self._arrived()
+        return len(changed)
+
+    async def delete(
+        self, queue_ids: Iterable[str] | None = None, *, queue: str | None = None
+    ) -> list[str]:
+        if queue_ids is None or queue is not None:
+            queue_ids = await self._select(queue_ids, queue)
+        files: list[str] = []
+
+        def remove(db: apsw.Connection, number: int) -> bool:
+            spooled = rows.is_spooled(db, number)
+            removed = rows.remove_if_there(db, number)
+            if spooled and removed:
+                files.append(format_id(number))
+            return removed
+
+        changed = await self._change(remove, queue_ids)
+        self._withdrawn(changed)
+        await self._in_thread(self._spool.remove_content, files)
+        return changed
+
+    async def _select(self, queue_ids: Iterable[str] | None, queue: str | None) -> list[str]:
+        wanted = None if queue_ids is None else set(queue_ids)
+        return [
+            entry.queue_id
+            async for entry in self.walk(queue)
+            if wanted is None or entry.queue_id in wanted
+        ]
+
+    async def _change(
+        self,
+        operation: Callable[[apsw.Connection, int], bool],
+        queue_ids: Iterable[str] | None,
+    ) -> list[str]:
+        """Do `operation` to each message, in commits of CHUNK; the ids of those it changed."""
+        changed: list[str] = []
+        if queue_ids is None:
+            queue_ids = await self._select(None, None)
+        numbers = _numbers(queue_ids)
+        for start in range(0, len(numbers), CHUNK):
+            chunk = numbers[start : start + CHUNK]
+
+            def run(db: apsw.Connection, chunk: list[int] = chunk) -> list[str]:
+                return [format_id(number) for number in chunk if operation(db, number)]
+
+            changed += await self._writer.submit(run)
+        return changed
+
+    async def walk(self, queue: str | None = None) -> AsyncIterator[Entry]:
+        after = -1
+        while True:
+            now = self._clock()
+            found: list[tuple[int, Entry]] = await self._writer.submit(
+                lambda db, after=after, now=now: rows.page(db, after, PAGE, queue, now),  # type: ignore[misc]
+                changes=False,
+            )
+            for number, entry in found:
+                after = number
+                yield entry
+            if len(found) < PAGE:
+                return
+
+    async def get(self, queue_id: str) -> Entry | None:
+        number, now = parse_id(queue_id), self._clock()
+        if number is None:
+            return None
+        entry: Entry | None = await self._writer.submit(
+            lambda db: rows.find_entry(db, number, now), changes=False
+        )
+        return entry
+
+    async def load(self, queue_id: str) -> Message | None:
+        number = parse_id(queue_id)
+        if number is None:
+            return None
+        message: Message | None = await self._writer.submit(
+            lambda db: rows.read(db, number), changes=False
+        )
+        if message is not None:
+            message.content = await self.content(message)
+        return message
+
+    def watch(self, watcher: Watcher) -> None:
+        self._watchers.append(watcher)
+
+    async def next_due(self) -> float | None:
+        due: float | None = await self._writer.submit(rows.next_due, changes=False)
+        return due
+
+    async def stats(self) -> QueueStats:
+        now = self._clock()
+        counts: dict[str, int] = await self._writer.submit(
+            lambda db: rows.count(db, now), changes=False
+        )
+        return QueueStats(**counts)
+
+    async def close(self) -> None:
+        last = self._ids.last
+        try:
+            await self._writer.submit(lambda db: self._store_ceiling(db, last))
+        except TempFail:
+            self._report("queue database: closing without its last note")
+        await self._writer.close()
+        self._executor.shutdown()
+        os.close(self._lock_fd)
+
+    @property
+    def path(self) -> Path:
+        return Path(self._path)
+
+
+def _number(queue_id: str) -> int:
+    number = parse_id(queue_id)
+    if number is None:
+        raise ValueError(f"not a queue id: {queue_id!r}")
+    return number
+
+
+def _numbers(queue_ids: Iterable[str]) -> list[int]:
+    return [number for queue_id in queue_ids if (number := parse_id(queue_id)) is not None]
+
+
+_Notice = tuple[int, Message, str | None, Watcher | None]
+
+
+def _record(
+    db: apsw.Connection,
+    owner: str,
+    results: list[tuple[int, Result]],
+    notices: list[_Notice],
+) -> tuple[set[str], list[str]]:
+    """Notices first, then what they are about: the ids that are gone, and those with a file."""
+    for number, notice, notice_owner, _ in notices:
+        rows.insert(db, number, notice, notice_owner)
+    gone: set[str] = set()
+    files: list[str] = []
+    for number, result in results:
+        queue_id = result.message.queue_id
+        spooled = result.message.size > THRESHOLD and rows.is_spooled(db, number)
+        if rows.record(db, number, result, owner):
+            gone.add(queue_id)
+            if spooled:
+                files.append(queue_id)
+    return gone, files

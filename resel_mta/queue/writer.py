@@ -1,0 +1,211 @@
+"""The one thread that touches the database, with group commit.
+
+It takes whatever is waiting, gives each job its own savepoint, commits once, and hands all the
+answers to the event loop in one call. No delay is added to collect more: while one commit is
+being synced, the next group gathers by itself.
+
+After a failed commit nobody knows what is on the disk: the pages may be in the kernel's cache,
+marked clean, and lost at the next power cut. So the database is closed and opened again (which
+moves the WAL into it and syncs it) and what clients were told had failed is taken out, before
+anything else is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future as ThreadFuture
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import apsw
+
+from resel_mta.mail import TempFail
+from resel_mta.queue.spool import DISK_FULL, STORE_FAILED
+
+T = TypeVar("T")
+Operation = Callable[[apsw.Connection], Any]
+
+GROUP_LIMIT = 500
+"""Jobs in one commit, so that nobody waits for a very large one."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One operation that waits for the next commit.
+
+    entering: the messages that must not be there afterwards if the commit fails.
+    changes: whether it writes; a group of readers needs no commit.
+    """
+
+    operation: Operation
+    future: asyncio.Future[Any]
+    entering: tuple[int, ...] = ()
+    changes: bool = True
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Damaged(Exception):
+    """The database is corrupt; the store has to salvage it."""
+
+
+class Writer:
+    """open_database: opens or reopens; called in the writer's thread.
+    withdraw: takes messages out again (their numbers), within a transaction.
+    before_commit: called in the transaction of every group that changes something.
+    report: told what went wrong, in the writer's thread.
+    """
+
+    def __init__(
+        self,
+        open_database: Callable[[], apsw.Connection],
+        withdraw: Callable[[apsw.Connection, Iterable[int]], None],
+        before_commit: Callable[[apsw.Connection], None],
+        report: Callable[[str], None],
+    ) -> None:
+        self._open = open_database
+        self._withdraw = withdraw
+        self._before_commit = before_commit
+        self._report = report
+        self._jobs: deque[Job] = deque()
+        self._wake = threading.Condition(threading.Lock())
+        self._stopping = False
+        self._refused: list[int] = []
+        self._db: apsw.Connection | None = None
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="queue-writer", daemon=True)
+        self._closed: ThreadFuture[None] = ThreadFuture()
+
+    def start(self, db: apsw.Connection) -> None:
+        """Take over a connection."""
+        self._db = db
+        self._thread.start()
+
+    def submit(
+        self, operation: Operation, entering: tuple[int, ...] = (), *, changes: bool = True
+    ) -> asyncio.Future[Any]:
+        """Run `operation` in the next group; its answer once that is committed and synced.
+
+        The future raises TempFail, or what the operation itself raised if that is a TempFail or
+        PermFail. Called on the event loop.
+        """
+        future = self._loop.create_future()
+        if self._stopping:
+            future.set_exception(TempFail(STORE_FAILED))
+            return future
+        job = Job(operation, future, entering, changes)
+        with self._wake:
+            self._jobs.append(job)
+            if len(self._jobs) == 1:
+                self._wake.notify()
+        return future
+
+    async def close(self) -> None:
+        """Do what is waiting, then close the database."""
+        self._stopping = True
+        with self._wake:
+            self._wake.notify()
+        await asyncio.wrap_future(self._closed)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while group := self._next_group():
+                self._work(group)
+        finally:
+            self._close_database()
+            self._closed.set_result(None)
+
+    def _next_group(self) -> list[Job]:
+        with self._wake:
+            while not self._jobs and not self._stopping:
+                self._wake.wait()
+            jobs = self._jobs
+            if len(jobs) <= GROUP_LIMIT:
+                group = list(jobs)
+                jobs.clear()
+            else:
+                group = [jobs.popleft() for _ in range(GROUP_LIMIT)]
+        return group
+
+    def _work(self, group: list[Job]) -> None:
+        try:
+            db = self._usable()
+            self._commit(db, group)
+        except Exception as error:
+            # apsw.Error, or OSError out of a VFS.
+            self._fail(group, error)
+        self._loop.call_soon_threadsafe(_answer, group)
+
+    def _usable(self) -> apsw.Connection:
+        if self._db is None:
+            self._db = self._open()
+        if self._refused:
+            with self._db:
+                self._withdraw(self._db, self._refused)
+            self._refused = []
+        return self._db
+
+    def _commit(self, db: apsw.Connection, group: list[Job]) -> None:
+        execute = db.execute
+        if not any(job.changes for job in group):
+            for job in group:
+                _run_job(db, job)
+            return
+        execute("BEGIN IMMEDIATE")
+        try:
+            for job in group:
+                execute("SAVEPOINT job")
+                _run_job(db, job)
+                if job.error is not None:
+                    execute("ROLLBACK TO job")
+                execute("RELEASE job")
+            self._before_commit(db)
+            execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                execute("ROLLBACK")
+            raise
+
+    def _fail(self, group: list[Job], error: Exception) -> None:
+        full = isinstance(error, apsw.FullError)
+        self._report(f"queue database: {type(error).__name__}: {error}")
+        for job in group:
+            if job.error is None:
+                job.error = TempFail(DISK_FULL if full else STORE_FAILED)
+            self._refused.extend(job.entering)
+        self._close_database()
+
+    def _close_database(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            try:
+                db.close()
+            except apsw.Error as error:
+                self._report(f"queue database: closing: {error}")
+
+
+_FATAL = (apsw.IOError, apsw.FullError, apsw.CorruptError, apsw.NotADBError, OSError)
+
+
+def _run_job(db: apsw.Connection, job: Job) -> None:
+    """An error that is about this job stays with it; one about the database fails the group."""
+    try:
+        job.result = job.operation(db)
+    except _FATAL:
+        raise
+    except Exception as error:
+        job.error = error
+
+
+def _answer(group: list[Job]) -> None:
+    for job in group:
+        if job.future.cancelled():
+            continue
+        if job.error is not None:
+            job.future.set_exception(job.error)
+        else:
+            job.future.set_result(job.result)
