@@ -15,7 +15,7 @@ dev:
 	@tools/venv dev
 
 demo: venv
-	@.venv/bin/python demo/run.py
+	@.venv/bin/python -m demo
 
 test: dev
 	@.venv/bin/python -m pytest -q -n 2 $(PYTEST_ARGS)
@@ -26,7 +26,7 @@ lint: dev
 	@.venv/bin/mypy
 
 bench: venv
-	@.venv/bin/python benchmarks/relay.py $(BENCH_ARGS)
+	@.venv/bin/python -m benchmarks $(BENCH_ARGS)
 
 lock:
 	@tools/lock
