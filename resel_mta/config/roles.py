@@ -1,0 +1,63 @@
+"""The roles: each is only a set of defaults, between main.cf and the table of parameters.
+
+``service/parameter`` is a default of one listener, as everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+# Mail of this machine's programs and of other machines; no mailboxes here, only aliases.
+_NO_MAILBOXES = {
+    "local_recipient_maps": "$alias_maps",
+    "local_transport": "error:5.1.1 this machine has no mailboxes, and no alias for this name",
+}
+_TLS_WHEN_OFFERED = {"smtp_tls_security_level": "may"}
+# Users log in, under TLS, before anything else is permitted.
+_USERS_ONLY = {
+    "smtpd_sasl_auth_enable": "yes",
+    "smtpd_tls_auth_only": "yes",
+    "smtpd_client_restrictions": "",
+    "smtpd_helo_restrictions": "",
+    "smtpd_sender_restrictions": "",
+    "smtpd_recipient_restrictions": "",
+    "smtpd_relay_restrictions": "permit_sasl_authenticated, reject",
+    "local_header_rewrite_clients": "permit_sasl_authenticated",
+}
+
+ROLES: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "smarthost": MappingProxyType(
+            {
+                "inet_interfaces": "loopback-only",
+                "smtpd_listen": ":25",
+                "local_header_rewrite_clients": "permit_mynetworks",
+                **_NO_MAILBOXES,
+                **_TLS_WHEN_OFFERED,
+            }
+        ),
+        "relay": MappingProxyType(
+            {
+                "inet_interfaces": "all",
+                "smtpd_listen": ":25",
+                **_NO_MAILBOXES,
+                **_TLS_WHEN_OFFERED,
+            }
+        ),
+        "server": MappingProxyType(
+            {
+                "inet_interfaces": "all",
+                "smtpd_listen": ":25",
+                "submission_listen": ":587",
+                "submissions_listen": ":465",
+                "imap_listen": ":143",
+                "imaps_listen": ":993",
+                **_TLS_WHEN_OFFERED,
+                **{f"submission/{name}": value for name, value in _USERS_ONLY.items()},
+                **{f"submissions/{name}": value for name, value in _USERS_ONLY.items()},
+            }
+        ),
+    }
+)
+DEFAULT_ROLE = "smarthost"

@@ -1,0 +1,25 @@
+"""Parameters that Postfix keeps in master.cf or does not have."""
+
+ROWS = """\
+choice{smarthost relay server} role = server ## What this machine is; it decides the defaults.
+listen smtpd_listen = ## Where the SMTP server listens: host:port, [v6]:port, :port or unix:/path; empty: off.
+listen submission_listen = ## Where mail of users is taken, with STARTTLS.
+listen submissions_listen = ## Where mail of users is taken, under TLS from the start.
+listen lmtp_listen = ## Where the LMTP server listens.
+listen imap_listen = ## Where the IMAP server listens.
+listen imaps_listen = ## Where the IMAP server listens, under TLS from the start.
+listen pop3_listen = ## Where the POP3 server listens.
+listen pop3s_listen = ## Where the POP3 server listens, under TLS from the start.
+listen http_listen = ## Where the administration pages are served.
+list dns_nameservers = ## Name servers host[:port] to ask; empty: the system's.
+text passdb = ## Where passwords come from: passwd-file:FILE, pam:SERVICE, ldap:FILE, system.
+text userdb = ## Where users come from; empty: the passdb.
+text mail_location = ## Where mailboxes lie, as in Dovecot: maildir:/path/%u.
+text namespace_prefix = ## The prefix of the users' own mailboxes in IMAP.
+text namespace_separator = . ## The character between the levels of a mailbox name.
+text mail_uid = ## The owner of mailboxes of users whose userdb gives no uid; never 0.
+text mail_gid = ## Their group.
+space quota_storage_size = 0 ## How much a user may store, in octets or with K, M, G; 0: no limit.
+time(1..) shutdown_timeout = 20s ## How long a stopping daemon lets sessions finish.
+choice{text json} log_format = text ## Postfix's log lines, or one JSON object a line with ECS names.
+"""

@@ -1,0 +1,144 @@
+"""From a parameter's expanded text to a typed value. ValueError says what is allowed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from resel_mta.config.grammar import split_items
+from resel_mta.config.listen import parse_listen
+from resel_mta.config.mapspec import parse_map
+from resel_mta.config.networks import parse_network_item
+from resel_mta.config.parameters import Parameter
+
+Value = str | bool | int | tuple[str, ...]
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_SPACE_UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_TIME = re.compile(r"(\d+)\s*([smhdw]?)", re.IGNORECASE)
+_SPACE = re.compile(r"(\d+)\s*([BKMGT]?)(?:i?B)?", re.IGNORECASE)
+
+
+def parse_value(parameter: Parameter, text: str) -> Value:
+    """The value: bool for a flag, int for numbers, sizes (octets) and times (seconds), a tuple
+    of items for lists, str for the rest."""
+    convert = _CONVERT.get(parameter.type)
+    return text if convert is None else convert(parameter, text)
+
+
+def _flag(parameter: Parameter, text: str) -> Value:
+    word = text.lower()
+    if word not in ("yes", "no"):
+        raise ValueError(f'"{text}" is not yes or no')
+    return word == "yes"
+
+
+def _in_range(parameter: Parameter, number: int, text: str) -> int:
+    if number < parameter.low:
+        raise ValueError(f'"{text}" is too low; the lowest is {parameter.low}')
+    if parameter.high is not None and number > parameter.high:
+        raise ValueError(f'"{text}" is too high; the highest is {parameter.high}')
+    return number
+
+
+def _number(parameter: Parameter, text: str) -> Value:
+    if not (text.isascii() and text.isdigit()):
+        what = "a number of octets" if parameter.type == "size" else "a whole number"
+        raise ValueError(f'"{text}" is not {what}')
+    return _in_range(parameter, int(text), text)
+
+
+def _space(parameter: Parameter, text: str) -> Value:
+    match = _SPACE.fullmatch(text)
+    if match is None:
+        raise ValueError(f'"{text}" is not a size: a number of octets, or one with K, M, G or T')
+    return _in_range(parameter, int(match[1]) * _SPACE_UNITS[match[2].upper()], text)
+
+
+def _time(parameter: Parameter, text: str) -> Value:
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            f'"{text}" is not a time: a whole number and a unit (s, m, h, d, w; '
+            f"without one: {parameter.unit})"
+        )
+    return _in_range(
+        parameter, int(match[1]) * _SECONDS[match[2].lower() or parameter.unit], text
+    )
+
+
+def _choice(parameter: Parameter, text: str) -> Value:
+    word = text.lower()
+    if word not in parameter.words:
+        allowed = ", ".join(word or "(empty)" for word in parameter.words)
+        raise ValueError(f'"{text}" is not supported; allowed are: {allowed}')
+    return word
+
+
+def _choices(parameter: Parameter, text: str) -> Value:
+    items = tuple(item.lower() for item in split_items(text))
+    for item in items:
+        if item not in parameter.words:
+            raise ValueError(f'"{item}" is not one of: {", ".join(parameter.words)}')
+    if not items:
+        raise ValueError(f"is empty; allowed are: {', '.join(parameter.words)}")
+    return items
+
+
+def _code(parameter: Parameter, text: str) -> Value:
+    if not re.fullmatch(r"[45][0-9][0-9]", text):
+        raise ValueError(f'"{text}" is not a reply code from 400 to 599')
+    return int(text)
+
+
+def _list(parameter: Parameter, text: str) -> Value:
+    return tuple(split_items(text))
+
+
+def _maps(parameter: Parameter, text: str) -> Value:
+    items = tuple(split_items(text))
+    for item in items:
+        parse_map(item)
+    return items
+
+
+def _domains(parameter: Parameter, text: str) -> Value:
+    items = tuple(split_items(text))
+    for item in items:
+        bare = item.lstrip("!")
+        if not bare:
+            raise ValueError('"!" with nothing after it')
+        if ":" in bare and bare[0] not in "/[":
+            parse_map(bare)
+    return items
+
+
+def _networks(parameter: Parameter, text: str) -> Value:
+    items = tuple(split_items(text))
+    for item in items:
+        parse_network_item(item)
+    return items
+
+
+def _listen(parameter: Parameter, text: str) -> Value:
+    items = tuple(split_items(text))
+    for item in items:
+        parse_listen(item)
+    return items
+
+
+_CONVERT: dict[str, Callable[[Parameter, str], Value]] = {
+    "flag": _flag,
+    "number": _number,
+    "size": _number,
+    "space": _space,
+    "time": _time,
+    "choice": _choice,
+    "choices": _choices,
+    "code": _code,
+    "list": _list,
+    "maps": _maps,
+    "domains": _domains,
+    "networks": _networks,
+    "listen": _listen,
+}
