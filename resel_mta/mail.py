@@ -8,7 +8,7 @@ only in envelopes with `smtputf8`. Times are seconds since the epoch as float.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -312,8 +312,14 @@ class Router(Protocol):
         """None if mail for it can be accepted; else the refusal (550 5.1.1). Raises TempFail."""
         ...
 
-    async def route(self, address: str, reverse_path: str = "") -> Route:
-        """Raises TempFail, PermFail."""
+    async def route(
+        self, address: str, reverse_path: str = "", via: Collection[str] = ()
+    ) -> Route:
+        """via: `Recipient.via`, so that an alias already followed is not followed again; one that
+        is not, because its map failed at intake, gives the transport "expand".
+
+        Raises TempFail, PermFail.
+        """
         ...
 
 
