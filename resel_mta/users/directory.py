@@ -135,7 +135,7 @@ class Users:
 
 
 def open_users(settings: Settings, log: MailLog | None = None) -> Users:
-    """The users that `passdb` and `userdb` name. Files are read when first asked for.
+    """The users that `passdb` and `userdb` name (userdb empty: passdb; both: `system`). Files are read when first asked for.
 
     Raises ConfigError for a back end that is not there.
     """
@@ -151,12 +151,15 @@ def open_users(settings: Settings, log: MailLog | None = None) -> Users:
 
     passdb: list[PasswdFile] = []
     userdb: list[PasswdFile | SystemUsers] = []
-    for item in settings.items("passdb"):
+    passdb_items = settings.text("passdb").replace(",", " ").split()
+    userdb_items = settings.text("userdb").replace(",", " ").split()
+    for item in passdb_items:
         kind, _, argument = item.partition(":")
         if kind != "passwd-file" or not argument:
             raise _unsupported("passdb", item, "passwd-file:FILE")
         passdb.append(passwd_file(argument))
-    for item in settings.items("userdb"):
+    # Postfix's local recipients are the machine's users where nothing else is said.
+    for item in userdb_items or passdb_items or ["system"]:
         kind, _, argument = item.partition(":")
         if kind == "passwd-file" and argument:
             userdb.append(passwd_file(argument))

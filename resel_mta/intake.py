@@ -1,0 +1,166 @@
+"""The one way in for all mail: header fix-up, filters, expansion, commit (what cleanup(8) does)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from resel_mta.config import Settings
+from resel_mta.content import Content
+from resel_mta.mail import BodySink, Envelope, Message, Origin, Recipient, Router
+from resel_mta.maillog import MailLog
+from resel_mta.queue.door import QueueStore
+from resel_mta.routing.address import AddressRules
+from resel_mta.routing.expand import Expander
+from resel_mta.routing.rewrite import HeaderFixer, drop_fields, find_message_id
+
+
+@dataclass(slots=True)
+class Submission:
+    """A message on its way in, as filters see it: they may change envelope and content.
+
+    hold: it is kept, and not delivered until somebody releases it. discard: it is accepted, and
+    goes nowhere.
+    """
+
+    queue_id: str
+    envelope: Envelope
+    content: Content
+    origin: Origin
+    hold: bool = False
+    discard: bool = False
+
+
+class Filter(Protocol):
+    """One step of the filter chain."""
+
+    async def apply(self, submission: Submission) -> None:
+        """Change the message, hold or discard it. Raises TempFail or PermFail to refuse it."""
+        ...
+
+
+class MailIntake:
+    """Implements `mail.Intake`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        expander: Expander,
+        router: Router,
+        store: QueueStore,
+        log: MailLog,
+        filters: Sequence[Filter] = (),
+    ) -> None:
+        self._expander = expander
+        self._router = router
+        self._store = store
+        self._log = log
+        self._filters = tuple(filters)
+        self.reconfigure(settings)
+
+    def reconfigure(self, settings: Settings) -> None:
+        """From the next message on, by these."""
+        self._rules = AddressRules(settings)
+        self._fixer = HeaderFixer(settings, self._rules)
+
+    def new_id(self) -> str:
+        """A queue id that was never used before and never will be again."""
+        return self._store.new_id()
+
+    def sink(self) -> BodySink:
+        """Raises TempFail(452) below `queue_minfree`."""
+        return self._store.sink()
+
+    async def submit(
+        self, envelope: Envelope, content: Content, origin: Origin, queue_id: str = ""
+    ) -> str:
+        """Take responsibility for a message; its queue id once it would survive a power cut.
+
+        Raises TempFail and PermFail: nothing was kept then.
+        """
+        message = await self.prepare(envelope, content, origin, queue_id)
+        if message.recipients:
+            await self._store.enter(message)
+        else:
+            await self._store.discard(content)
+        return message.queue_id
+
+    async def prepare(
+        self, envelope: Envelope, content: Content, origin: Origin, queue_id: str = ""
+    ) -> Message:
+        """All that `submit` does short of the commit. A message that ends up without recipients
+        (discarded, or an alias that names nobody) has been logged, and needs no commit."""
+        queue_id = queue_id or self._store.new_id()
+        try:
+            return await self._prepare(Submission(queue_id, envelope, content, origin))
+        except BaseException:
+            await self._store.discard(content)
+            raise
+
+    async def _prepare(self, submission: Submission) -> Message:
+        now = time.time()
+        queue_id = submission.queue_id
+        message_id = self._fix_header(submission, now)
+        self._log.event("cleanup", f"message-id={message_id}", queue_id)
+        for step in self._filters:
+            await step.apply(submission)
+        envelope = submission.envelope
+        recipients: list[Recipient] = []
+        if submission.discard:
+            self._log.event("cleanup", "discard: by a filter", queue_id)
+        else:
+            recipients = await self._expand(submission)
+        envelope.recipients = recipients
+        content = submission.content
+        return Message(
+            queue_id,
+            now,
+            envelope,
+            len(content.header.raw) + 2 + content.body.size,
+            recipients,
+            content,
+            submission.origin.protocol,
+            submission.hold,
+        )
+
+    def _fix_header(self, submission: Submission, now: float) -> str:
+        """The header as it is kept; the Message-ID for the log."""
+        header = submission.content.header
+        origin = submission.origin
+        fixer = self._fixer
+        folded = b"\n" + header.raw.lower()
+        drop_fields(header, folded)
+        if origin.rewrite:
+            fixer.complete(header)
+        elif fixer.rewrites_remote:
+            fixer.complete_remote(header)
+        if origin.rewrite or fixer.always_add_missing:
+            sender = submission.envelope.reverse_path
+            fixer.add_missing(header, sender, submission.queue_id, now)
+            folded = b"\n" + header.raw.lower()
+        elif len(folded) != len(header.raw) + 1:
+            folded = b"\n" + header.raw.lower()
+        message_id = find_message_id(header.raw, folded)
+        if origin.received:
+            header.prepend(origin.received)
+        return message_id or "<>"
+
+    async def _expand(self, submission: Submission) -> list[Recipient]:
+        envelope = submission.envelope
+        envelope.reverse_path = self._rules.qualify(envelope.reverse_path)
+        recipients, trouble = await self._expander.expand_all(
+            envelope.recipients, envelope.reverse_path
+        )
+        for address, reply in trouble:
+            self._log.warning(
+                "cleanup", f"<{address}> is kept unexpanded: {reply}", submission.queue_id
+            )
+        if not recipients:
+            names = ", ".join(f"to=<{recipient.address}>" for recipient in envelope.recipients)
+            self._log.event(
+                "cleanup", f"{names or 'no recipients'}, status=sent (expands to nobody)",
+                submission.queue_id,
+            )  # fmt: skip
+        return recipients

@@ -1,0 +1,269 @@
+"""Expansion of recipients: virtual_alias_maps, then, for addresses of this machine, aliases(5).
+
+Every address that was replaced leaves a mark in `Recipient.via`: an address for a virtual alias,
+a bare name for a local one. An alias whose mark is there is not followed again, so ``root: root,
+bob`` reaches root's own mailbox, and a chain that bites its tail ends.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from resel_mta.mail import AddressClass, Notify, PermFail, Recipient, Reply, TempFail
+from resel_mta.routing.address import address_key, domain_key, local_name
+from resel_mta.routing.table import RoutingTable
+from resel_mta.routing.targets import TargetReader, add_extension, split_addresses
+from resel_mta.wire import xtext
+from resel_mta.wire.path import split_address
+
+#: Local aliases of aliases that are followed (Postfix's local(8) has the same number).
+_MAX_ALIAS_DEPTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """An address on its way.
+
+    via: as in `Recipient`; parent: the mark of the alias that named it, "" for the start.
+    owner: the reverse-path by an owner- alias. depth: local aliases followed so far.
+    """
+
+    address: str
+    via: tuple[str, ...]
+    owner: str | None
+    parent: str = ""
+    depth: int = 0
+
+
+class _Loop(Exception):
+    """An alias leads back to one that is being expanded."""
+
+
+class Expander:
+    """Turns recipients into those that mail for them really goes to."""
+
+    def __init__(self, table: RoutingTable) -> None:
+        self._table = table
+        self.reconfigure()
+
+    def reconfigure(self) -> None:
+        """After the routing table was reconfigured."""
+        settings = self._table.settings
+        self._recursion_limit = settings.number("virtual_alias_recursion_limit")
+        self._expansion_limit = settings.number("virtual_alias_expansion_limit")
+        self._propagate = frozenset(settings.items("propagate_unmatched_extensions"))
+        self._expand_owner = settings.flag("expand_owner_alias")
+        self._reset_owner = settings.flag("reset_owner_alias")
+        self._owner_request_special = settings.flag("owner_request_special")
+        self._targets = TargetReader(settings)
+
+    async def expand_all(
+        self, recipients: Sequence[Recipient], reverse_path: str
+    ) -> tuple[list[Recipient], list[tuple[str, Reply]]]:
+        """All recipients expanded, each person once; and what could not be done, for the log.
+
+        One that cannot be expanded now stays as it is, and `RoutingTable.route` sends it to the
+        expansion again. Raises TempFail where Postfix refuses the whole message: an unreasonable
+        nesting of virtual aliases.
+        """
+        qualify = self._table.rules.qualify
+        direct: list[Recipient] = []
+        made: list[Recipient] = []
+        trouble: list[tuple[str, Reply]] = []
+        for recipient in recipients:
+            address = qualify(recipient.address)
+            if address != recipient.address:
+                recipient.orig_to = recipient.orig_to or recipient.address
+                recipient.address = address
+            try:
+                found = await self.expand(recipient, reverse_path)
+            except (TempFail, PermFail) as failure:
+                trouble.append((recipient.address, failure.reply))
+                direct.append(recipient)
+                continue
+            if len(found) == 1 and found[0] is recipient:
+                direct.append(recipient)
+            else:
+                made += found
+        if not made:
+            return (direct if len(direct) == 1 else _once(direct)), trouble
+        return await self._each_person_once(direct, made), trouble
+
+    async def _each_person_once(
+        self, direct: list[Recipient], made: list[Recipient]
+    ) -> list[Recipient]:
+        """Whoever was named directly keeps that, and gets no second copy through an alias."""
+        kept = _once(direct)
+        seen = {await self._person(recipient.address) for recipient in kept}
+        for recipient in made:
+            person = await self._person(recipient.address)
+            if person not in seen:
+                seen.add(person)
+                kept.append(recipient)
+        return kept
+
+    async def _person(self, address: str) -> str:
+        """What all addresses of one mailbox have in common."""
+        local, domain = split_address(address)
+        if await self._table.classify_domain(domain) is AddressClass.LOCAL:
+            return local_name(address).lower()
+        return f"{local}@{domain_key(domain)}"
+
+    async def expand(self, recipient: Recipient, reverse_path: str) -> list[Recipient]:
+        """What a recipient becomes: itself (the same object) if no alias applies, else new ones.
+
+        Raises TempFail (a map or an included file fails, or a target is of a kind that cannot be
+        delivered yet) and PermFail (there is nothing but a loop).
+        """
+        table = self._table
+        if table.virtual_alias_maps is None:
+            domain = split_address(recipient.address)[1]
+            if table.alias_maps is None or (
+                await table.classify_domain(domain) is not AddressClass.LOCAL
+            ):
+                return [recipient]
+        work = deque([_Item(recipient.address, recipient.via, recipient.reverse_path)])
+        final: dict[str, _Item] = {}
+        looped = False
+        virtual_results = 0
+        while work:
+            item = work.popleft()
+            try:
+                replaced = await self._replace(item)
+            except _Loop:
+                looped = True
+                continue
+            if replaced is None:
+                final.setdefault(address_key(item.address), item)
+                continue
+            work.extendleft(reversed(replaced))
+            if replaced and "@" in replaced[0].parent:
+                virtual_results += len(replaced)
+                if virtual_results > self._expansion_limit:
+                    raise _unreasonable(recipient.address, "expansion size")
+        if looped and not final:
+            text = f"alias database loop for {recipient.address}"
+            raise PermFail(Reply(550, "5.4.6", text))
+        return _recipients(recipient, final.values(), reverse_path)
+
+    async def _replace(self, item: _Item) -> list[_Item] | None:
+        """What an alias puts in the place of an address; None if no alias applies. Raises _Loop."""
+        domain = split_address(item.address)[1]
+        address_class = await self._table.classify_domain(domain)
+        is_local = address_class is AddressClass.LOCAL
+        # As with Postfix, a local alias's local targets are not looked up as virtual ones.
+        if self._table.virtual_alias_maps is not None and not (item.depth and is_local):
+            mark = address_key(item.address)
+            if mark not in item.via:
+                virtual = await self._table.find_virtual(item.address, address_class)
+                if virtual is not None:
+                    return self._virtual(item, mark, *virtual)
+            elif item.parent and mark != item.parent:
+                raise _Loop
+        if is_local and self._table.alias_maps is not None:
+            return await self._local(item)
+        return None
+
+    def _virtual(self, item: _Item, mark: str, result: str, extension: str) -> list[_Item]:
+        via = (*item.via, mark)
+        if sum("@" in step for step in via) > self._recursion_limit:
+            raise _unreasonable(item.address, "nesting")
+        rules = self._table.rules
+        local = split_address(item.address)[0]
+        items = []
+        for address in split_addresses(result):
+            if address.startswith("@"):
+                address = local + address
+            elif extension and "virtual" in self._propagate:
+                address = add_extension(address, extension)
+            items.append(_Item(rules.qualify(address), via, item.owner, mark, item.depth))
+        return items
+
+    async def _local(self, item: _Item) -> list[_Item] | None:
+        """aliases(5). An alias that names itself means the mailbox, as does ``\\user``."""
+        name = local_name(item.address).lower()
+        base = self._table.rules.split_extension(name)[0]
+        if name in item.via:
+            if item.parent and item.parent not in (name, base):
+                raise _Loop
+            return None
+        found = await self._table.find_alias(item.address)
+        if found is None:
+            return None
+        if item.depth >= _MAX_ALIAS_DEPTH:
+            raise _Loop
+        result, extension = found
+        key = base if extension else name
+        owner = await self._owner(key, item.owner)
+        via = (*item.via, name) if name == key else (*item.via, name, key)
+        items = []
+        for address, is_mailbox in await self._targets.read(result):
+            if extension and "alias" in self._propagate:
+                address = add_extension(address, extension)
+            address = self._table.rules.qualify(address)
+            marks = via
+            if is_mailbox:
+                marks = (*via, address_key(address), local_name(address).lower())
+            elif self._table.virtual_alias_maps is not None and await self._is_local(address):
+                # So that the queue does not look it up as a virtual alias either.
+                marks = (address_key(address), *via)
+            parent = marks[-1] if is_mailbox else key
+            items.append(_Item(address, marks, owner, parent, item.depth + 1))
+        return items
+
+    async def _is_local(self, address: str) -> bool:
+        return await self._table.classify(address) is AddressClass.LOCAL
+
+    async def _owner(self, name: str, current: str | None) -> str | None:
+        """The reverse-path for members of the alias `name`."""
+        if name.startswith("owner-") or (self._owner_request_special and name.endswith("-request")):
+            return current
+        owner = f"owner-{name}"
+        assert self._table.alias_maps is not None
+        found = await self._table.alias_maps.lookup(owner)
+        if found is None:
+            return None if self._reset_owner else current
+        if self._expand_owner:
+            addresses = split_addresses(found)
+            if len(addresses) == 1:
+                owner = addresses[0]
+        return self._table.rules.qualify(owner)
+
+
+def _once(recipients: list[Recipient]) -> list[Recipient]:
+    """Addresses given twice, once (Postfix's duplicate filter). NOTIFY of the first counts."""
+    return list({recipient.address: recipient for recipient in reversed(recipients)}.values())[::-1]
+
+
+def _unreasonable(address: str, what: str) -> TempFail:
+    text = f"unreasonable virtual_alias_maps map {what} for {address}"
+    return TempFail(Reply(451, "4.3.0", text))
+
+
+def _recipients(recipient: Recipient, items: Iterable[_Item], reverse_path: str) -> list[Recipient]:
+    """The new recipients. An owner gets the failures of his list (RFC 3461 §5.2.7.2: nothing the
+    sender asked about notices goes on to the members); mail without a sender keeps none."""
+    orcpt = recipient.orcpt
+    if not orcpt and recipient.address.isascii():
+        orcpt = "rfc822;" + xtext.encode(recipient.orig_to or recipient.address)
+    made = []
+    for item in items:
+        if item.address == recipient.address and item.via == recipient.via:
+            return [recipient]
+        owned = item.owner is not None and item.owner != recipient.reverse_path and reverse_path
+        orig_to = recipient.orig_to
+        if item.address != recipient.address:
+            orig_to = orig_to or recipient.address
+        made.append(
+            Recipient(
+                item.address,
+                orig_to=orig_to,
+                reverse_path=item.owner if owned else recipient.reverse_path,
+                orcpt="" if owned else orcpt,
+                notify=Notify.UNSET if owned else recipient.notify,
+                via=item.via,
+            )
+        )
+    return made
