@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from resel_mta.mail import AddressClass, Notify, PermFail, Recipient, Reply, TempFail
 from resel_mta.routing.address import address_key, domain_key, local_name
 from resel_mta.routing.table import RoutingTable
-from resel_mta.routing.targets import TargetReader, add_extension, split_addresses
+from resel_mta.routing.targets import add_extension, read_targets, split_addresses
 from resel_mta.wire import xtext
 from resel_mta.wire.path import split_address
 
@@ -57,7 +57,6 @@ class Expander:
         self._expand_owner = settings.flag("expand_owner_alias")
         self._reset_owner = settings.flag("reset_owner_alias")
         self._owner_request_special = settings.flag("owner_request_special")
-        self._targets = TargetReader(settings)
 
     async def expand_all(
         self, recipients: Sequence[Recipient], reverse_path: str
@@ -199,7 +198,7 @@ class Expander:
         owner = await self._owner(key, item.owner)
         via = (*item.via, name) if name == key else (*item.via, name, key)
         items = []
-        for address, is_mailbox in await self._targets.read(result):
+        for address, is_mailbox in await read_targets(result):
             if extension and "alias" in self._propagate:
                 address = add_extension(address, extension)
             address = self._table.rules.qualify(address)

@@ -21,6 +21,9 @@ from resel_mta.wire.path import split_address
 #: The transport that expands what could not be expanded when it came.
 EXPAND = "expand"
 
+#: The users, in local_recipient_maps.
+_PASSWD = frozenset(("proxy:unix:passwd.byname", "unix:passwd.byname"))
+
 _UNKNOWN = {
     AddressClass.LOCAL: ("unknown_local_recipient_reject_code", "local recipient"),
     AddressClass.VIRTUAL_ALIAS: ("unknown_virtual_alias_reject_code", "virtual alias"),
@@ -56,9 +59,13 @@ class RoutingTable:
         self._relay_recipient_maps = _maps(settings, "relay_recipient_maps")
         self._transport_maps = _maps(settings, "transport_maps")
         self._bare_parents = "transport_maps" in settings.items("parent_domain_matches_subdomains")
-        self._local_maps = _local_recipient_maps(settings)
-        self._users_are_local = "passwd.byname" in settings.text("local_recipient_maps")
-        self._check_local = bool(settings.text("local_recipient_maps").strip())
+        local = settings.items("local_recipient_maps")
+        aliases = set(settings.items("alias_maps"))
+        self._check_local = bool(local)
+        self._users_are_local = not _PASSWD.isdisjoint(local)
+        self._aliases_are_local = aliases.issubset(local)
+        others = set(local) - aliases - _PASSWD
+        self._local_maps = open_maps(settings, "local_recipient_maps") if others else None
         self._relayhost = settings.text("relayhost").strip()
         self._transports = {
             name: parse_transport(settings.text(name))
@@ -122,10 +129,10 @@ class RoutingTable:
     async def _is_local_recipient(self, address: str) -> bool:
         if not self._check_local:
             return True
-        if self._users_are_local and await self.find_alias(address) is not None:
+        if self._aliases_are_local and await self.find_alias(address) is not None:
             return True
-        name = local_name(address)
         if self._users_are_local:
+            name = local_name(address)
             base, extension = self.rules.split_extension(name)
             if await self.users.find(name) or (extension and await self.users.find(base)):
                 return True
@@ -255,10 +262,3 @@ class RoutingTable:
 def _maps(settings: Settings, name: str) -> MapSet | None:
     """The maps of a parameter, None where it is empty."""
     return open_maps(settings, name) if settings.text(name).strip() else None
-
-
-def _local_recipient_maps(settings: Settings) -> MapSet | None:
-    """What local_recipient_maps names beside the users and alias_maps, None if nothing."""
-    known = {"proxy:unix:passwd.byname", "unix:passwd.byname", *settings.items("alias_maps")}
-    others = [item for item in settings.items("local_recipient_maps") if item not in known]
-    return open_maps(settings, "local_recipient_maps") if others else None
