@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from resel_mta.config import Settings
 from resel_mta.mail import AddressClass, Notify, PermFail, Recipient, Reply, TempFail
 from resel_mta.routing.address import address_key, domain_key, local_name
 from resel_mta.routing.table import RoutingTable
@@ -44,13 +45,12 @@ class _Loop(Exception):
 class Expander:
     """Turns recipients into those that mail for them really goes to."""
 
-    def __init__(self, table: RoutingTable) -> None:
+    def __init__(self, settings: Settings, table: RoutingTable) -> None:
         self._table = table
-        self.reconfigure()
+        self.reconfigure(settings)
 
-    def reconfigure(self) -> None:
-        """After the routing table was reconfigured."""
-        settings = self._table.settings
+    def reconfigure(self, settings: Settings) -> None:
+        """From now on, by these (`table` is reconfigured by its owner)."""
         self._recursion_limit = settings.number("virtual_alias_recursion_limit")
         self._expansion_limit = settings.number("virtual_alias_expansion_limit")
         self._propagate = frozenset(settings.items("propagate_unmatched_extensions"))

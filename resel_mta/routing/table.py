@@ -36,12 +36,12 @@ class RoutingTable:
     """Implements `mail.Router` from the configuration, and gives the maps to the `Expander`."""
 
     def __init__(self, settings: Settings, users: Users) -> None:
-        self.reconfigure(settings, users)
+        self.users = users
+        self.reconfigure(settings)
 
-    def reconfigure(self, settings: Settings, users: Users) -> None:
+    def reconfigure(self, settings: Settings) -> None:
         """From now on, by these."""
         self.settings = settings
-        self.users = users
         self.rules = AddressRules(settings)
         self._classes = tuple(
             (address_class, MatchList(settings, name))

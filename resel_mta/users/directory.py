@@ -45,6 +45,10 @@ class Users:
         self._cache_key = os.urandom(32)
         self._cache: dict[bytes, float] = {}
 
+    def reconfigure(self, settings: Settings) -> None:
+        """From now on, those that `settings` names. Raises ConfigError, and changes nothing then."""
+        self._userdb, self._passdb = _open(settings, self._warn)
+
     async def find(self, name: str) -> User | None:
         """The user called `name` (case does not count). Raises TempFail."""
         name = name.lower()
@@ -135,7 +139,8 @@ class Users:
 
 
 def open_users(settings: Settings, log: MailLog | None = None) -> Users:
-    """The users that `passdb` and `userdb` name (userdb empty: passdb; both: `system`). Files are read when first asked for.
+    """The users that `passdb` and `userdb` name (userdb empty: passdb; both: `system`). Files are
+    read when first asked for.
 
     Raises ConfigError for a back end that is not there.
     """
@@ -144,15 +149,22 @@ def open_users(settings: Settings, log: MailLog | None = None) -> Users:
         if log is not None:
             log.warning("auth", text)
 
+    return Users(*_open(settings, warn), warn)
+
+
+def _open(
+    settings: Settings, warn: Callable[[str], None]
+) -> tuple[list[PasswdFile | SystemUsers], list[PasswdFile]]:
+    """(userdb, passdb); a file named in both is read once."""
     files: dict[str, PasswdFile] = {}
 
     def passwd_file(path: str) -> PasswdFile:
         return files.setdefault(path, PasswdFile(path, warn))
 
-    passdb: list[PasswdFile] = []
-    userdb: list[PasswdFile | SystemUsers] = []
     passdb_items = settings.text("passdb").replace(",", " ").split()
     userdb_items = settings.text("userdb").replace(",", " ").split()
+    passdb: list[PasswdFile] = []
+    userdb: list[PasswdFile | SystemUsers] = []
     for item in passdb_items:
         kind, _, argument = item.partition(":")
         if kind != "passwd-file" or not argument:
@@ -167,7 +179,7 @@ def open_users(settings: Settings, log: MailLog | None = None) -> Users:
             userdb.append(SystemUsers())
         else:
             raise _unsupported("userdb", item, "passwd-file:FILE and system")
-    return Users(userdb, passdb, warn)
+    return userdb, passdb
 
 
 def _unsupported(parameter: str, item: str, allowed: str) -> ConfigError:

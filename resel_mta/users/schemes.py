@@ -68,6 +68,8 @@ def _pbkdf2(password: bytes, stored: bytes) -> bool:
 
 def _argon2(kind: type[Argon2i] | type[Argon2id]) -> Callable[[bytes, bytes], bool]:
     def check(password: bytes, stored: bytes) -> bool:
+        if not stored.startswith(b"$argon2"):
+            raise SchemeError("a malformed Argon2 hash")
         try:
             kind.verify_phc_encoded(password, stored.decode("ascii"))
         except InvalidKey:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -64,7 +65,7 @@ JUNK = st.lists(PIECES, max_size=25).map(b"".join) | st.binary(max_size=60)
 def test_junk_never_fails_and_other_bytes_stay(value: bytes) -> None:
     spans = find_addresses(value)
     assert spans == sorted(spans, key=lambda span: span.start)
-    for before, span in zip(spans, spans[1:], strict=False):
+    for before, span in itertools.pairwise(spans):
         assert before.end < span.start
     mark = "\u2316"
     changed = rewrite_addresses(value, lambda address: address + mark)
