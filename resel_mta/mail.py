@@ -181,6 +181,8 @@ class Outcome:
     host: the name of the host that said it, "" if it was us (Remote-MTA in RFC 3464).
     relay: as in the log: "mx.example.org[192.0.2.1]:25", "local", "none".
     connect, transmit: seconds, the c and d of Postfix's delays=a/b/c/d.
+    diagnostic: the server's own words with their codes (Diagnostic-Code in RFC 3464), where
+        `reply` quotes them as Postfix does: "host mx[192.0.2.1] said: 550 … (in reply to …)".
     """
 
     reply: Reply
@@ -188,6 +190,7 @@ class Outcome:
     relay: str = "none"
     connect: float = 0.0
     transmit: float = 0.0
+    diagnostic: str = ""
 
     status: ClassVar[str] = ""
 
