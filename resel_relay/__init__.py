@@ -1,1 +1,4 @@
-"""Outbound mail: next hops, SMTP and LMTP sessions, connection reuse and the Transport over them."""
+"""Outbound mail: name look-ups, next hops, SMTP and LMTP sessions, and the Transport over them.
+
+It uses only the vocabulary level of `resel_mta` (mail, content, wire, config, maillog).
+"""
