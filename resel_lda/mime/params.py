@@ -13,7 +13,14 @@ Params = tuple[tuple[bytes, bytes], ...]
 # type/subtype; name=token; name="text": nearly all real fields.
 _TOKEN = rb"[^\x00-\x20\x7f()<>@,;:\\\"/\[\]?=*]+"
 _SIMPLE_TYPE = re.compile(
-    rb"(" + _TOKEN + rb")/(" + _TOKEN + rb")((?:;[ \t]*" + _TOKEN + rb"=(?:" + _TOKEN
+    rb"("
+    + _TOKEN
+    + rb")/("
+    + _TOKEN
+    + rb")((?:;[ \t]*"
+    + _TOKEN
+    + rb"=(?:"
+    + _TOKEN
     + rb"|\"[^\"\\\r\n]*\"))*)"
 )
 _SIMPLE_PARAM = re.compile(rb";[ \t]*(" + _TOKEN + rb")=(?:(" + _TOKEN + rb")|\"([^\"\\\r\n]*)\")")
@@ -160,6 +167,8 @@ def _join(split: Sequence[tuple[bytes, int, bool, bytes]]) -> list[tuple[bytes, 
 
 def _escape(value: bytes) -> bytes:
     return b"".join(
-        bytes((octet,)) if 32 < octet < 127 and octet not in b"%*'()<>@,;:\\\"/[]?=" else b"%%%02x" % octet
+        bytes((octet,))
+        if 32 < octet < 127 and octet not in b"%*'()<>@,;:\\\"/[]?="
+        else b"%%%02x" % octet
         for octet in value
     )

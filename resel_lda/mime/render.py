@@ -107,7 +107,9 @@ def _structure(root: Node, *, extended: bool) -> bytes:
 
 
 def _multipart(node: Node, inner: bytes, extended: bool) -> bytes:
-    parts = [(inner or _EMPTY_PART) + b" " + (string(node.subtype) if node.subtype else b'"x-unknown"')]
+    parts = [
+        (inner or _EMPTY_PART) + b" " + (string(node.subtype) if node.subtype else b'"x-unknown"')
+    ]
     if extended:
         parts += [_params(node.params), _disposition(node), _language(node)]
         parts.append(nstring(_last(node, b"content-location")))

@@ -136,8 +136,8 @@ class _Parser:
                 break
         if node.type is None:
             parent = node.parent
-            node.is_message = parent is not None and parent.is_multipart and (
-                parent.subtype.lower() == b"digest"
+            node.is_message = (
+                parent is not None and parent.is_multipart and (parent.subtype.lower() == b"digest")
             )
             return
         kind = node.type.lower()

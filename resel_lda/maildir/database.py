@@ -1,0 +1,326 @@
+"""The two SQLite files beside the Maildir. Both are opened by the one worker that owns the user.
+
+`state` holds what Dovecot's files cannot: MODSEQ values, the flags seen last (so that changes
+made by other programs while we were away are noticed), which UIDs were expunged, stored special
+uses. If it is lost or damaged, MODSEQ restarts from the clock, above any earlier value.
+`cache` holds what can be computed again: wire strings and sizes. Delete it and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import apsw
+
+from resel_lda.mailbox import Part
+from resel_mta.disk import Disk
+from resel_mta.maillog import MailLog
+
+T = TypeVar("T")
+
+_STATE_SCHEMA = """
+CREATE TABLE folder (
+  id INTEGER PRIMARY KEY, guid TEXT NOT NULL UNIQUE, uidvalidity INTEGER NOT NULL,
+  floor INTEGER NOT NULL, first_recent INTEGER NOT NULL, expunge_floor INTEGER NOT NULL);
+CREATE TABLE message (
+  folder INTEGER NOT NULL, uid INTEGER NOT NULL, modseq INTEGER NOT NULL, date REAL NOT NULL,
+  letters TEXT NOT NULL, PRIMARY KEY (folder, uid)) WITHOUT ROWID;
+CREATE TABLE expunged (
+  folder INTEGER NOT NULL, modseq INTEGER NOT NULL, uid INTEGER NOT NULL,
+  PRIMARY KEY (folder, modseq, uid)) WITHOUT ROWID;
+CREATE TABLE special_use (name TEXT PRIMARY KEY, attribute TEXT NOT NULL) WITHOUT ROWID;
+"""
+_CACHE_SCHEMA = """
+CREATE TABLE part (
+  guid TEXT NOT NULL, uid INTEGER NOT NULL, size INTEGER NOT NULL, envelope BLOB NOT NULL,
+  body BLOB NOT NULL, bodystructure BLOB NOT NULL, PRIMARY KEY (guid, uid)) WITHOUT ROWID;
+"""
+_SCHEMA_VERSION = 1
+_BATCH = 500
+
+
+class Database:
+    """One SQLite file, opened at first use, set aside and begun anew when it is damaged.
+
+    Methods block. Any thread may call them; one at a time runs.
+    """
+
+    def __init__(self, path: str, schema: str, disk: Disk, log: MailLog) -> None:
+        self.path = path
+        self._schema = schema
+        self._disk = disk
+        self._log = log
+        self._lock = threading.RLock()
+        self._connection: apsw.Connection | None = None
+        self.generation = 0
+
+    def run(self, work: Callable[[apsw.Connection], T]) -> T:
+        """`work` in one transaction. A damaged file is replaced by an empty one and `work` is
+        tried once more on that. Raises apsw.Error (disk full, locked by another process)."""
+        with self._lock:
+            try:
+                return self._attempt(work)
+            except (apsw.CorruptError, apsw.NotADBError) as error:
+                self._set_aside(error)
+                return self._attempt(work)
+
+    def _attempt(self, work: Callable[[apsw.Connection], T]) -> T:
+        connection = self._open()
+        with connection:
+            return work(connection)
+
+    def _open(self) -> apsw.Connection:
+        if self._connection is None:
+            connection = apsw.Connection(self.path)
+            try:
+                connection.set_busy_timeout(5000)
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _prepare(self, connection: apsw.Connection) -> None:
+        os.chmod(self.path, 0o600)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        version = connection.execute("PRAGMA user_version").fetchall()[0][0]
+        if version == _SCHEMA_VERSION:
+            return
+        if version:
+            raise apsw.CorruptError(f"schema version {version}")
+        with connection:
+            connection.execute(self._schema)
+            connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+
+    def _set_aside(self, error: Exception) -> None:
+        self.close()
+        aside = f"{self.path}.damaged.{time.time_ns()}"
+        self._log.warning(
+            "imap", f"{self.path} is damaged ({error}): set aside as {aside}, rebuilt"
+        )
+        for suffix in ("-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                self._disk.rename(self.path + suffix, aside + suffix)
+        with contextlib.suppress(FileNotFoundError):
+            self._disk.rename(self.path, aside)
+        self.generation += 1
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                connection, self._connection = self._connection, None
+                connection.close(True)
+
+
+class FolderState:
+    """What `state` knows of one folder. rows: uid -> (modseq, internal date, letters)."""
+
+    __slots__ = ("expunge_floor", "expunged", "first_recent", "floor", "id", "is_new", "rows")
+
+    def __init__(self, folder_id: int, floor: int, first_recent: int, expunge_floor: int) -> None:
+        self.id = folder_id
+        self.floor = floor
+        self.first_recent = first_recent
+        self.expunge_floor = expunge_floor
+        self.is_new = False
+        self.rows: dict[int, tuple[int, float, str]] = {}
+        self.expunged: list[tuple[int, int]] = []
+
+
+def clock_modseq() -> int:
+    """A MODSEQ above any that a folder can have had: milliseconds since the epoch. A folder
+    would have to change more than 1,000 times a second, always, to overtake it."""
+    return time.time_ns() // 1_000_000
+
+
+class StateFile:
+    """`state` of one user."""
+
+    def __init__(self, path: str, disk: Disk, log: MailLog) -> None:
+        self.database = Database(path, _STATE_SCHEMA, disk, log)
+
+    def load(self, guid: str, uidvalidity: int, next_uid: int) -> FolderState:
+        """A folder's state; a fresh one if it is unknown or its UIDVALIDITY is another."""
+
+        def work(db: apsw.Connection) -> FolderState:
+            found = db.execute(
+                "SELECT id, uidvalidity, floor, first_recent, expunge_floor FROM folder"
+                " WHERE guid = ?", (guid,)
+            ).fetchall()  # fmt: skip
+            if found and found[0][1] == uidvalidity:
+                folder_id, _, floor, first_recent, expunge_floor = found[0]
+                state = FolderState(folder_id, floor, first_recent, expunge_floor)
+                state.rows = {
+                    uid: (modseq, date, letters)
+                    for uid, modseq, date, letters in db.execute(
+                        "SELECT uid, modseq, date, letters FROM message WHERE folder = ?",
+                        (folder_id,),
+                    )
+                }
+                state.expunged = db.execute(
+                    "SELECT modseq, uid FROM expunged WHERE folder = ? ORDER BY modseq, uid",
+                    (folder_id,),
+                ).fetchall()
+                return state
+            if found:
+                self._forget(db, found[0][0])
+            floor = clock_modseq()
+            db.execute(
+                "INSERT INTO folder (guid, uidvalidity, floor, first_recent, expunge_floor)"
+                " VALUES (?, ?, ?, ?, ?)", (guid, uidvalidity, floor, next_uid, floor),
+            )  # fmt: skip
+            state = FolderState(db.last_insert_rowid(), floor, next_uid, floor)
+            state.is_new = True
+            return state
+
+        return self.database.run(work)
+
+    @staticmethod
+    def _forget(db: apsw.Connection, folder_id: int) -> None:
+        for table, column in (("message", "folder"), ("expunged", "folder"), ("folder", "id")):
+            db.execute(f"DELETE FROM {table} WHERE {column} = ?", (folder_id,))
+
+    def reserve(self, folder_id: int, floor: int) -> None:
+        """Promise on disk that no MODSEQ up to `floor` will be given again after a crash."""
+        with self.synced():
+            self.database.run(
+                lambda db: db.execute(
+                    "UPDATE folder SET floor = max(floor, ?) WHERE id = ?", (floor, folder_id)
+                )
+            )
+
+    @contextlib.contextmanager
+    def synced(self) -> Iterator[None]:
+        """Commits inside survive a power cut."""
+        with self.database._lock:
+            self.database._open().execute("PRAGMA synchronous = FULL")
+            try:
+                yield
+            finally:
+                self.database._open().execute("PRAGMA synchronous = NORMAL")
+
+    def save(
+        self,
+        folder_id: int,
+        changed: Iterable[tuple[int, int, float, str]],
+        expunged: Sequence[tuple[int, int]],
+        keep_expunged: int,
+    ) -> int:
+        """Rows (uid, modseq, date, letters) and (modseq, uid) of what vanished. Not synced: what a
+        power cut takes is seen as a change at the next look. The new expunge floor, or 0."""
+
+        def work(db: apsw.Connection) -> int:
+            db.executemany(
+                "INSERT OR REPLACE INTO message (folder, uid, modseq, date, letters)"
+                " VALUES (?, ?, ?, ?, ?)",
+                [(folder_id, *row) for row in changed],
+            )
+            if not expunged:
+                return 0
+            db.executemany(
+                "INSERT OR IGNORE INTO expunged VALUES (?, ?, ?)",
+                [(folder_id, *row) for row in expunged],
+            )
+            db.executemany(
+                "DELETE FROM message WHERE folder = ? AND uid = ?",
+                [(folder_id, uid) for _, uid in expunged],
+            )
+            old = db.execute(
+                "SELECT modseq FROM expunged WHERE folder = ? ORDER BY modseq DESC LIMIT 1 OFFSET ?",
+                (folder_id, keep_expunged),
+            ).fetchall()
+            if not old:
+                return 0
+            db.execute(
+                "DELETE FROM expunged WHERE folder = ? AND modseq <= ?", (folder_id, old[0][0])
+            )
+            db.execute("UPDATE folder SET expunge_floor = ? WHERE id = ?", (old[0][0], folder_id))
+            return int(old[0][0])
+
+        return self.database.run(work)
+
+    def set_first_recent(self, folder_id: int, uid: int) -> None:
+        self.database.run(
+            lambda db: db.execute(
+                "UPDATE folder SET first_recent = ? WHERE id = ?", (uid, folder_id)
+            )
+        )
+
+    def forget(self, guid: str) -> None:
+        """A deleted folder."""
+
+        def work(db: apsw.Connection) -> None:
+            for (folder_id,) in db.execute(
+                "SELECT id FROM folder WHERE guid = ?", (guid,)
+            ).fetchall():
+                self._forget(db, folder_id)
+
+        self.database.run(work)
+
+    def special_uses(self) -> dict[str, str]:
+        """Folder name -> "\\Sent" and so on, as CREATE (USE) stored them."""
+        return self.database.run(
+            lambda db: dict(db.execute("SELECT name, attribute FROM special_use").fetchall())
+        )
+
+    def set_special_use(self, name: str, attribute: str) -> None:
+        """attribute "" forgets it."""
+
+        def work(db: apsw.Connection) -> None:
+            db.execute("DELETE FROM special_use WHERE name = ?", (name,))
+            if attribute:
+                db.execute("INSERT INTO special_use VALUES (?, ?)", (name, attribute))
+
+        with self.synced():
+            self.database.run(work)
+
+
+class CacheFile:
+    """`cache` of one user."""
+
+    def __init__(self, path: str, disk: Disk, log: MailLog) -> None:
+        self.database = Database(path, _CACHE_SCHEMA, disk, log)
+
+    def parts(self, guid: str, uids: Sequence[int]) -> dict[int, Part]:
+        def work(db: apsw.Connection) -> dict[int, Part]:
+            found: dict[int, Part] = {}
+            for start in range(0, len(uids), _BATCH):
+                batch = uids[start : start + _BATCH]
+                marks = ",".join("?" * len(batch))
+                for uid, size, envelope, body, structure in db.execute(
+                    "SELECT uid, size, envelope, body, bodystructure FROM part"
+                    f" WHERE guid = ? AND uid IN ({marks})", (guid, *batch)
+                ):  # fmt: skip
+                    found[uid] = Part(envelope, body, structure, size)
+            return found
+
+        return self.database.run(work)
+
+    def sizes(self, guid: str) -> dict[int, int]:
+        return self.database.run(
+            lambda db: dict(
+                db.execute("SELECT uid, size FROM part WHERE guid = ?", (guid,)).fetchall()
+            )
+        )
+
+    def add(self, guid: str, parts: Iterable[tuple[int, Part]]) -> None:
+        rows = [(guid, uid, p.size, p.envelope, p.body, p.bodystructure) for uid, p in parts]
+        self.database.run(
+            lambda db: db.executemany("INSERT OR REPLACE INTO part VALUES (?, ?, ?, ?, ?, ?)", rows)
+        )
+
+    def remove(self, guid: str, uids: Iterable[int]) -> None:
+        rows = [(guid, uid) for uid in uids]
+        self.database.run(
+            lambda db: db.executemany("DELETE FROM part WHERE guid = ? AND uid = ?", rows)
+        )
+
+    def forget(self, guid: str) -> None:
+        self.database.run(lambda db: db.execute("DELETE FROM part WHERE guid = ?", (guid,)))

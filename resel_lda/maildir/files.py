@@ -1,0 +1,225 @@
+"""The blocking side of Maildir directories: create, list, write, take in, find again.
+
+Rule 1 of delivery: write in tmp, fsync, rename, fsync the directory it is now in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from resel_lda.maildir.names import NameMaker, arrival_key, base_of
+from resel_mta.disk import Disk
+
+# maildir(5): what lies in tmp longer than this was left by a crash.
+_TMP_MAX_AGE = 36 * 3600
+
+
+def create_maildir(disk: Disk, directory: str, subfolder: bool = False) -> None:
+    """cur, new and tmp with mode 0700, synced. A Maildir++ subfolder gets `maildirfolder`."""
+    path = Path(directory)
+    disk.make_directories(path)
+    made = False
+    for name in ("tmp", "new", "cur"):
+        with contextlib.suppress(FileExistsError):
+            disk.mkdir(path / name)
+            made = True
+    if subfolder:
+        with contextlib.suppress(FileExistsError):
+            disk.close(disk.create(path / "maildirfolder"))
+            made = True
+    if made:
+        disk.sync_directory(path)
+
+
+class CrlfCounter:
+    """Turns line ends into LF and counts what the message has with CR LF, block by block."""
+
+    def __init__(self) -> None:
+        self.wire_size = 0
+        self._held = b""
+
+    def convert(self, block: bytes) -> bytes:
+        if self._held:
+            block = self._held + block
+            self._held = b""
+        if block.endswith(b"\r"):
+            block, self._held = block[:-1], b"\r"
+        block = block.replace(b"\r\n", b"\n")
+        self.wire_size += len(block) + block.count(b"\n")
+        return block
+
+    def finish(self) -> bytes:
+        """A CR that nothing followed."""
+        held, self._held = self._held, b""
+        self.wire_size += len(held)
+        return held
+
+
+def with_crlf(data: bytes) -> bytes:
+    """A stored message with CR LF line ends, whatever they were."""
+    if b"\r\n" in data:
+        if data.count(b"\n") == data.count(b"\r\n"):
+            return data
+        data = data.replace(b"\r\n", b"\n")
+    return data.replace(b"\n", b"\r\n")
+
+
+class TemporaryFile:
+    """A message being written in tmp/, with LF line ends. Methods block and raise OSError."""
+
+    def __init__(self, disk: Disk, directory: str, maker: NameMaker) -> None:
+        self._disk = disk
+        self._maker = maker
+        self._name = maker.temporary()
+        self._counter = CrlfCounter()
+        self.path = os.path.join(directory, self._name)
+        self._fd = disk.create(self.path)
+
+    def write(self, block: bytes) -> None:
+        self._disk.write(self._fd, self._counter.convert(block))
+
+    def finish(self, date: float | None = None) -> str:
+        """Sync and close; the base that the message is to have."""
+        rest = self._counter.finish()
+        if rest:
+            self._disk.write(self._fd, rest)
+        if date is not None:
+            self._disk.utime(self.path, date)
+        self._disk.fsync(self._fd)
+        stat = os.fstat(self._fd)
+        fd, self._fd = self._fd, -1
+        self._disk.close(fd)
+        return self._maker.final(self._name, stat, self._counter.wire_size)
+
+    def discard(self) -> None:
+        """Close and remove it."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            self._disk.close(fd)
+        with contextlib.suppress(FileNotFoundError):
+            self._disk.unlink(self.path)
+
+
+class MaildirFiles:
+    """One Maildir's directories."""
+
+    def __init__(self, disk: Disk, directory: str, maker: NameMaker) -> None:
+        self.disk = disk
+        self.directory = directory
+        self.new = os.path.join(directory, "new")
+        self.cur = os.path.join(directory, "cur")
+        self.tmp = os.path.join(directory, "tmp")
+        self._maker = maker
+
+    def stamps(self) -> tuple[int, int]:
+        """Modification times of new/ and cur/ in ns. Raises OSError."""
+        return os.stat(self.new).st_mtime_ns, os.stat(self.cur).st_mtime_ns
+
+    def temporary(self) -> TemporaryFile:
+        """A new file in tmp/. Raises OSError."""
+        return TemporaryFile(self.disk, self.tmp, self._maker)
+
+    def write_temporary(
+        self, blocks: Iterable[bytes], date: float | None = None
+    ) -> tuple[str, str]:
+        """A synced file in tmp/ with LF line ends; (its path, the base it is to have)."""
+        file = self.temporary()
+        try:
+            for block in blocks:
+                file.write(block)
+            return file.path, file.finish(date)
+        except BaseException:
+            file.discard()
+            raise
+
+    def link_temporary(self, source: str, wire_size: int | None) -> tuple[str, str]:
+        """As `write_temporary`, of an existing file, without copying it. Raises OSError (EXDEV,
+        EMLINK: copy instead)."""
+        name = self._maker.temporary()
+        path = os.path.join(self.tmp, name)
+        self.disk.link(source, path)
+        return path, self._maker.final(name, os.stat(path), wire_size)
+
+    def deliver(self, blocks: Iterable[bytes]) -> str:
+        """Deliver into new/; the base. Durable when it returns. Raises OSError."""
+        temporary, base = self.write_temporary(blocks)
+        try:
+            self.disk.rename(temporary, os.path.join(self.new, base))
+        except BaseException:
+            self.disk.unlink(temporary)
+            raise
+        self.disk.sync_directory(self.new)
+        return base
+
+    def take_new(self, names: Iterable[str]) -> tuple[dict[str, str], bool]:
+        """Move files from new/ to cur/: base -> name in cur, and whether all went. One that cannot
+        be moved (read-only mailbox) stays and is named "../new/NAME"."""
+        moved: dict[str, str] = {}
+        clean = True
+        for name in names:
+            if name.startswith("."):
+                continue
+            target = name if ":2," in name else f"{name}:2,"
+            try:
+                self.disk.rename(os.path.join(self.new, name), os.path.join(self.cur, target))
+            except FileNotFoundError:
+                continue
+            except OSError:
+                clean = False
+                moved[base_of(name)] = os.path.join("..", "new", name)
+                continue
+            moved[base_of(name)] = target
+        return moved, clean
+
+    def list_cur(self) -> dict[str, str]:
+        """base -> name. Of two names that a rename during the listing showed, the later one."""
+        return {
+            name.partition(":")[0]: name
+            for name in os.listdir(self.cur)
+            if not name.startswith(".")
+        }
+
+    def scan(self) -> tuple[dict[str, str], set[str]]:
+        """Take in new/ and list cur/: (base -> name, bases that came from new/)."""
+        moved, clean = self.take_new(sorted(os.listdir(self.new), key=arrival_key))
+        found = self.list_cur()
+        if not clean:
+            for base, name in moved.items():
+                found.setdefault(base, name)
+        return found, set(moved)
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.cur, name)
+
+    def open_message(self, base: str, name: str) -> tuple[int, str] | None:
+        """A descriptor and the name it has now; None if it is gone. Another program may have
+        changed its flags, which renames it, more than once while we look."""
+        for _ in range(4):
+            with contextlib.suppress(FileNotFoundError):
+                return os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC), name
+            found = self.list_cur().get(base)
+            if found is None:
+                if base not in {base_of(other) for other in os.listdir(self.new)}:
+                    return None
+                self.take_new([other for other in os.listdir(self.new) if base_of(other) == base])
+            else:
+                name = found
+        return None
+
+    def clean_tmp(self) -> None:
+        """Remove what crashes left in tmp/, after the 36 hours of maildir(5)."""
+        limit = time.time() - _TMP_MAX_AGE
+        for entry in os.scandir(self.tmp):
+            with contextlib.suppress(OSError):
+                if entry.stat(follow_symlinks=False).st_mtime < limit:
+                    self.disk.unlink(entry.path)
+
+
+def read_all(fd: int) -> bytes:
+    """Everything from a descriptor, which is closed."""
+    with os.fdopen(fd, "rb", buffering=0) as file:
+        return file.readall()

@@ -1,0 +1,100 @@
+"""STORE on a folder: flags are letters in file names, so changing them is renaming."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from resel_lda.mailbox import SYSTEM_FLAGS, MailboxError, StoreResult
+from resel_lda.maildir.index import FolderIndex
+from resel_lda.maildir.names import LETTER_FLAGS, base_of, info_of, with_info
+
+_CANONICAL = {flag.lower(): flag for flag in SYSTEM_FLAGS}
+
+
+def canonical_flags(flags: Collection[str]) -> list[str]:
+    """System flags in their usual spelling, keywords as they are; \\Recent is not ours to set.
+    MailboxError for other names with a backslash, and for what no keyword can be."""
+    found: list[str] = []
+    for flag in flags:
+        if flag.startswith("\\"):
+            if flag.lower() == "\\recent":
+                continue
+            if flag.lower() not in _CANONICAL:
+                raise MailboxError(f"Unknown flag {flag}", "CANNOT")
+            found.append(_CANONICAL[flag.lower()])
+        elif not flag or any(c <= " " or c == "\x7f" for c in flag) or len(flag) > 200:
+            raise MailboxError("Invalid keyword", "CANNOT")
+        else:
+            found.append(flag)
+    return found
+
+
+def change_flags(
+    index: FolderIndex,
+    uids: Sequence[int],
+    flags: Collection[str],
+    mode: str,
+    unchanged_since: int | None,
+) -> StoreResult:
+    """Blocks; durable when it returns. UIDs that are gone are left out of the result.
+    Raises OSError, MailboxError("LIMIT")."""
+    if mode not in ("set", "add", "remove"):
+        raise ValueError(f"mode {mode!r}")
+    index.keywords.refresh()
+    given = set(index.keywords.letters(canonical_flags(flags)))
+    known = index.keywords.known_letters() | LETTER_FLAGS.keys()
+    renamed: list[tuple[int, str]] = []
+    conflicts: list[int] = []
+    touched: list[int] = []
+    gone: list[int] = []
+    try:
+        for uid in uids:
+            info = index.infos.get(uid)
+            if info is None:
+                continue
+            if unchanged_since is not None and info.modseq > unchanged_since:
+                conflicts.append(uid)
+                continue
+            name = _rename(index, uid, given, mode, known)
+            if name is None:
+                gone.append(uid)
+                continue
+            touched.append(uid)
+            if name != index.names[uid]:
+                renamed.append((uid, name))
+    finally:
+        if renamed:
+            index.files.disk.sync_directory(index.files.cur)
+            index.renamed(renamed)
+        if gone:
+            index.scan()
+        index.save()
+    return StoreResult([index.infos[uid] for uid in touched if uid in index.infos], conflicts)
+
+
+def _rename(
+    index: FolderIndex, uid: int, given: set[str], mode: str, known: Collection[str]
+) -> str | None:
+    """The message's name with the new flags; None if it is gone."""
+    name = index.names[uid]
+    for _ in range(4):
+        old = set(info_of(name))
+        if mode == "add":
+            letters = old | given
+        elif mode == "remove":
+            letters = old - given
+        else:
+            # Letters that we know nothing of are another program's.
+            letters = given | {letter for letter in old if letter not in known}
+        if letters == old:
+            return name
+        target = with_info(name, "".join(letters))
+        try:
+            index.files.disk.rename(index.files.path(name), index.files.path(target))
+            return target
+        except FileNotFoundError:
+            current = index.files.list_cur().get(base_of(name))
+            if current is None:
+                return None
+            name = current
+    return None

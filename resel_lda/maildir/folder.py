@@ -1,0 +1,407 @@
+"""An open folder: the Mailbox door on top of a `FolderIndex`.
+
+Blocking work runs in the store's threads, one piece at a time per folder, and is finished even
+if the session that asked for it goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import apsw
+
+from resel_lda.mailbox import AppendData, MailboxError, MessageInfo, Part, StoreResult
+from resel_lda.maildir.content import MessageReader
+from resel_lda.maildir.files import TemporaryFile
+from resel_lda.maildir.flags import canonical_flags, change_flags
+from resel_lda.maildir.index import FolderIndex
+from resel_lda.maildir.names import base_of, size_in_name
+from resel_lda.maildir.watch import (
+    IN_CREATE,
+    IN_DELETE,
+    IN_DELETE_SELF,
+    IN_MOVE_SELF,
+    IN_MOVED_FROM,
+    IN_MOVED_TO,
+    Watcher,
+)
+from resel_mta.maillog import MailLog
+
+T = TypeVar("T")
+Pairs = Sequence[tuple[int, int]]
+
+# Events that come close together (a bulk copy) are looked at together.
+_SETTLE = 0.004
+_BLOCK = 1 << 18
+
+
+def mailbox_error(error: OSError | apsw.Error) -> MailboxError:
+    """The cause in plain words for the client, with its RFC 5530 code."""
+    if isinstance(error, apsw.Error):
+        if isinstance(error, apsw.FullError):
+            return MailboxError("Not enough disk space", "UNAVAILABLE")
+        return MailboxError("The mailbox's state file cannot be used at present", "UNAVAILABLE")
+    number = error.errno
+    if number == errno.ENOSPC:
+        return MailboxError("Not enough disk space", "UNAVAILABLE")
+    if number == errno.EDQUOT:
+        return MailboxError("Disk quota exceeded", "OVERQUOTA")
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return MailboxError("Permission denied", "NOPERM")
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        return MailboxError("Mailbox does not exist any more", "NONEXISTENT")
+    return MailboxError(f"The disk failed: {os.strerror(number or errno.EIO)}", "UNAVAILABLE")
+
+
+class MaildirFolder:
+    """One folder, shared by all sessions of its user. Implements `Mailbox`."""
+
+    def __init__(
+        self,
+        name: str,
+        index: FolderIndex,
+        reader: MessageReader,
+        executor: ThreadPoolExecutor,
+        log: MailLog,
+        resolve: Callable[[str], contextlib.AbstractAsyncContextManager[MaildirFolder]],
+        on_release: Callable[[MaildirFolder], None],
+    ) -> None:
+        self.name = name
+        self.index = index
+        self.reader = reader
+        self.holders = 0
+        self._executor = executor
+        self._log = log
+        self._resolve = resolve
+        self._on_release = on_release
+        self._lock = asyncio.Lock()
+        self._callbacks: list[Callable[[], None]] = []
+        # What the loop shows; replaced when a piece of work is finished, never in its middle.
+        self._messages: list[MessageInfo] = []
+        self.highestmodseq = 0
+        self.uidnext = 1
+        self._watches: list[tuple[int, Callable[[int, str], None]]] = []
+        self._watcher: Watcher | None = None
+        self._events: list[tuple[str, int, str]] = []
+        self._events_lost = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._background: set[asyncio.Future[object]] = set()
+
+    # -- reading from memory ------------------------------------------------------------------
+
+    @property
+    def uidvalidity(self) -> int:
+        return self.index.uidlist.uidvalidity
+
+    def _publish(self) -> None:
+        index = self.index
+        self._messages = list(index.infos.values())
+        self.highestmodseq = index.highestmodseq
+        self.uidnext = max(index.uidlist.next_uid, index.last_uid + 1)
+
+    def messages(self) -> Sequence[MessageInfo]:
+        return self._messages
+
+    def get(self, uid: int) -> MessageInfo | None:
+        return self.index.infos.get(uid)
+
+    def changed_since(self, modseq: int) -> Sequence[MessageInfo]:
+        return self.index.changed_since(modseq)
+
+    def vanished_since(self, modseq: int) -> Sequence[int]:
+        return self.index.vanished_since(modseq)
+
+    def keywords(self) -> Sequence[str]:
+        return self.index.keywords.names()
+
+    def recent_count(self) -> int:
+        first = self.index.state.first_recent
+        return sum(uid >= first for uid in list(self.index.infos))
+
+    def claim_recent(self) -> frozenset[int]:
+        first = self.index.state.first_recent
+        following = self.index.last_uid + 1
+        if first >= following:
+            return frozenset()
+        self.index.state.first_recent = following
+        self._later(lambda: self.reader.state.set_first_recent(self.index.state.id, following))
+        return frozenset(uid for uid in list(self.index.infos) if uid >= first)
+
+    # -- changes ------------------------------------------------------------------------------
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        self._callbacks.append(callback)
+
+        def stop() -> None:
+            with contextlib.suppress(ValueError):
+                self._callbacks.remove(callback)
+
+        return stop
+
+    def start_watching(self, watcher: Watcher) -> None:
+        """Before the first scan, so that nothing falls between."""
+        self._watcher = watcher
+        for kind, directory in (("new", self.index.files.new), ("cur", self.index.files.cur)):
+
+            def event(mask: int, name: str, kind: str = kind) -> None:
+                self._event(kind, mask, name)
+
+            number = watcher.add(directory, event)
+            if number is not None:
+                self._watches.append((number, event))
+
+    def _event(self, kind: str, mask: int, name: str) -> None:
+        if mask == 0 or mask & (IN_DELETE_SELF | IN_MOVE_SELF):
+            self._events_lost = True
+        elif kind == "new" and not mask & (IN_CREATE | IN_MOVED_TO):
+            return
+        else:
+            self._events.append((kind, mask, name))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_SETTLE, self._settled)
+
+    def _settled(self) -> None:
+        self._timer = None
+        self.keep(asyncio.ensure_future(self._refresh_quietly()))
+
+    async def _refresh_quietly(self) -> None:
+        try:
+            await self.refresh()
+        except MailboxError as error:
+            if error.code != "NONEXISTENT":
+                self._log.warning("imap", f"{self.index.files.directory}: {error.text}")
+
+    async def refresh(self) -> None:
+        watching = len(self._watches) == 2
+        if watching and not self._events and not self._events_lost:
+            return
+        await self._run(self._look, watching)
+
+    def _look(self, watching: bool) -> None:
+        events, self._events = self._events, []
+        lost, self._events_lost = self._events_lost, False
+        index = self.index
+        if lost:
+            # The watch may be of directories that are there no more.
+            index.scan()
+            return
+        if not watching:
+            if not index.stamps_unchanged():
+                index.scan()
+            return
+        new = [name for kind, _, name in events if kind == "new"]
+        appeared = IN_CREATE | IN_MOVED_TO
+        cur = [
+            name for kind, mask, name in events
+            if kind == "cur" and mask & appeared and index.is_news(name, gone=False)
+        ]  # fmt: skip
+        gone = [
+            name for kind, mask, name in events
+            if kind == "cur" and mask & (IN_DELETE | IN_MOVED_FROM) and index.is_news(name, gone=True)
+        ]  # fmt: skip
+        if new or cur or gone:
+            index.take_events(new, cur, gone)
+
+    async def _run(self, work: Callable[..., T], *arguments: object) -> T:
+        """`work` in a thread under the folder's lock; then tell the watchers what changed."""
+        task = asyncio.ensure_future(self._locked(work, *arguments))
+        self.keep(task)
+        return await asyncio.shield(task)
+
+    async def _locked(self, work: Callable[..., T], *arguments: object) -> T:
+        loop = asyncio.get_running_loop()
+        async with self._lock:
+            try:
+                return await loop.run_in_executor(self._executor, work, *arguments)
+            except (OSError, apsw.Error) as error:
+                self._log.warning("imap", f"{self.index.files.directory}: {error}")
+                raise mailbox_error(error) from error
+            finally:
+                if self.index.highestmodseq != self.highestmodseq:
+                    self._publish()
+                    for callback in list(self._callbacks):
+                        loop.call_soon(callback)
+
+    def keep(self, future: asyncio.Future[T]) -> None:
+        kept: asyncio.Future[object] = future  # type: ignore[assignment]
+        self._background.add(kept)
+        kept.add_done_callback(self._done)
+
+    def _done(self, future: asyncio.Future[object]) -> None:
+        self._background.discard(future)
+        if not future.cancelled() and (error := future.exception()) is not None:
+            if not isinstance(error, MailboxError):
+                self._log.warning("imap", f"{self.index.files.directory}: {error!r}")
+
+    def _later(self, work: Callable[[], None]) -> None:
+        self.keep(asyncio.ensure_future(self._locked(work)))
+
+    async def load(self) -> None:
+        await self._run(self.index.load)
+
+    # -- contents -----------------------------------------------------------------------------
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
+        """Reading needs no lock: a message is found again if it is renamed meanwhile."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._executor, work, *arguments)
+        except (OSError, apsw.Error) as error:
+            self._log.warning("imap", f"{self.index.files.directory}: {error}")
+            raise mailbox_error(error) from error
+
+    async def read(self, uid: int) -> bytes:
+        data = await self._in_thread(self.reader.read, uid)
+        if data is None:
+            self._events_lost = True
+            raise MailboxError("The message is gone", "EXPUNGEISSUED")
+        return data
+
+    async def parts(self, uids: Sequence[int]) -> Mapping[int, Part]:
+        return await self._in_thread(self.reader.parts, uids)
+
+    async def header_fields(self, uids: Sequence[int]) -> Mapping[int, bytes]:
+        return await self._in_thread(self.reader.headers, uids)
+
+    async def sizes(self, uids: Sequence[int]) -> Mapping[int, int]:
+        return await self._in_thread(self.reader.sizes, uids)
+
+    # -- writing ------------------------------------------------------------------------------
+
+    async def store(
+        self,
+        uids: Sequence[int],
+        flags: Collection[str],
+        mode: str,
+        unchanged_since: int | None = None,
+    ) -> StoreResult:
+        return await self._run(change_flags, self.index, uids, flags, mode, unchanged_since)
+
+    async def expunge(self, uids: Sequence[int]) -> Sequence[int]:
+        return await self._run(self._expunge, uids)
+
+    def _expunge(self, uids: Sequence[int]) -> Sequence[int]:
+        done = self.index.remove(uids)
+        self.reader.forget(done)
+        return done
+
+    async def append(self, messages: Sequence[AppendData]) -> Sequence[int]:
+        written: list[TemporaryFile] = []
+        items: list[tuple[str, str, list[str]]] = []
+        try:
+            for message in messages:
+                flags = canonical_flags(message.flags)
+                file = await self._in_thread(self.index.files.temporary)
+                written.append(file)
+                await self._write(file, message.blocks)
+                base = await self._in_thread(file.finish, message.internal_date)
+                items.append((file.path, base, flags))
+            return await self._run(self.install, items)
+        except BaseException:
+            for file in written:
+                await asyncio.shield(self._in_thread(file.discard))
+            raise
+
+    async def _write(
+        self, file: TemporaryFile, blocks: AsyncIterator[bytes] | Sequence[bytes]
+    ) -> None:
+        held: list[bytes] = []
+        size = 0
+        if isinstance(blocks, Sequence):
+            held = list(blocks)
+        else:
+            async for block in blocks:
+                held.append(block)
+                size += len(block)
+                if size >= _BLOCK:
+                    await self._in_thread(file.write, b"".join(held))
+                    held, size = [], 0
+        await self._in_thread(file.write, b"".join(held))
+
+    def install(self, items: Sequence[tuple[str, str, Collection[str]]]) -> list[int]:
+        """Blocks, under the folder's lock. items: (path of a synced file in tmp/, base, flags)."""
+        self.index.keywords.refresh()
+        letters = self.index.keywords.letters
+        return self.index.install([(path, base, letters(flags)) for path, base, flags in items])
+
+    async def copy(self, uids: Sequence[int], target: str) -> tuple[int, Pairs]:
+        async with self._resolve(target) as folder:
+            sources = [uid for uid in uids if uid in self.index.infos]
+            if not sources:
+                return folder.uidvalidity, []
+            items = await self._in_thread(self._link_into, sources, folder)
+            try:
+                new = await folder._run(folder.install, items)
+            except BaseException:
+                await asyncio.shield(self._in_thread(_discard, folder, items))
+                raise
+            return folder.uidvalidity, list(zip(sources, new, strict=True))
+
+    async def move(self, uids: Sequence[int], target: str) -> tuple[int, Pairs]:
+        uidvalidity, pairs = await self.copy(uids, target)
+        await self.expunge([uid for uid, _ in pairs])
+        return uidvalidity, pairs
+
+    def _link_into(
+        self, uids: Sequence[int], folder: MaildirFolder
+    ) -> list[tuple[str, str, frozenset[str]]]:
+        """Hard links in the target's tmp/, or copies where links cannot be."""
+        items: list[tuple[str, str, frozenset[str]]] = []
+        files = folder.index.files
+        try:
+            for uid in uids:
+                info = self.index.infos.get(uid)
+                opened = self.reader.open(uid)
+                if opened is None or info is None:
+                    raise MailboxError("Some of the messages are gone", "EXPUNGEISSUED")
+                fd, name = opened
+                try:
+                    path, base = files.link_temporary(
+                        self.index.files.path(name), size_in_name(base_of(name), "W")
+                    )
+                except OSError as error:
+                    if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOENT):
+                        raise
+                    path, base = files.write_temporary(_blocks(fd), info.internal_date)
+                finally:
+                    os.close(fd)
+                items.append((path, base, info.flags))
+        except BaseException:
+            _discard(folder, items)
+            raise
+        return items
+
+    # -- ending -------------------------------------------------------------------------------
+
+    def release(self) -> None:
+        self.holders -= 1
+        self._on_release(self)
+
+    async def close(self) -> None:
+        """Stop watching and wait for what is under way."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._watcher is not None:
+            for number, callback in self._watches:
+                self._watcher.remove(number, callback)
+        self._watches.clear()
+        while self._background:
+            await asyncio.wait(set(self._background))
+
+
+def _blocks(fd: int) -> Iterator[bytes]:
+    while block := os.read(fd, _BLOCK):
+        yield block
+
+
+def _discard(folder: MaildirFolder, items: Sequence[tuple[str, str, Collection[str]]]) -> None:
+    for path, _, _ in items:
+        with contextlib.suppress(FileNotFoundError):
+            folder.index.files.disk.unlink(path)

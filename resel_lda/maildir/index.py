@@ -1,0 +1,428 @@
+"""What is in one folder, in memory and in step with the disk. Everything here blocks.
+
+The truth lies in file names (flags) and `dovecot-uidlist` (UIDs), which other programs may change
+at any time. `state` adds MODSEQ. One thread at a time works on an index; the event loop only
+reads `infos`, `highestmodseq` and the change logs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+from resel_lda.mailbox import MailboxError, MessageInfo
+from resel_lda.maildir.database import FolderState, StateFile
+from resel_lda.maildir.dotlock import dotlock
+from resel_lda.maildir.files import MaildirFiles
+from resel_lda.maildir.keywords import Keywords
+from resel_lda.maildir.names import arrival_key, base_of, info_of, with_info
+from resel_lda.maildir.uidlist import (
+    FILE_NAME,
+    UidEntry,
+    Uidlist,
+    append_entries,
+    file_stamp,
+    new_guid,
+    read_uidlist,
+    write_uidlist,
+)
+from resel_mta.maillog import MailLog
+
+# MODSEQ values promised on disk at a time.
+_RESERVE = 1000
+KEEP_EXPUNGED = 10_000
+_KEEP_CHANGES = 20_000
+# A directory's time stamp says nothing about changes within one tick of a coarse clock.
+_STAMP_TRUST_NS = 2_000_000_000
+_MAX_UID = 0xFFFFFFFE
+
+
+class FolderIndex:
+    """uidvalidity_source: gives a UIDVALIDITY for a folder that has none yet."""
+
+    def __init__(
+        self,
+        files: MaildirFiles,
+        control: str,
+        state: StateFile,
+        log: MailLog,
+        uidvalidity_source: Callable[[], int],
+    ) -> None:
+        self.files = files
+        self.keywords = Keywords(files.disk, control)
+        self._path = os.path.join(control, FILE_NAME)
+        self._state_file = state
+        self._log = log
+        self._uidvalidity_source = uidvalidity_source
+        self.uidlist = Uidlist()
+        self.state = FolderState(0, 0, 1, 0)
+        self.infos: dict[int, MessageInfo] = {}
+        self.names: dict[int, str] = {}
+        self.uids: dict[str, int] = {}
+        self.highestmodseq = 0
+        self.last_uid = 0
+        # (modseq, uid), ascending: what changed since it was loaded.
+        self.changes: list[tuple[int, int]] = []
+        self.changes_floor = 0
+        self._changed_rows: list[tuple[int, int, float, str]] = []
+        self._expunged_rows: list[tuple[int, int]] = []
+        self._stamps: tuple[int, int] | None = None
+        self._scan_start = 0
+
+    # -- loading ------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Read everything. Raises OSError, MailboxError."""
+        self.keywords.refresh()
+        self._load_uidlist()
+        uidlist = self.uidlist
+        self.state = self._state_file.load(uidlist.guid, uidlist.uidvalidity, uidlist.next_uid)
+        self.highestmodseq = self.changes_floor = self.state.floor
+        self.infos, self.names, self.uids, self.changes = {}, {}, {}, []
+        self.last_uid = 0
+        self._mark_scan()
+        found, _ = self.files.scan()
+        rows = self.state.rows
+        if any(uidlist.entries[base].uid in rows for base in uidlist.entries.keys() - found.keys()):
+            # Perhaps only renamed while we were listing.
+            found = {**self.files.list_cur(), **self.files.scan()[0]}
+        self._add_known(found)
+        self._assign(found)
+        self._add_known(found)
+        self.state.is_new = False
+        gone = sorted(rows.keys() - self.infos.keys())
+        if gone:
+            self._log_expunged(gone)
+        rows.clear()
+        self.save()
+
+    def _load_uidlist(self) -> None:
+        self.uidlist = read_uidlist(self._path)
+        if self.uidlist.uidvalidity and self.uidlist.guid and not self.uidlist.damaged:
+            return
+        with dotlock(self.files.disk, self._path):
+            self.uidlist = read_uidlist(self._path)
+            if self.uidlist.damaged:
+                self._log.warning("imap", f"{self._path}: lines that cannot be read were dropped")
+                with contextlib.suppress(OSError):
+                    self.files.disk.link(self._path, f"{self._path}.damaged.{time.time_ns()}")
+            if not self.uidlist.uidvalidity:
+                self.uidlist.uidvalidity = self._uidvalidity_source()
+            self.uidlist.guid = self.uidlist.guid or new_guid()
+            write_uidlist(self.files.disk, self._path, self.uidlist)
+
+    def _add_known(self, found: dict[str, str]) -> None:
+        """Take files that have a UID into memory, ascending."""
+        entries = self.uidlist.entries
+        fresh = [(entries[base].uid, base) for base in found.keys() & entries.keys()]
+        fresh.sort()
+        modseq = 0
+        for uid, base in fresh:
+            if base in self.uids or uid <= self.last_uid:
+                continue
+            name = found[base]
+            letters = info_of(name)
+            row = self.state.rows.get(uid)
+            if row is not None and row[2] == letters:
+                info = MessageInfo(uid, self.keywords.flags(letters), row[1], row[0])
+            else:
+                date = row[1] if row is not None else self._date(name)
+                if not modseq:
+                    # A folder seen for the first time: everything is as old as its state.
+                    modseq = self.highestmodseq if self.state.is_new else self.next_modseq()
+                info = MessageInfo(uid, self.keywords.flags(letters), date, modseq)
+                self._log_change(info, letters)
+            self.infos[uid] = info
+            self.names[uid] = name
+            self.uids[base] = uid
+            self.last_uid = uid
+
+    def _date(self, name: str) -> float:
+        try:
+            return os.stat(self.files.path(name)).st_mtime
+        except FileNotFoundError:
+            return time.time()
+
+    # -- MODSEQ -------------------------------------------------------------------------------
+
+    def next_modseq(self) -> int:
+        """A MODSEQ never given before, crash or not."""
+        if self.highestmodseq + 1 > self.state.floor:
+            self.state.floor = self.highestmodseq + _RESERVE
+            self._state_file.reserve(self.state.id, self.state.floor)
+        self.highestmodseq += 1
+        return self.highestmodseq
+
+    def _log_change(self, info: MessageInfo, letters: str) -> None:
+        self._changed_rows.append((info.uid, info.modseq, info.internal_date, letters))
+        self.changes.append((info.modseq, info.uid))
+        if len(self.changes) > 2 * _KEEP_CHANGES:
+            self.changes_floor = self.changes[-_KEEP_CHANGES][0]
+            self.changes = self.changes[-_KEEP_CHANGES:]
+
+    def _log_expunged(self, uids: Iterable[int]) -> None:
+        modseq = self.next_modseq()
+        rows = [(modseq, uid) for uid in uids]
+        self._expunged_rows += rows
+        self.state.expunged += rows
+
+    def save(self) -> None:
+        """Hand what changed to `state`."""
+        if not self._changed_rows and not self._expunged_rows:
+            return
+        changed, self._changed_rows = self._changed_rows, []
+        expunged, self._expunged_rows = self._expunged_rows, []
+        floor = self._state_file.save(self.state.id, changed, expunged, KEEP_EXPUNGED)
+        if floor:
+            self.state.expunge_floor = floor
+            index = bisect_right(self.state.expunged, (floor, _MAX_UID + 1))
+            self.state.expunged = self.state.expunged[index:]
+
+    def changed_since(self, modseq: int) -> Sequence[MessageInfo]:
+        if modseq >= self.highestmodseq:
+            return ()
+        if modseq < self.changes_floor:
+            return [info for info in list(self.infos.values()) if info.modseq > modseq]
+        changes = self.changes
+        uids = {uid for _, uid in changes[bisect_right(changes, (modseq, _MAX_UID + 1)) :]}
+        found = (self.infos.get(uid) for uid in sorted(uids))
+        return [info for info in found if info is not None]
+
+    def vanished_since(self, modseq: int) -> Sequence[int]:
+        """More than vanished since then, where that is no longer known (RFC 7162 §3.2.5.2)."""
+        if modseq < self.state.expunge_floor:
+            return [uid for uid in range(1, self.uidlist.next_uid) if uid not in self.infos]
+        expunged = self.state.expunged
+        return sorted(
+            {uid for _, uid in expunged[bisect_right(expunged, (modseq, _MAX_UID + 1)) :]}
+        )
+
+    # -- what other programs did --------------------------------------------------------------
+
+    def _mark_scan(self) -> None:
+        self._scan_start = time.time_ns()
+        self._stamps = self.files.stamps()
+
+    def stamps_unchanged(self) -> bool:
+        """Whether the directories are surely as they were at the last scan."""
+        if self._stamps is None or self.files.stamps() != self._stamps:
+            return False
+        return max(self._stamps) < self._scan_start - _STAMP_TRUST_NS
+
+    def scan(self) -> None:
+        """Look at everything. A message is expunged only when two listings miss it."""
+        self.keywords.refresh()
+        self._mark_scan()
+        found, _ = self.files.scan()
+        if self.uids.keys() - found.keys():
+            found = {**found, **self.files.scan()[0]}
+        gone = [self.uids[base] for base in self.uids.keys() - found.keys()]
+        self._apply(found)
+        if gone:
+            self.forget(gone)
+        self.save()
+
+    def take_events(
+        self, new: Collection[str], cur: Collection[str], gone: Collection[str]
+    ) -> None:
+        """As `scan`, but only of names that inotify reported."""
+        self.keywords.refresh()
+        found: dict[str, str] = {}
+        if new:
+            moved, clean = self.files.take_new(sorted(set(new), key=arrival_key))
+            if not clean:
+                self.scan()
+                return
+            found.update(moved)
+        for name in cur:
+            if not name.startswith(".") and os.path.lexists(self.files.path(name)):
+                found[base_of(name)] = name
+        self._apply(found)
+        for name in gone:
+            uid = self.uids.get(base_of(name))
+            if uid is not None and not os.path.lexists(self.files.path(self.names[uid])):
+                self.scan()
+                return
+        self.save()
+
+    def is_news(self, name: str, gone: bool) -> bool:
+        """Whether an event in cur/ is not our own doing."""
+        uid = self.uids.get(base_of(name))
+        return (uid is not None and self.names.get(uid) == name) == gone
+
+    def _apply(self, found: dict[str, str]) -> None:
+        changed: list[tuple[int, str]] = []
+        unknown: dict[str, str] = {}
+        uids, names = self.uids, self.names
+        for base, name in found.items():
+            uid = uids.get(base)
+            if uid is None:
+                unknown[base] = name
+            elif names[uid] != name:
+                changed.append((uid, name))
+        self.renamed(changed)
+        if unknown:
+            self._assign(unknown)
+            self._add_known(unknown)
+
+    def renamed(self, changed: Sequence[tuple[int, str]]) -> None:
+        """Files have other names: take the flags from them."""
+        modseq = 0
+        for uid, name in changed:
+            letters = info_of(name)
+            old = self.infos[uid]
+            differs = letters != info_of(self.names[uid])
+            self.names[uid] = name
+            if differs:
+                modseq = modseq or self.next_modseq()
+                flags = self.keywords.flags(letters)
+                info = MessageInfo(uid, flags, old.internal_date, modseq)
+                self.infos[uid] = info
+                self._log_change(info, letters)
+
+    def forget(self, uids: Collection[int]) -> None:
+        """Messages are gone."""
+        there = sorted(uid for uid in uids if uid in self.infos)
+        for uid in there:
+            del self.infos[uid]
+            self.uids.pop(base_of(self.names.pop(uid)), None)
+        if there:
+            self._log_expunged(there)
+
+    # -- UIDs ---------------------------------------------------------------------------------
+
+    def _assign(self, found: dict[str, str]) -> None:
+        """Give the files that have none a UID, on disk before anyone sees it."""
+        entries = self.uidlist.entries
+        if all(
+            base in self.uids or base in entries and entries[base].uid > self.last_uid
+            for base in found
+        ):
+            return
+        with self.locked():
+            self.enter(base for base in sorted(found, key=arrival_key) if base not in self.uids)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the uidlist's lock, with `uidlist` as it is on disk now."""
+        with dotlock(self.files.disk, self._path):
+            self._reread()
+            yield
+
+    def enter(self, bases: Iterable[str]) -> list[UidEntry]:
+        """Entries for these, in this order; those that have a usable one keep it. Durable. The
+        lock is held."""
+        uidlist = self.uidlist
+        result: list[UidEntry] = []
+        added: list[UidEntry] = []
+        replace = uidlist.damaged or uidlist.stamp is None
+        for base in bases:
+            entry = uidlist.entries.get(base)
+            if entry is not None and entry.uid <= self.last_uid:
+                # It was gone and came back after higher UIDs were shown: it is a new message.
+                del uidlist.entries[base]
+                entry = None
+                replace = True
+            if entry is None:
+                if uidlist.next_uid > _MAX_UID:
+                    raise MailboxError("All UIDs of this folder are used up", "LIMIT")
+                entry = uidlist.add(base)
+                added.append(entry)
+            result.append(entry)
+        if replace or (added and self._worth_compressing()):
+            write_uidlist(self.files.disk, self._path, uidlist)
+        elif added:
+            append_entries(self.files.disk, self._path, uidlist, added)
+        return result
+
+    def _worth_compressing(self) -> bool:
+        """Whether most lines are of messages that are gone; drops them."""
+        entries = self.uidlist.entries
+        if len(entries) < 200 or len(entries) < 2 * len(self.uids) + 100:
+            return False
+        present = self.files.list_cur().keys() | {base_of(n) for n in os.listdir(self.files.new)}
+        for base in [base for base in entries if base not in present]:
+            if entries[base].uid <= self.last_uid:
+                del entries[base]
+        return True
+
+    def _reread(self) -> None:
+        old = self.uidlist
+        stamp = file_stamp(self._path)
+        if stamp is not None and stamp == old.stamp:
+            return
+        fresh = read_uidlist(self._path)
+        if not fresh.uidvalidity:
+            # Deleted or ruined under us: what we know is written again.
+            old.stamp = None
+            return
+        if fresh.uidvalidity != old.uidvalidity:
+            raise MailboxError("UIDVALIDITY was changed by another program", "UNAVAILABLE")
+        if fresh.damaged:
+            used = {entry.uid for entry in fresh.entries.values()}
+            for base, entry in old.entries.items():
+                if base not in fresh.entries and entry.uid not in used:
+                    fresh.entries[base] = entry
+            ordered = sorted(fresh.entries.items(), key=lambda item: item[1].uid)
+            fresh.entries = dict(ordered)
+        fresh.guid = fresh.guid or old.guid
+        fresh.next_uid = max(fresh.next_uid, old.next_uid)
+        self.uidlist = fresh
+
+    # -- our own changes ----------------------------------------------------------------------
+
+    def install(self, items: Sequence[tuple[str, str, str]]) -> list[int]:
+        """Move written files (path, base, letters) into cur/ and give them UIDs; all or none.
+        Durable when it returns. Raises OSError, MailboxError."""
+        disk = self.files.disk
+        placed: list[str] = []
+        try:
+            with self.locked():
+                for path, base, letters in items:
+                    target = self.files.path(with_info(base, letters))
+                    disk.rename(path, target)
+                    placed.append(target)
+                disk.sync_directory(self.files.cur)
+                entries = self.enter([base for _, base, _ in items])
+        except BaseException:
+            for target in placed:
+                with contextlib.suppress(OSError):
+                    disk.unlink(target)
+            raise
+        found = {base: with_info(base, letters) for _, base, letters in items}
+        # Others may have entered messages just before: they come first.
+        if any(entry.uid - 1 != self.last_uid for entry in entries[:1]):
+            self.scan()
+        else:
+            self._add_known(found)
+            self.save()
+        return [entry.uid for entry in entries]
+
+    def remove(self, uids: Sequence[int]) -> list[int]:
+        """Unlink messages; those that were there. Durable when it returns."""
+        there = [uid for uid in uids if uid in self.names]
+        done: list[int] = []
+        try:
+            for uid in there:
+                self._unlink(uid)
+                done.append(uid)
+        finally:
+            if done:
+                self.files.disk.sync_directory(self.files.cur)
+                self.forget(done)
+                self.save()
+        return done
+
+    def _unlink(self, uid: int) -> None:
+        name = self.names[uid]
+        for _ in range(4):
+            with contextlib.suppress(FileNotFoundError):
+                self.files.disk.unlink(self.files.path(name))
+                return
+            current = self.files.list_cur().get(base_of(name))
+            if current is None:
+                return
+            name = current

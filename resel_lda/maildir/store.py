@@ -1,0 +1,330 @@
+"""All folders of one user: the MailStore door on Maildir++ or LAYOUT=fs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import apsw
+
+from resel_lda.mailbox import FolderInfo, FolderStatus, MailboxError
+from resel_lda.maildir import subscriptions, tree
+from resel_lda.maildir.content import MessageReader
+from resel_lda.maildir.database import CacheFile, StateFile
+from resel_lda.maildir.files import MaildirFiles, create_maildir
+from resel_lda.maildir.folder import MaildirFolder, mailbox_error
+from resel_lda.maildir.index import FolderIndex
+from resel_lda.maildir.layout import Layout, LocationError, is_inbox
+from resel_lda.maildir.locate import locate
+from resel_lda.maildir.names import NameMaker
+from resel_lda.maildir.uidlist import FILE_NAME, read_uidlist
+from resel_lda.maildir.watch import Watcher
+from resel_mta.config import Settings
+from resel_mta.disk import Disk
+from resel_mta.maillog import MailLog
+from resel_mta.users import User
+
+T = TypeVar("T")
+
+_THREADS = 2
+# Folders kept in memory after the last session closed them.
+_KEEP_OPEN = 16
+
+
+class MaildirStore:
+    """Implements `MailStore`. Made and used inside a running event loop.
+
+    executor: threads shared with other stores; without it the store has its own.
+    Raises MailboxError("UNAVAILABLE") from the first call if the user's mail_location is unusable.
+    """
+
+    def __init__(
+        self,
+        user: User,
+        settings: Settings,
+        disk: Disk,
+        log: MailLog,
+        *,
+        executor: ThreadPoolExecutor | None = None,
+    ) -> None:
+        self.user = user
+        self._disk = disk
+        self._log = log
+        try:
+            location = locate(user, settings)
+        except LocationError as error:
+            log.warning("imap", f"user {user.name}: {error}")
+            raise MailboxError("The mailbox is not configured correctly", "UNAVAILABLE") from error
+        self.layout = Layout(location)
+        self._own_executor = executor is None
+        self._executor = executor or ThreadPoolExecutor(_THREADS, f"store-{user.name}")
+        self._maker = NameMaker()
+        self._state = StateFile(os.path.join(location.control, "state"), disk, log)
+        self._cache = CacheFile(os.path.join(location.index, "cache"), disk, log)
+        self._subscriptions = subscriptions.Subscriptions(
+            disk, os.path.join(location.control, subscriptions.FILE_NAME), self.layout.separator
+        )
+        self._open: dict[str, MaildirFolder] = {}
+        self._opening = asyncio.Lock()
+        self._watcher: Watcher | None = None
+        self._ready = False
+
+    async def _thread(self, work: Callable[..., T], *arguments: object) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._executor, work, *arguments)
+        except (OSError, apsw.Error) as error:
+            self._log.warning("imap", f"{self.layout.location.root}: {error}")
+            raise mailbox_error(error) from error
+
+    async def _prepare(self) -> None:
+        if not self._ready:
+            await self._thread(self._create_root)
+            self._ready = True
+
+    def _create_root(self) -> None:
+        location = self.layout.location
+        self._disk.make_directories(location.root)
+        create_maildir(self._disk, location.inbox)
+        self._disk.make_directories(location.control)
+        self._disk.make_directories(location.index)
+        tree.sweep(self._disk, location.root)
+
+    # -- listing ------------------------------------------------------------------------------
+
+    async def folders(self) -> Sequence[FolderInfo]:
+        await self._prepare()
+        return await self._thread(self._folders)
+
+    def _folders(self) -> Sequence[FolderInfo]:
+        names = {"INBOX": True, **self.layout.names()}
+        subscribed = {"INBOX" if is_inbox(name) else name for name in self._subscriptions.read()}
+        return tree.describe(names, subscribed, self._state.special_uses())
+
+    # -- opening ------------------------------------------------------------------------------
+
+    async def open(self, name: str) -> MaildirFolder:
+        await self._prepare()
+        name = "INBOX" if is_inbox(name) else name
+        # Shielded: a session that goes away must not leave a folder half open for the others.
+        return await asyncio.shield(asyncio.ensure_future(self._open_folder(name)))
+
+    async def _open_folder(self, name: str) -> MaildirFolder:
+        async with self._opening:
+            folder = self._open.pop(name, None)
+            if folder is None:
+                folder = await self._load(name)
+            self._open[name] = folder
+            folder.holders += 1
+        try:
+            await folder.refresh()
+        except MailboxError:
+            folder.release()
+            raise
+        return folder
+
+    async def _load(self, name: str) -> MaildirFolder:
+        if not is_inbox(name):
+            self.layout.check_name(name)
+        directory, control, exists = await self._thread(self._locate_folder, name)
+        if not exists:
+            raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT")
+        index = FolderIndex(
+            MaildirFiles(self._disk, directory, self._maker),
+            control,
+            self._state,
+            self._log,
+            self._new_uidvalidity,
+        )
+        reader = MessageReader(index, self._state, self._cache, self._log)
+        folder = MaildirFolder(
+            name, index, reader, self._executor, self._log, self._target, self._released
+        )
+        if self._watcher is None:
+            self._watcher = Watcher()
+        folder.start_watching(self._watcher)
+        try:
+            await folder.load()
+        except BaseException:
+            await folder.close()
+            raise
+        return folder
+
+    def _locate_folder(self, name: str) -> tuple[str, str, bool]:
+        directory = self.layout.directory(name)
+        exists = self.layout.exists(name)
+        control = self.layout.control_directory(name)
+        if exists:
+            # new/ and tmp/ may be missing in what other programs made.
+            create_maildir(self._disk, directory)
+            self._disk.make_directories(control)
+        return directory, control, exists
+
+    def _new_uidvalidity(self) -> int:
+        return tree.next_uidvalidity(self._disk, self.layout.location.control)
+
+    def _released(self, folder: MaildirFolder) -> None:
+        idle = [one for one in self._open.values() if one.holders <= 0]
+        for one in idle[: max(0, len(idle) - _KEEP_OPEN)]:
+            del self._open[one.name]
+            folder.keep(asyncio.ensure_future(self._close_folder(one)))
+
+    async def _close_folder(self, folder: MaildirFolder) -> None:
+        with contextlib.suppress(MailboxError):
+            await folder.close()
+
+    @contextlib.asynccontextmanager
+    async def _target(self, name: str) -> AsyncIterator[MaildirFolder]:
+        try:
+            folder = await self.open(name)
+        except MailboxError as error:
+            if error.code == "NONEXISTENT":
+                raise MailboxError(error.text, "TRYCREATE") from error
+            raise
+        try:
+            yield folder
+        finally:
+            folder.release()
+
+    async def status(self, name: str) -> FolderStatus:
+        folder = await self.open(name)
+        try:
+            messages = folder.messages()
+            sizes = await folder.sizes([info.uid for info in messages])
+            return FolderStatus(
+                messages=len(messages),
+                recent=folder.recent_count(),
+                unseen=sum("\\Seen" not in info.flags for info in messages),
+                uidnext=folder.uidnext,
+                uidvalidity=folder.uidvalidity,
+                highestmodseq=folder.highestmodseq,
+                size=sum(sizes.values()),
+                deleted=sum("\\Deleted" in info.flags for info in messages),
+            )
+        finally:
+            folder.release()
+
+    # -- changing the tree --------------------------------------------------------------------
+
+    async def create(self, name: str, special_use: str = "") -> None:
+        await self._prepare()
+        name = name.rstrip("/")
+        if is_inbox(name):
+            raise MailboxError("INBOX already exists", "ALREADYEXISTS")
+        self.layout.check_name(name)
+        await self._thread(self._create, name, special_use)
+
+    def _create(self, name: str, special_use: str) -> None:
+        if self.layout.exists(name):
+            raise MailboxError(f"Mailbox already exists: {name}", "ALREADYEXISTS")
+        create_maildir(self._disk, self.layout.directory(name), not self.layout.location.fs)
+        if special_use:
+            self._state.set_special_use(name, special_use)
+
+    async def delete(self, name: str) -> None:
+        await self._prepare()
+        if is_inbox(name):
+            raise MailboxError("INBOX cannot be deleted", "CANNOT")
+        self.layout.check_name(name)
+        await self._forget_open([name])
+        await self._thread(self._delete, name)
+
+    def _delete(self, name: str) -> None:
+        if not self.layout.exists(name):
+            raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT")
+        directory = self.layout.directory(name)
+        control = self.layout.control_directory(name)
+        guid = read_uidlist(os.path.join(control, FILE_NAME)).guid
+        for path in dict.fromkeys((directory, control)):
+            tree.remove_folder(self._disk, path, self.layout.location)
+        self._state.set_special_use(name, "")
+        if guid:
+            self._state.forget(guid)
+            self._cache.forget(guid)
+
+    async def rename(self, name: str, new_name: str) -> None:
+        await self._prepare()
+        new_name = new_name.rstrip("/")
+        if is_inbox(new_name):
+            raise MailboxError("INBOX already exists", "ALREADYEXISTS")
+        self.layout.check_name(new_name)
+        if is_inbox(name):
+            await self._rename_inbox(new_name)
+            return
+        self.layout.check_name(name)
+        if new_name.startswith(f"{name}/"):
+            raise MailboxError("A mailbox cannot be moved below itself", "CANNOT")
+        affected = [name, *await self._thread(self.layout.descendants, name)]
+        await self._forget_open(affected)
+        await self._thread(self._rename, name, new_name, affected)
+
+    async def _rename_inbox(self, new_name: str) -> None:
+        await self.create(new_name)
+        inbox = await self.open("INBOX")
+        try:
+            await inbox.move([info.uid for info in inbox.messages()], new_name)
+        finally:
+            inbox.release()
+
+    def _rename(self, name: str, new_name: str, affected: Sequence[str]) -> None:
+        layout = self.layout
+        there = [one for one in affected if layout.exists(one)]
+        if not there:
+            raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT")
+        pairs = [(one, new_name + one[len(name) :]) for one in there]
+        for _, target in pairs:
+            if layout.exists(target):
+                raise MailboxError(f"Mailbox already exists: {target}", "ALREADYEXISTS")
+        moves: dict[str, str] = {}
+        moved = [(name, new_name)] if layout.location.fs else pairs
+        for one, target in moved:
+            moves[layout.directory(one)] = layout.directory(target)
+            control = layout.control_directory(one)
+            if os.path.isdir(control):
+                moves[control] = layout.control_directory(target)
+        tree.move_directories(self._disk, moves)
+        uses = self._state.special_uses()
+        for one, target in pairs:
+            if one in uses:
+                self._state.set_special_use(one, "")
+                self._state.set_special_use(target, uses[one])
+
+    async def _forget_open(self, names: Sequence[str]) -> None:
+        """Sessions that have such a folder open get NONEXISTENT from then on."""
+        async with self._opening:
+            for name in names:
+                folder = self._open.pop(name, None)
+                if folder is not None:
+                    await folder.close()
+
+    async def subscribe(self, name: str) -> None:
+        await self._prepare()
+        if not is_inbox(name):
+            self.layout.check_name(name)
+        await self._thread(self._subscriptions.set, "INBOX" if is_inbox(name) else name, True)
+
+    async def unsubscribe(self, name: str) -> None:
+        await self._prepare()
+        await self._thread(self._subscriptions.set, "INBOX" if is_inbox(name) else name, False)
+
+    async def close(self) -> None:
+        """Close every folder; sessions must be done."""
+        async with self._opening:
+            for folder in list(self._open.values()):
+                await folder.close()
+            self._open.clear()
+        if self._watcher is not None:
+            self._watcher.close()
+            self._watcher = None
+        await self._thread(self._close_files)
+        if self._own_executor:
+            self._executor.shutdown(wait=False)
+
+    def _close_files(self) -> None:
+        self._state.database.close()
+        self._cache.database.close()

@@ -1,0 +1,78 @@
+"""inotify(7) by ctypes: what other programs do in new/ and cur/, within milliseconds.
+
+Where it is not there (another system, no watches left, NFS) `add` says so and the folder is
+looked at by its directory stamps instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import struct
+from collections.abc import Callable
+
+_EVENT = struct.Struct("iIII")
+IN_MOVED_FROM, IN_MOVED_TO, IN_CREATE, IN_DELETE = 0x40, 0x80, 0x100, 0x200
+IN_DELETE_SELF, IN_MOVE_SELF = 0x400, 0x800
+IN_Q_OVERFLOW, IN_IGNORED = 0x4000, 0x8000
+_MASK = IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF
+_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
+
+# (mask, file name); mask 0 means that events were lost.
+Callback = Callable[[int, str], None]
+
+
+class Watcher:
+    """One inotify descriptor on the running loop, for all folders of a user."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._callbacks: dict[int, list[Callback]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._fd = self._libc.inotify_init1(_FLAGS) if hasattr(self._libc, "inotify_init1") else -1
+        if self._fd >= 0:
+            self._loop.add_reader(self._fd, self._readable)
+
+    def add(self, directory: str, callback: Callback) -> int | None:
+        """Start watching; a number for `remove`, None if this cannot be watched."""
+        if self._fd < 0:
+            return None
+        number = self._libc.inotify_add_watch(self._fd, os.fsencode(directory), _MASK)
+        if number < 0:
+            return None
+        self._callbacks.setdefault(number, []).append(callback)
+        return int(number)
+
+    def remove(self, number: int, callback: Callback) -> None:
+        callbacks = self._callbacks.get(number, [])
+        if callback in callbacks:
+            callbacks.remove(callback)
+        if not callbacks and self._callbacks.pop(number, None) is not None:
+            self._libc.inotify_rm_watch(self._fd, number)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+            self._callbacks.clear()
+
+    def _readable(self) -> None:
+        try:
+            data = os.read(self._fd, 65536)
+        except BlockingIOError:
+            return
+        position = 0
+        while position < len(data):
+            number, mask, _, length = _EVENT.unpack_from(data, position)
+            position += _EVENT.size
+            name = data[position : position + length].rstrip(b"\0")
+            position += length
+            if mask & IN_Q_OVERFLOW:
+                for callbacks in list(self._callbacks.values()):
+                    for callback in list(callbacks):
+                        callback(0, "")
+                continue
+            for callback in list(self._callbacks.get(number, ())):
+                callback(0 if mask & IN_IGNORED else mask, os.fsdecode(name))

@@ -1,0 +1,245 @@
+"""The Mailbox door on Maildir."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from resel_lda.mailbox import AppendData, MailboxError
+from resel_lda.maildir.store import MaildirStore
+from resel_mta.config import Settings
+from resel_mta.disk import Disk
+from resel_mta.maillog import MailLog
+from resel_mta.users import User
+
+MAIL = b"From: a@b.c\r\nSubject: hi\r\n\r\nbody\r\n"
+
+
+class ListSink:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def write(self, lines: list[str]) -> None:
+        self.lines += lines
+
+    def reopen(self) -> None: ...
+
+
+def make_store(path: Path, location: str = "", disk: Disk | None = None) -> MaildirStore:
+    location = location or f"maildir:{path}/Maildir"
+    settings = Settings.build(mail_location=location, myhostname="mx.example.org")
+    user = User("lcarr", home=str(path))
+    return MaildirStore(user, settings, disk or Disk(), MailLog(ListSink()))
+
+
+def drop(path: Path, name: str, data: bytes = MAIL, folder: str = "") -> None:
+    """Deliver as another program does."""
+    root = path / "Maildir" / folder
+    (root / "tmp" / name).write_bytes(data.replace(b"\r\n", b"\n"))
+    os.rename(root / "tmp" / name, root / "new" / name)
+
+
+async def append(folder, *mails: bytes, flags=()) -> list[int]:
+    return list(await folder.append([AppendData([mail], len(mail), flags) for mail in mails]))
+
+
+async def test_append_read_store_expunge(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    folder = await store.open("inbox")
+    assert folder.name == "INBOX"
+    assert await append(folder, MAIL, MAIL + b"x", flags=("\\seen", "Work")) == [1, 2]
+    assert await folder.read(1) == MAIL
+    assert folder.get(2).flags == {"\\Seen", "Work"}
+    assert folder.uidnext == 3
+    assert await folder.sizes([1, 2]) == {1: len(MAIL), 2: len(MAIL) + 1}
+    before = folder.highestmodseq
+    result = await folder.store([1], ["\\Deleted"], "add")
+    assert result.changed[0].flags == {"\\Seen", "Work", "\\Deleted"}
+    assert result.changed[0].modseq > before
+    assert [info.uid for info in folder.changed_since(before)] == [1]
+    result = await folder.store([1, 2], ["\\Flagged"], "set", unchanged_since=before)
+    assert result.conflicts == [1]
+    assert [info.uid for info in result.changed] == [2]
+    before = folder.highestmodseq
+    assert list(await folder.expunge([1, 99])) == [1]
+    assert folder.vanished_since(before) == [1]
+    assert [info.uid for info in folder.messages()] == [2]
+    with pytest.raises(MailboxError) as caught:
+        await folder.read(1)
+    assert caught.value.code == "EXPUNGEISSUED"
+    folder.release()
+    await store.close()
+
+
+async def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    folder = await store.open("INBOX")
+    await append(folder, MAIL, MAIL, MAIL)
+    await folder.store([2], ["\\Seen", "$Forwarded"], "add")
+    await folder.expunge([3])
+    old = (folder.uidvalidity, folder.uidnext, list(folder.messages()))
+    modseq = folder.highestmodseq
+    await store.close()
+    store = make_store(tmp_path)
+    folder = await store.open("INBOX")
+    assert (folder.uidvalidity, folder.uidnext, list(folder.messages())) == old
+    assert folder.highestmodseq >= modseq
+    assert folder.vanished_since(0)[-1] == 3
+    await store.close()
+
+
+async def test_delivery_by_another_program_wakes_watchers_soon(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    folder = await store.open("INBOX")
+    assert folder.claim_recent() == frozenset()
+    woken = asyncio.Event()
+    stop = folder.watch(woken.set)
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    drop(tmp_path, "1700000000.M1P1.host")
+    await asyncio.wait_for(woken.wait(), 2)
+    assert loop.time() - start < 0.5
+    assert [info.uid for info in folder.messages()] == [1]
+    assert folder.claim_recent() == {1}
+    assert folder.claim_recent() == frozenset()
+    assert await folder.read(1) == MAIL
+    stop()
+    await store.close()
+
+
+async def test_flags_and_removal_by_another_program(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    folder = await store.open("INBOX")
+    await append(folder, MAIL, MAIL)
+    cur = tmp_path / "Maildir" / "cur"
+    first, second = sorted(os.listdir(cur))
+    os.rename(cur / first, cur / f"{first}FS")
+    os.unlink(cur / second)
+    # read finds the renamed file before any scan.
+    assert await folder.read(1) == MAIL
+    for _ in range(100):
+        await folder.refresh()
+        if len(folder.messages()) == 1:
+            break
+        await asyncio.sleep(0.01)
+    assert [info.uid for info in folder.messages()] == [1]
+    assert folder.get(1).flags == {"\\Flagged", "\\Seen"}
+    await store.close()
+
+
+async def test_copy_and_move(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    await store.create("Sub/Été")
+    folder = await store.open("INBOX")
+    await append(folder, MAIL, MAIL, flags=("\\Seen", "Kw"))
+    validity, pairs = await folder.copy([1, 2], "Sub/Été")
+    assert pairs == [(1, 1), (2, 2)]
+    _, pairs = await folder.move([2], "Sub/Été")
+    assert pairs == [(2, 3)]
+    target = await store.open("Sub/Été")
+    assert target.uidvalidity == validity
+    assert [info.flags for info in target.messages()] == [frozenset({"\\Seen", "Kw"})] * 3
+    assert await target.read(3) == MAIL
+    assert [info.uid for info in folder.messages()] == [1]
+    with pytest.raises(MailboxError) as caught:
+        await folder.copy([1], "Nowhere")
+    assert caught.value.code == "TRYCREATE"
+    assert (tmp_path / "Maildir" / ".Sub.&AMk-t&AOk-" / "maildirfolder").exists()
+    await store.close()
+
+
+async def test_folder_tree(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    for name in ("Sent", "A/B/C", "Trash"):
+        await store.create(name)
+    await store.create("Mine", "\\Drafts")
+    await store.subscribe("A/B/C")
+    await store.subscribe("Gone")
+    found = {info.name: info for info in await store.folders()}
+    assert list(found)[0] == "INBOX"
+    assert found["A"].attributes == {"\\Noselect", "\\HasChildren"}
+    assert found["A/B/C"].subscribed
+    assert found["Sent"].attributes == {"\\HasNoChildren", "\\Sent"}
+    assert found["Mine"].attributes == {"\\HasNoChildren", "\\Drafts"}
+    assert found["Gone"].attributes == {"\\NonExistent"}
+    c = await store.open("A/B/C")
+    await append(c, MAIL)
+    uidvalidity = c.uidvalidity
+    c.release()
+    await store.rename("A", "X/Y")
+    c = await store.open("X/Y/B/C")
+    assert c.uidvalidity == uidvalidity
+    assert await c.read(1) == MAIL
+    c.release()
+    await store.delete("X/Y/B/C")
+    with pytest.raises(MailboxError) as caught:
+        await store.open("X/Y/B/C")
+    assert caught.value.code == "NONEXISTENT"
+    with pytest.raises(MailboxError, match="Invalid mailbox name"):
+        await store.create("a.b")
+    with pytest.raises(MailboxError, match="Invalid mailbox name"):
+        await store.create("../../etc")
+    await store.close()
+
+
+async def test_rename_inbox_moves_its_messages(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    folder = await store.open("INBOX")
+    await append(folder, MAIL)
+    await store.rename("INBOX", "Old")
+    assert (await store.status("INBOX")).messages == 0
+    assert (await store.status("Old")).messages == 1
+    await store.close()
+
+
+async def test_parts_are_cached_and_the_cache_can_be_deleted(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    folder = await store.open("INBOX")
+    await append(folder, MAIL)
+    part = (await folder.parts([1, 7]))[1]
+    assert part.envelope.startswith(b'(NIL "hi" ((NIL NIL "a" "b.c"))')
+    assert part.size == len(MAIL)
+    assert await folder.parts([1]) == {1: part}
+    assert await folder.header_fields([1]) == {1: MAIL[:-6]}
+    await store.close()
+    (tmp_path / "Maildir" / "cache").write_bytes(b"rubbish" * 1000)
+    (tmp_path / "Maildir" / "state").write_bytes(b"rubbish" * 1000)
+    store = make_store(tmp_path)
+    folder = await store.open("INBOX")
+    assert await folder.parts([1]) == {1: part}
+    assert [info.uid for info in folder.messages()] == [1]
+    assert list((tmp_path / "Maildir").glob("state.damaged.*"))
+    await store.close()
+
+
+async def test_status(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    folder = await store.open("INBOX")
+    await append(folder, MAIL, MAIL)
+    await folder.store([1], ["\\Seen", "\\Deleted"], "add")
+    status = await store.status("INBOX")
+    assert (status.messages, status.unseen, status.deleted, status.recent) == (2, 1, 1, 2)
+    assert status.size == 2 * len(MAIL)
+    assert status.uidnext == 3
+    await store.close()
+
+
+async def test_async_blocks_and_line_ends(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    folder = await store.open("INBOX")
+
+    async def blocks():
+        for index in range(0, len(MAIL), 3):
+            yield MAIL[index : index + 3]
+
+    await folder.append([AppendData(blocks(), len(MAIL), internal_date=1_000_000_000.0)])
+    assert await folder.read(1) == MAIL
+    assert folder.get(1).internal_date == 1_000_000_000.0
+    name = os.listdir(tmp_path / "Maildir" / "cur")[0]
+    stored = (tmp_path / "Maildir" / "cur" / name).read_bytes()
+    assert stored == MAIL.replace(b"\r\n", b"\n")
+    assert f",S={len(stored)},W={len(MAIL)}:2," in name
+    await store.close()
