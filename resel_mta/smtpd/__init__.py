@@ -1,0 +1,5 @@
+"""SMTP in: sessions on aiosmtpd, access rules, trace fields, AUTH, TLS."""
+
+from resel_mta.smtpd.service import ConnectionCounter, SmtpService
+
+__all__ = ["ConnectionCounter", "SmtpService"]

@@ -1,0 +1,93 @@
+"""Who is at the other end of a session: what the log, the access rules and Received say of it."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+
+#: Commands in the order of Postfix's "disconnect from" line.
+_ORDER = (
+    "helo", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "bdat", "rset", "noop", "vrfy",
+    "etrn", "quit", "help", "unknown",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Client:
+    """One connected client.
+
+    name: "unknown" unless its address's name was looked up and verified.
+    own: it connected from one of this host's own addresses. trusted: it is in mynetworks.
+    helo: as it said; esmtp: it said EHLO. tls: "TLSv1.3 with cipher …", "" without TLS.
+    """
+
+    name: str
+    address: str
+    port: int
+    own: bool
+    trusted: bool
+    helo: str = ""
+    esmtp: bool = False
+    tls: str = ""
+    sasl_method: str = ""
+    sasl_username: str = ""
+    counts: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def loopback(self) -> bool:
+        return is_loopback(self.address)
+
+    def label(self, *, with_port: bool = False) -> str:
+        """Postfix's name[address]."""
+        port = f":{self.port}" if with_port else ""
+        return f"{self.name}[{self.address}]{port}"
+
+    def received(self) -> str:
+        """As it stands in a Received field: the address literal of RFC 5321 §4.1.3."""
+        literal = f"IPv6:{self.address}" if ":" in self.address else self.address
+        return f"{self.name} [{literal}]"
+
+    def count(self, command: str, *, ok: bool) -> None:
+        """Count a command for `summary`."""
+        pair = self.counts.get(command)
+        if pair is None:
+            pair = self.counts[command] = [0, 0]
+        pair[1] += 1
+        if ok:
+            pair[0] += 1
+
+    def summary(self) -> str:
+        """Postfix's " ehlo=1 mail=1 rcpt=0/1 commands=2/3"; "" if nothing was said."""
+        words = []
+        good = total = 0
+        for name in _ORDER:
+            pair = self.counts.get(name)
+            if pair is not None:
+                words.append(f" {name}={_share(*pair)}")
+                good += pair[0]
+                total += pair[1]
+        return "".join(words) + f" commands={_share(good, total)}"
+
+
+def _share(good: int, total: int) -> str:
+    return str(total) if good == total else f"{good}/{total}"
+
+
+def is_loopback(address: str) -> bool:
+    """Whether it is this host's loopback."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return (mapped or parsed).is_loopback
+
+
+def peer_address(peername: object) -> tuple[str, int]:
+    """(address, port) of a transport's peername; a client on a unix socket is this host."""
+    if isinstance(peername, tuple) and len(peername) >= 2:
+        address = str(peername[0]).partition("%")[0]
+        if address.startswith("::ffff:") and "." in address:
+            address = address[7:]
+        return address, int(peername[1])
+    return "127.0.0.1", 0

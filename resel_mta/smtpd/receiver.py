@@ -1,0 +1,125 @@
+"""Takes a message's content as it comes in: header in memory, a large body to the intake's disk."""
+
+from __future__ import annotations
+
+from resel_mta.content import CRLF, Content, Header, split_header
+from resel_mta.mail import BodySink, Intake, PermFail, Reply, TempFail
+from resel_mta.smtpd import replies
+
+#: Content up to this many octets stays in memory; blocks of this size go to the sink.
+MEMORY_LIMIT = 256 * 1024
+#: The most octets that a header block may have. It lies in memory whole, and is refused rather
+#: than cut.
+HEADER_LIMIT = 2 * 1024 * 1024
+
+
+class ContentReceiver:
+    """One message. Content must come normalised (see wire.data).
+
+    failure: set once the content cannot be accepted any more; what still comes is dropped.
+    size: octets so far.
+    """
+
+    __slots__ = (
+        "_blocks",
+        "_header",
+        "_held",
+        "_intake",
+        "_limit",
+        "_sink",
+        "_spill_at",
+        "failure",
+        "size",
+    )
+
+    def __init__(self, intake: Intake, size_limit: int) -> None:
+        """size_limit: in octets; 0 is none."""
+        self._intake = intake
+        self._limit = size_limit
+        self._blocks: list[bytes] = []
+        self._held = 0
+        self._header: bytes | None = None
+        self._sink: BodySink | None = None
+        self._spill_at = MEMORY_LIMIT
+        self.failure: Reply | None = None
+        self.size = 0
+
+    async def add(self, piece: bytes) -> None:
+        """The next piece. Whatever goes wrong with it ends up in `failure`, or is raised if it
+        is a bug."""
+        if self.failure is not None:
+            return
+        self.size += len(piece)
+        if 0 < self._limit < self.size:
+            await self.fail(replies.TOO_BIG)
+            return
+        self._blocks.append(piece)
+        self._held += len(piece)
+        if self._held > self._spill_at:
+            try:
+                await self._spill()
+            except (TempFail, PermFail) as error:
+                await self.fail(error.reply)
+
+    async def fail(self, reply: Reply) -> None:
+        """Give the content up, with `reply` as the reason; the first reason stays."""
+        if self.failure is None:
+            self.failure = reply
+        self._blocks.clear()
+        self._held = 0
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            await sink.discard()
+
+    async def finish(self) -> Content:
+        """The content, which the caller then owns. Raises TempFail.
+
+        Not to be called after a failure.
+        """
+        if self._sink is None:
+            if self._header is None:
+                return Content.from_bytes(_without_mbox_line(b"".join(self._blocks)))
+            self._sink = self._intake.sink()
+        if self._blocks:
+            await self._sink.write(b"".join(self._blocks))
+            self._blocks.clear()
+        sink, self._sink = self._sink, None
+        return Content(Header(self._header or b""), await sink.finish())
+
+    async def _spill(self) -> None:
+        data = self._blocks[0] if len(self._blocks) == 1 else b"".join(self._blocks)
+        self._blocks.clear()
+        if self._header is None:
+            data = _without_mbox_line(data)
+            ended = split_streamed_header(data)
+            if ended is None:
+                self._blocks.append(data)
+                self._held = len(data)
+                if self._held > HEADER_LIMIT:
+                    await self.fail(replies.HEADER_TOO_BIG)
+                # Looking again at every small block would cost time in its square.
+                self._spill_at = self._held + MEMORY_LIMIT
+                return
+            self._header, data = ended
+            self._sink = self._intake.sink()
+        self._held = 0
+        self._spill_at = MEMORY_LIMIT
+        if self._sink is not None:
+            await self._sink.write(data)
+
+
+def split_streamed_header(data: bytes) -> tuple[bytes, bytes] | None:
+    """`split_header` of the beginning of a message; None while the header may still go on."""
+    complete = data[: data.rfind(CRLF) + 2] if CRLF in data else b""
+    header, body = split_header(complete)
+    if len(header) == len(complete):
+        return None
+    return header, body + data[len(complete) :]
+
+
+def _without_mbox_line(data: bytes) -> bytes:
+    """An mbox "From " line before the header becomes a field, as in Postfix; else it would end
+    the header before it began."""
+    if data[:1] in b"F>" and data[:8].lstrip(b">").startswith(b"From "):
+        return b"X-Mailbox-Line: " + data
+    return data
