@@ -23,6 +23,7 @@ class Pool:
         self._idle: dict[str, list[Session]] = {}
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
 
     def __len__(self) -> int:
         return self._count
@@ -46,7 +47,8 @@ class Pool:
         now = asyncio.get_running_loop().time()
         limit = parameters.connection_reuse_count_limit
         if (
-            connection.error
+            self._closed
+            or connection.error
             or connection.surplus
             or not parameters.connection_cache_on_demand
             or now - session.opened >= parameters.connection_reuse_time_limit
@@ -85,7 +87,8 @@ class Pool:
             self._schedule()
 
     def close(self) -> None:
-        """Close all idle sessions."""
+        """Close all idle sessions, and those that come back later."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
