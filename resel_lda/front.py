@@ -1,0 +1,341 @@
+"""The IMAP front: listener side, TLS and log-in. Sessions that are in go to the worker.
+
+A session without TLS is given away with its socket; one under TLS stays here as bytes that are
+pumped to and from the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import ipaddress
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from resel_lda import handover
+from resel_lda.handover import Handover
+from resel_lda.imap.login import Dialog, LoggedIn, Rejected, TLSSource
+from resel_lda.imap.stream import ConnectionLost, Stream
+from resel_lda.pump import pump
+from resel_lda.worker_pool import WorkerPool, WorkerUnavailable
+from resel_mta.config import Settings
+from resel_mta.maillog import MailLog
+from resel_mta.users import User, Users
+from resel_mta.users.sasl import SaslServer
+
+# Seconds for all that comes before a log-in.
+_LOGIN_TIMEOUT = 180.0
+_TLS_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """Who is logged in. session: as in the log. since: seconds since the epoch."""
+
+    user: str
+    service: str
+    remote_address: str
+    session: str
+    secured: bool
+
+
+@dataclass(slots=True)
+class _Client:
+    """A connection before its log-in."""
+
+    stream: Stream
+    session: str
+    remote: tuple[str, int]
+    local: tuple[str, int]
+    admitted: str = ""
+
+    @property
+    def from_here(self) -> bool:
+        return _is_loopback(self.remote[0]) or self.remote[0] == self.local[0] != ""
+
+
+class ImapService:
+    """IMAP for the sockets that the daemon has bound."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        users: Users,
+        log: MailLog,
+        tls: TLSSource | None,
+        worker_pool: WorkerPool,
+        *,
+        failure_delay: float = 2.0,
+        login_timeout: float = _LOGIN_TIMEOUT,
+    ) -> None:
+        self._log = log
+        self._sasl = SaslServer(users)
+        self._tls = tls
+        self._pool = worker_pool
+        self._failure_delay = failure_delay
+        self._login_timeout = login_timeout
+        self._dialogs: dict[asyncio.Task[None], Stream] = {}
+        self._active: dict[str, Active] = {}
+        self._per_client: Counter[tuple[str, str]] = Counter()
+        self._pumps: dict[str, asyncio.Transport] = {}
+        self.reconfigure(settings)
+
+    def reconfigure(self, settings: Settings) -> None:
+        """For log-ins from now on."""
+        self._most_per_client = settings.number("mail_max_userip_connections")
+
+    def active(self) -> list[Active]:
+        """Who is logged in."""
+        return list(self._active.values())
+
+    def factory(self, implicit_tls: bool) -> Callable[[], asyncio.Protocol]:
+        """For `loop.create_server(factory, sock=…)`, without `ssl`: TLS is started here, so that
+        each connection gets the certificate of its time."""
+        return lambda: _Accepted(self, implicit_tls)
+
+    async def stop(self, timeout: float) -> None:
+        """End the dialogs before log-in with BYE. Sessions end with the worker pool."""
+        for stream in self._dialogs.values():
+            with contextlib.suppress(ConnectionLost):
+                stream.write(b"* BYE Server shutting down.\r\n")
+        tasks = list(self._dialogs)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout)
+
+    # One connection.
+
+    def begin(self, stream: Stream, implicit_tls: bool) -> None:
+        """A client has connected."""
+        task = asyncio.get_running_loop().create_task(self._welcome(stream, implicit_tls))
+        self._dialogs[task] = stream
+        task.add_done_callback(lambda done: self._dialogs.pop(done, None))
+
+    async def _welcome(self, stream: Stream, implicit_tls: bool) -> None:
+        client = _Client(
+            stream,
+            base64.b64encode(os.urandom(9), b"+/").decode(),
+            _address(stream.transport.get_extra_info("peername")),
+            _address(stream.transport.get_extra_info("sockname")),
+        )
+        try:
+            await self._talk(client, implicit_tls)
+        except (ConnectionLost, Rejected):
+            stream.close()
+        except asyncio.CancelledError:
+            stream.close()
+            raise
+        except Exception as error:
+            self._log.warning("imap-login", f"session=<{client.session}>: {error!r}")
+            stream.abort()
+
+    async def _talk(self, client: _Client, implicit_tls: bool) -> None:
+        stream = client.stream
+        if implicit_tls and not await self._implicit_tls(client):
+            return
+        dialog = Dialog(
+            stream,
+            self._sasl,
+            self._tls,
+            client.from_here,
+            lambda user: self._admit(client, user),
+            self._failure_delay,
+        )
+        try:
+            async with asyncio.timeout(self._login_timeout):
+                found = await dialog.run()
+        except TimeoutError:
+            self._say_last(stream, "Disconnected for inactivity during authentication.")
+            self._log_failure(client, dialog, "Inactivity during authentication")
+            raise Rejected("inactivity") from None
+        except ConnectionLost:
+            self._log_failure(client, dialog, "Connection closed")
+            raise
+        except Rejected as reason:
+            self._log_failure(client, dialog, str(reason))
+            raise
+        await self._hand_over(client, found, dialog.secured)
+
+    async def _implicit_tls(self, client: _Client) -> bool:
+        context = self._tls.context() if self._tls is not None else None
+        if context is None:
+            self._log.warning("imap-login", "no certificate for implicit TLS: connection closed")
+            client.stream.abort()
+            return False
+        try:
+            await client.stream.start_tls(context, _TLS_TIMEOUT)
+        except (OSError, TimeoutError) as error:
+            where = f"rip={client.remote[0]}, lip={client.local[0]}"
+            self._log.event(
+                "imap-login",
+                f"Disconnected (no auth attempts): user=<>, {where}, TLS handshaking: {error}, "
+                f"session=<{client.session}>",
+            )
+            client.stream.abort()
+            return False
+        return True
+
+    def _say_last(self, stream: Stream, said: str) -> None:
+        with contextlib.suppress(ConnectionLost):
+            stream.write(f"* BYE {said}\r\n".encode())
+
+    def _log_failure(self, client: _Client, dialog: Dialog, reason: str) -> None:
+        attempts = dialog.attempts
+        seconds = round(asyncio.get_running_loop().time() - attempts.began)
+        if attempts.failed:
+            why = f"Disconnected (auth failed, {attempts.failed} attempts in {seconds} secs)"
+        else:
+            why = f"Disconnected: {reason} (no auth attempts in {seconds} secs)"
+        method = f", method={attempts.method}" if attempts.method else ""
+        self._log.event(
+            "imap-login",
+            f"{why}: user=<{attempts.user}>{method}, {self._where(client)}",
+            client_ip=client.remote[0],
+        )
+
+    def _where(self, client: _Client, mpid: int = 0) -> str:
+        stream = client.stream
+        words = [f"rip={client.remote[0]}", f"lip={client.local[0]}"]
+        if mpid:
+            words.append(f"mpid={mpid}")
+        try:
+            if stream.secured:
+                words.append("TLS")
+            elif client.from_here:
+                words.append("secured")
+        except ConnectionLost:
+            words.append("disconnected")
+        words.append(f"session=<{client.session}>")
+        return ", ".join(words)
+
+    # Log-in and after.
+
+    def _admit(self, client: _Client, user: User) -> str:
+        """Counts the session, or says why not."""
+        key = (user.name, client.remote[0])
+        if self._per_client[key] >= self._most_per_client:
+            text = (
+                "Maximum number of connections from user+IP exceeded "
+                f"(mail_max_userip_connections={self._most_per_client})"
+            )
+            self._log.event("imap-login", f"{text}: user=<{user.name}>, {self._where(client)}")
+            return text
+        self._per_client[key] += 1
+        client.admitted = user.name
+        return ""
+
+    def _ended(self, client: _Client) -> None:
+        """The session is over: said by the worker, or it died, or never got there."""
+        key = (client.admitted, client.remote[0])
+        self._per_client[key] -= 1
+        if self._per_client[key] <= 0:
+            del self._per_client[key]
+        self._active.pop(client.session, None)
+        pumped = self._pumps.pop(client.session, None)
+        if pumped is not None:
+            pumped.close()
+
+    async def _hand_over(self, client: _Client, found: LoggedIn, secured: bool) -> None:
+        stream, user = client.stream, found.user
+        unread = b""
+        try:
+            await stream.drain()
+            unread = stream.take_unread()
+            request, connection = await self._prepare(client, found, secured, unread)
+            with connection:
+                await self._pool.hand_over(request, connection, lambda: self._ended(client))
+        except (ConnectionLost, WorkerUnavailable, OSError, asyncio.CancelledError) as error:
+            self._ended(client)
+            if isinstance(error, WorkerUnavailable):
+                self._refuse(stream, found.tag)
+            else:
+                stream.abort()
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            return
+        self._active[client.session] = Active(
+            user.name, "imap", client.remote[0], client.session, secured
+        )
+        where = self._where(client, self._pool.pid)
+        self._log.event(
+            "imap-login",
+            f"Login: user=<{user.name}>, method={found.method}, {where}",
+            client_ip=client.remote[0],
+            user_name=user.name,
+        )
+        if client.session not in self._pumps:
+            # The worker has the socket: only our descriptor is closed.
+            stream.abort()
+
+    async def _prepare(
+        self, client: _Client, found: LoggedIn, secured: bool, unread: bytes
+    ) -> tuple[Handover, socket.socket]:
+        """What to tell the worker, and the descriptor for it. Raises OSError."""
+        stream, user = client.stream, found.user
+        transport = stream.transport
+        if stream.secured or len(unread) > handover.MAX_UNREAD:
+            connection, ours = await pump(transport, unread)
+            self._pumps[client.session] = ours
+            unread = b""
+        else:
+            connection = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        request = Handover(
+            session=client.session,
+            service="imap",
+            user=user.name,
+            uid=user.uid,
+            gid=user.gid,
+            home=user.home,
+            mail_location=user.mail_location,
+            quota_storage_size=user.quota_storage_size,
+            tag=found.tag.decode("ascii"),
+            secured=secured,
+            remote_address=client.remote[0],
+            local_address=client.local[0],
+            unread=unread,
+        )
+        return request, connection
+
+    def _refuse(self, stream: Stream, tag: bytes) -> None:
+        with contextlib.suppress(ConnectionLost):
+            stream.write(
+                b"%b NO [UNAVAILABLE] Mailboxes are not available now, try again later.\r\n"
+                b"* BYE Mailboxes are not available now.\r\n" % tag
+            )
+        stream.close()
+
+
+class _Accepted(Stream):
+    """A stream that reports to the service as soon as it is connected."""
+
+    def __init__(self, service: ImapService, implicit_tls: bool) -> None:
+        super().__init__()
+        self._service = service
+        self._implicit_tls = implicit_tls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if self._implicit_tls:
+            # What comes now is the client's handshake, which only TLS may read.
+            self.transport.pause_reading()
+        self._service.begin(self, self._implicit_tls)
+
+
+def _address(name: object) -> tuple[str, int]:
+    """(address, port) of a socket name; ("", 0) for a unix socket."""
+    if isinstance(name, tuple) and len(name) >= 2:
+        return str(name[0]).removeprefix("::ffff:"), int(name[1])
+    return "", 0
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        # A unix socket: whoever can reach it is on this machine.
+        return address == ""

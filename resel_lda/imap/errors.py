@@ -1,0 +1,18 @@
+"""What ends a command other than OK."""
+
+from __future__ import annotations
+
+
+class Refused(Exception):
+    """Answered with `status` ("NO" or "BAD"), the response code if any, and the text."""
+
+    def __init__(self, status: str, text: str, code: str = "") -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.code = code
+
+    def response(self) -> bytes:
+        """Without tag and CR LF."""
+        code = f"[{self.code}] " if self.code else ""
+        return f"{self.status} {code}{self.text}".encode("utf-8", "replace")

@@ -1,0 +1,199 @@
+"""FETCH: messages are loaded in batches, the next one while this one is written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+from resel_lda.imap import fetch_items
+from resel_lda.imap.fetch_items import Item, Loaded, Need
+from resel_lda.imap.parser import Parser
+from resel_lda.imap.session import Session
+from resel_lda.imap.view import View
+from resel_lda.mailbox import Mailbox, MailboxError
+
+Pairs = Sequence[tuple[int, int]]
+
+# Messages answered from memory in one go before others get their turn.
+_MEMORY_BATCH = 2_000
+_PARTS_BATCH = 500
+# Whole messages loaded at once, by number and by octets.
+_READ_BATCH = 32
+_READ_OCTETS = 2 * 1024 * 1024
+
+
+async def fetch(session: Session, args: Parser, by_uid: bool) -> str:
+    view = session.selected()
+    args.space()
+    numbers = args.sequence_set()
+    args.space()
+    items = fetch_items.parse_items(args)
+    args.finish()
+    if by_uid and fetch_items.UID not in items:
+        items.insert(0, fetch_items.UID)
+    pairs = view.select(numbers, by_uid)
+    missing = await _run(session, view, pairs, items)
+    if missing:
+        return "[EXPUNGEISSUED] Some messages were already expunged."
+    return "Fetch completed."
+
+
+async def _run(session: Session, view: View, pairs: Pairs, items: list[Item]) -> int:
+    """How many of the messages were gone."""
+    needs = Need.NOTHING
+    for item in items:
+        needs |= item.needs
+    marks = not view.read_only and any(item.sets_seen for item in items)
+    if needs is Need.NOTHING:
+        return await _from_memory(session, view, pairs, items)
+    missing = 0
+    batches = await _batches(view.mailbox, pairs, needs)
+    ahead: asyncio.Task[list[Loaded]] | None = None
+    try:
+        for number, batch in enumerate(batches):
+            loading = ahead or asyncio.ensure_future(_load(view, batch, needs))
+            ahead = loading
+            loaded = await loading
+            ahead = None
+            if number + 1 < len(batches):
+                ahead = asyncio.ensure_future(_load(view, batches[number + 1], needs))
+            missing += len(batch) - len(loaded)
+            told = await _mark_seen(view, loaded) if marks else set()
+            session.extend(_responses(loaded, items, told))
+            await session.flush()
+    finally:
+        if ahead is not None:
+            ahead.cancel()
+    return missing
+
+
+def _responses(loaded: list[Loaded], items: list[Item], told: set[int]) -> list[bytes]:
+    """told: UIDs whose flags the fetch itself changed and therefore tells."""
+    out = []
+    for message in loaded:
+        rendered = [item.render(message) for item in items]
+        if message.info.uid in told and fetch_items.FLAGS not in items:
+            rendered.append(fetch_items.FLAGS.render(message))
+        out.append(b"* %d FETCH (%b)\r\n" % (message.sequence, b" ".join(rendered)))
+    return out
+
+
+async def _from_memory(session: Session, view: View, pairs: Pairs, items: list[Item]) -> int:
+    get = view.mailbox.get
+    flags = view.flags
+    only_flags = items == [fetch_items.FLAGS]
+    uid_flags = items in (
+        [fetch_items.UID, fetch_items.FLAGS],
+        [fetch_items.FLAGS, fetch_items.UID],
+    )
+    missing = 0
+    for batch in _slices(pairs, _MEMORY_BATCH):
+        out: list[bytes] = []
+        for sequence, uid in batch:
+            info = get(uid)
+            if info is None:
+                missing += 1
+            elif uid_flags:
+                out.append(b"* %d FETCH (UID %d FLAGS (%b))\r\n" % (sequence, uid, flags(info)))
+            elif only_flags:
+                out.append(b"* %d FETCH (FLAGS (%b))\r\n" % (sequence, flags(info)))
+            else:
+                loaded = Loaded(sequence, info, view)
+                values = b" ".join([item.render(loaded) for item in items])
+                out.append(b"* %d FETCH (%b)\r\n" % (sequence, values))
+        session.extend(out)
+        await session.flush()
+        await asyncio.sleep(0)
+    return missing
+
+
+def _slices(pairs: Pairs, count: int) -> Iterator[Pairs]:
+    for start in range(0, len(pairs), count):
+        yield pairs[start : start + count]
+
+
+async def _batches(mailbox: Mailbox, pairs: Pairs, needs: Need) -> list[Pairs]:
+    if not needs & Need.MESSAGE:
+        return list(_slices(pairs, _PARTS_BATCH))
+    sizes = await mailbox.sizes([uid for _, uid in pairs])
+    batches: list[Pairs] = []
+    batch: list[tuple[int, int]] = []
+    octets = 0
+    for pair in pairs:
+        size = sizes.get(pair[1], 0)
+        if batch and (len(batch) >= _READ_BATCH or octets + size > _READ_OCTETS):
+            batches.append(batch)
+            batch, octets = [], 0
+        batch.append(pair)
+        octets += size
+    if batch:
+        batches.append(batch)
+    return batches
+
+
+async def _load(view: View, batch: Pairs, needs: Need) -> list[Loaded]:
+    """Those of the batch that are still there, with what `needs` asks for."""
+    mailbox = view.mailbox
+    found = [
+        Loaded(sequence, info, view)
+        for sequence, uid in batch
+        if (info := mailbox.get(uid)) is not None
+    ]
+    uids = [loaded.info.uid for loaded in found]
+    if needs & Need.PARTS:
+        parts = await mailbox.parts(uids)
+        for loaded in found:
+            loaded.parts = parts.get(loaded.info.uid)
+        found = [loaded for loaded in found if loaded.parts is not None]
+    if needs & Need.MESSAGE:
+        found = await _read(mailbox, found)
+    if needs & Need.SIZE:
+        await _add_sizes(mailbox, found)
+    if needs & Need.HEADER:
+        headers = await mailbox.header_fields([loaded.info.uid for loaded in found])
+        for loaded in found:
+            loaded.header = headers.get(loaded.info.uid, b"")
+        found = [loaded for loaded in found if loaded.info.uid in headers]
+    return found
+
+
+async def _add_sizes(mailbox: Mailbox, found: list[Loaded]) -> None:
+    unknown = []
+    for loaded in found:
+        if loaded.message:
+            loaded.size = len(loaded.message)
+        elif loaded.parts is not None:
+            loaded.size = loaded.parts.size
+        else:
+            unknown.append(loaded)
+    if unknown:
+        sizes = await mailbox.sizes([loaded.info.uid for loaded in unknown])
+        for loaded in unknown:
+            loaded.size = sizes.get(loaded.info.uid, 0)
+
+
+async def _read(mailbox: Mailbox, found: list[Loaded]) -> list[Loaded]:
+    messages = await asyncio.gather(
+        *(mailbox.read(loaded.info.uid) for loaded in found), return_exceptions=True
+    )
+    there = []
+    for loaded, message in zip(found, messages, strict=True):
+        if isinstance(message, bytes):
+            loaded.message = message
+            there.append(loaded)
+        elif not isinstance(message, MailboxError) or message.code != "EXPUNGEISSUED":
+            raise message
+    return there
+
+
+async def _mark_seen(view: View, loaded: list[Loaded]) -> set[int]:
+    """Mark what is about to be sent; UIDs of those that changed."""
+    unseen = [one.info.uid for one in loaded if "\\Seen" not in one.info.flags]
+    if not unseen:
+        return set()
+    result = await view.mailbox.store(unseen, ("\\Seen",), "add")
+    changed = {info.uid: info for info in result.changed}
+    view.already_told(result.changed)
+    for one in loaded:
+        one.info = changed.get(one.info.uid, one.info)
+    return changed.keys() & set(unseen)

@@ -1,0 +1,105 @@
+"""CREATE, DELETE, RENAME, SUBSCRIBE, UNSUBSCRIBE, STATUS."""
+
+from __future__ import annotations
+
+from resel_lda.imap import text
+from resel_lda.imap.errors import Refused
+from resel_lda.imap.parser import ParseError, Parser
+from resel_lda.imap.session import Session
+from resel_lda.mailbox import FolderStatus
+
+_STATUS_ITEMS = {
+    b"MESSAGES": "messages",
+    b"RECENT": "recent",
+    b"UIDNEXT": "uidnext",
+    b"UIDVALIDITY": "uidvalidity",
+    b"UNSEEN": "unseen",
+    b"SIZE": "size",
+}
+
+
+def _one_name(args: Parser) -> bytes:
+    args.space()
+    wire = args.astring()
+    args.finish()
+    return wire
+
+
+async def create(session: Session, args: Parser) -> str:
+    wire = _one_name(args)
+    separator = session.names.separator.encode("ascii")
+    # A trailing separator only says that children will follow (RFC 3501 §6.3.3).
+    wire = wire.removesuffix(separator) if len(wire) > 1 else wire
+    name = session.names.store_name(wire)
+    if name == "INBOX":
+        raise Refused("NO", "Mailbox already exists", "ALREADYEXISTS")
+    await session.store.create(name)
+    return "Create completed."
+
+
+async def delete(session: Session, args: Parser) -> str:
+    name = session.names.store_name(_one_name(args))
+    if name == "INBOX":
+        raise Refused("NO", "INBOX can't be deleted.", "CANNOT")
+    if session.view is not None and session.view.name == name:
+        session.close_view()
+        session.untagged(b"OK [CLOSED] Previous mailbox closed.")
+    await session.store.delete(name)
+    return "Delete completed."
+
+
+async def rename(session: Session, args: Parser) -> str:
+    args.space()
+    old = session.names.store_name(args.astring())
+    args.space()
+    new = session.names.store_name(args.astring())
+    args.finish()
+    if new == "INBOX":
+        raise Refused("NO", "Mailbox already exists", "ALREADYEXISTS")
+    if new.startswith(old + "/") and old != "INBOX":
+        raise Refused("NO", "A mailbox can't be moved under itself", "CANNOT")
+    await session.store.rename(old, new)
+    return "Rename completed."
+
+
+async def subscribe(session: Session, args: Parser) -> str:
+    await session.store.subscribe(session.names.store_name(_one_name(args)))
+    return "Subscribe completed."
+
+
+async def unsubscribe(session: Session, args: Parser) -> str:
+    await session.store.unsubscribe(session.names.store_name(_one_name(args)))
+    return "Unsubscribe completed."
+
+
+def parse_status_items(args: Parser) -> list[bytes]:
+    """``(MESSAGES UNSEEN)``. Raises ParseError."""
+    args.expect(b"(")
+    items: list[bytes] = []
+    while True:
+        word = args.word()
+        if word not in _STATUS_ITEMS:
+            raise ParseError(f"Invalid status item {word.decode('ascii')}")
+        if word not in items:
+            items.append(word)
+        if args.skip(b")"):
+            return items
+        args.space()
+
+
+def status_response(name: bytes, items: list[bytes], status: FolderStatus) -> bytes:
+    """Without ``* `` and CR LF. name: as sent on the wire, before it is made an astring."""
+    values = b" ".join(b"%b %d" % (item, getattr(status, _STATUS_ITEMS[item])) for item in items)
+    return b"STATUS %b (%b)" % (text.astring(name), values)
+
+
+async def status(session: Session, args: Parser) -> str:
+    args.space()
+    wire = args.astring()
+    args.space()
+    items = parse_status_items(args)
+    args.finish()
+    name = session.names.store_name(wire)
+    answer = await session.store.status(name)
+    session.untagged(status_response(session.names.wire(name), items, answer))
+    return "Status completed."

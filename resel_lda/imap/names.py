@@ -1,0 +1,98 @@
+"""Folder names between wire and store: prefix, separator, modified UTF-7, INBOX in any case."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from resel_lda.imap import utf7
+from resel_lda.imap.errors import Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """One personal namespace (RFC 2342). The store's own separator is "/"."""
+
+    prefix: str = ""
+    separator: str = "/"
+
+    def text(self, wire: bytes) -> str:
+        """A name or pattern as the client means it, still with prefix and separator."""
+        try:
+            return utf7.decode(wire)
+        except ValueError:
+            raise Refused("NO", "Mailbox name is not valid modified UTF-7", "CANNOT") from None
+
+    def store_name(self, wire: bytes) -> str:
+        """Raises Refused for a name that no folder can have."""
+        name = self.text(wire)
+        if name.upper() == "INBOX":
+            return "INBOX"
+        if not name.isprintable():
+            raise Refused("NO", "Control character in mailbox name", "CANNOT")
+        if self.prefix:
+            if not name.startswith(self.prefix):
+                raise Refused("NO", "Client tried to access nonexistent namespace", "NONEXISTENT")
+            name = name[len(self.prefix) :]
+        if self.separator != "/":
+            if "/" in name:
+                raise Refused("NO", "Character not allowed in mailbox name: '/'", "CANNOT")
+            name = name.replace(self.separator, "/")
+        levels = name.split("/")
+        if "" in levels or any(level in (".", "..") for level in levels):
+            raise Refused("NO", "Invalid mailbox name", "CANNOT")
+        if levels[0].upper() == "INBOX":
+            levels[0] = "INBOX"
+        return "/".join(levels)
+
+    def shown(self, name: str) -> str:
+        """A store's name as the client sees it, before modified UTF-7."""
+        if name == "INBOX":
+            return name
+        return self.prefix + name.replace("/", self.separator)
+
+    def wire(self, name: str) -> bytes:
+        """A store's name as sent (an astring still has to be made of it)."""
+        return utf7.encode(self.shown(name))
+
+
+def matches(pattern: str, name: str, separator: str) -> bool:
+    """LIST's wildcards: "*" is anything, "%" anything within a level. Linear in both lengths
+    multiplied at most, so no pattern can be made to explode."""
+    reached = {0}
+    for char in _collapsed(pattern):
+        if not reached:
+            return False
+        if char == "*":
+            reached = set(range(min(reached), len(name) + 1))
+        elif char == "%":
+            grown: set[int] = set()
+            for start in reached:
+                position = start
+                while position not in grown:
+                    grown.add(position)
+                    if position == len(name) or name[position] == separator:
+                        break
+                    position += 1
+            reached = grown
+        else:
+            reached = {at + 1 for at in reached if at < len(name) and name[at] == char}
+    return len(name) in reached
+
+
+def _collapsed(pattern: str) -> str:
+    """The pattern with runs of wildcards reduced to one that means the same."""
+    out: list[str] = []
+    for char in pattern:
+        if char in "*%" and out and out[-1] in "*%":
+            if char == "*":
+                out[-1] = "*"
+            continue
+        out.append(char)
+    return "".join(out)
+
+
+def matches_folder(pattern: str, shown: str, separator: str) -> bool:
+    """As `matches`, INBOX in any case."""
+    if matches(pattern, shown, separator):
+        return True
+    return shown == "INBOX" and matches(pattern.upper(), shown, separator)

@@ -1,0 +1,75 @@
+"""SELECT, EXAMINE, CLOSE, UNSELECT."""
+
+from __future__ import annotations
+
+from resel_lda.imap.parser import Parser
+from resel_lda.imap.session import Session
+from resel_lda.imap.view import View
+
+
+async def select(session: Session, args: Parser) -> str:
+    return await _select(session, args, read_only=False)
+
+
+async def examine(session: Session, args: Parser) -> str:
+    return await _select(session, args, read_only=True)
+
+
+async def _select(session: Session, args: Parser, read_only: bool) -> str:
+    args.space()
+    wire = args.astring()
+    args.finish()
+    if session.view is not None:
+        # Whatever becomes of the new one, the old one is closed (RFC 3501 §6.3.1).
+        session.close_view()
+        session.untagged(b"OK [CLOSED] Previous mailbox closed.")
+    mailbox = await session.open_folder(wire)
+    try:
+        await mailbox.refresh()
+        name = session.names.store_name(wire)
+        recent = (await session.store.status(name)).recent if read_only else 0
+        session.view = View(mailbox, name, read_only, recent)
+    except BaseException:
+        mailbox.release()
+        raise
+    _describe(session, session.view)
+    code, word = ("READ-ONLY", "Examine") if read_only else ("READ-WRITE", "Select")
+    return f"[{code}] {word} completed."
+
+
+def _describe(session: Session, view: View) -> None:
+    mailbox = view.mailbox
+    session.extend(view.flag_responses())
+    session.untagged(b"%d EXISTS" % len(view.uids))
+    session.untagged(b"%d RECENT" % len(view.recent))
+    for number, uid in enumerate(view.uids, 1):
+        info = mailbox.get(uid)
+        if info is not None and "\\Seen" not in info.flags:
+            session.untagged(b"OK [UNSEEN %d] First unseen." % number)
+            break
+    session.untagged(b"OK [UIDVALIDITY %d] UIDs valid" % mailbox.uidvalidity)
+    session.untagged(b"OK [UIDNEXT %d] Predicted next UID" % mailbox.uidnext)
+
+
+async def close(session: Session, args: Parser) -> str:
+    """Expunges without saying so, then closes."""
+    args.finish()
+    view = session.selected()
+    if not view.read_only:
+        mailbox = view.mailbox
+        deleted = [
+            uid
+            for uid in view.uids
+            if (info := mailbox.get(uid)) is not None and "\\Deleted" in info.flags
+        ]
+        if deleted:
+            session.expunged += len(await mailbox.expunge(deleted))
+    session.close_view()
+    return "Close completed."
+
+
+async def unselect(session: Session, args: Parser) -> str:
+    args.finish()
+    session.selected()
+    session.close_view()
+    return "Unselect completed."

@@ -1,0 +1,232 @@
+"""The command loop of a logged-in session: which commands there are, and what ends it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from resel_lda.imap import append, basic, fetch, folders, listing, search, selecting, storing
+from resel_lda.imap.errors import Refused
+from resel_lda.imap.parser import ParseError, Parser
+from resel_lda.imap.reader import CommandRefused, Incoming, tag_of
+from resel_lda.imap.session import Session
+from resel_lda.imap.stream import ConnectionLost
+from resel_lda.mailbox import MailboxError
+
+MAX_BAD_COMMANDS = 20
+# Seconds without a command after which a session ends (RFC 3501 §5.4: at least 30 minutes).
+INACTIVITY = 30 * 60.0
+
+Handler = Callable[[Session, Parser], Awaitable[str]]
+NumberHandler = Callable[[Session, Parser, bool], Awaitable[str]]
+
+_COMMANDS: dict[bytes, Handler] = {
+    b"CAPABILITY": basic.capability,
+    b"NOOP": basic.noop,
+    b"CHECK": basic.check,
+    b"LOGOUT": basic.logout,
+    b"ID": basic.identify,
+    b"ENABLE": basic.enable,
+    b"NAMESPACE": basic.namespace,
+    b"IDLE": basic.idle,
+    b"SELECT": selecting.select,
+    b"EXAMINE": selecting.examine,
+    b"CLOSE": selecting.close,
+    b"UNSELECT": selecting.unselect,
+    b"CREATE": folders.create,
+    b"DELETE": folders.delete,
+    b"RENAME": folders.rename,
+    b"SUBSCRIBE": folders.subscribe,
+    b"UNSUBSCRIBE": folders.unsubscribe,
+    b"STATUS": folders.status,
+    b"LIST": listing.list_,
+    b"LSUB": listing.lsub,
+    b"EXPUNGE": storing.expunge,
+}
+# Commands that take message numbers, or UIDs after UID. The first three must not be answered
+# with an EXPUNGE in their plain form (RFC 3501 §7.4.1).
+_NUMBERED: dict[bytes, NumberHandler] = {
+    b"FETCH": fetch.fetch,
+    b"STORE": storing.store,
+    b"COPY": storing.copy,
+    b"MOVE": storing.move,
+}
+_NO_EXPUNGE = frozenset((b"FETCH", b"STORE", b"SEARCH"))
+
+
+class End(Exception):
+    """The session ends; `said` has been or is to be said in a BYE."""
+
+    def __init__(self, reason: str, said: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.said = said
+
+
+@dataclass(slots=True)
+class _State:
+    waiting: bool = False
+    stopping: bool = False
+    bad_commands: int = 0
+    word: bytes = b""
+
+
+class Server:
+    """Runs one session to its end."""
+
+    def __init__(self, session: Session, inactivity: float = INACTIVITY) -> None:
+        self.session = session
+        self._inactivity = inactivity
+        self._state = _State()
+        self._task: asyncio.Task[None] | None = None
+
+    def stop(self) -> None:
+        """End with BYE after the command that is running; at once where there is none."""
+        self._state.stopping = True
+        if self._state.waiting and self._task is not None:
+            self._task.cancel()
+
+    async def run(self, login_tag: bytes = b"") -> str:
+        """login_tag: of the log-in command, which is answered first. Returns why it ended."""
+        session = self.session
+        self._task = asyncio.create_task(self._loop(login_tag))
+        try:
+            await asyncio.wait((self._task,))
+            end = self._task.exception() if not self._task.cancelled() else None
+        except asyncio.CancelledError:
+            self._task.cancel()
+            raise
+        finally:
+            session.close_view()
+        if self._task.cancelled():
+            end = End("Server shutting down.", "Server shutting down.")
+        if isinstance(end, End):
+            if end.said:
+                await self._bye(end.said)
+            session.stream.close()
+            return end.reason
+        if isinstance(end, ConnectionLost):
+            session.stream.abort()
+            return "Connection closed"
+        session.stream.abort()
+        if end is not None:
+            raise end
+        return "Connection closed"
+
+    async def _bye(self, said: str) -> None:
+        try:
+            self.session.untagged(f"BYE {said}".encode())
+            async with asyncio.timeout(5):
+                await self.session.flush()
+        except (ConnectionLost, TimeoutError):
+            self.session.stream.abort()
+
+    async def _loop(self, login_tag: bytes) -> None:
+        session = self.session
+        if login_tag:
+            code = b"[CAPABILITY %b] " % basic.capabilities()
+            session.tagged(login_tag, b"OK " + code + b"Logged in")
+            await session.flush()
+        while not session.logged_out:
+            incoming = await self._next()
+            if incoming is not None:
+                await self._command(incoming)
+            await session.flush()
+        raise End("Logged out")
+
+    async def _next(self) -> Incoming | None:
+        if self._state.stopping:
+            raise End("Server shutting down.", "Server shutting down.")
+        self._state.waiting = True
+        try:
+            async with asyncio.timeout(self._inactivity):
+                return await self.session.reader.next()
+        except TimeoutError:
+            raise End("Disconnected for inactivity.", "Disconnected for inactivity.") from None
+        except CommandRefused as error:
+            self._count_bad()
+            self.session.tagged(error.tag, error.status + b" " + error.text.encode())
+            return None
+        finally:
+            self._state.waiting = False
+
+    def _count_bad(self) -> None:
+        self._state.bad_commands += 1
+        if self._state.bad_commands >= MAX_BAD_COMMANDS:
+            said = "Too many invalid IMAP commands."
+            raise End(said, said)
+
+    async def _command(self, incoming: Incoming) -> None:
+        """Run it and answer it, whatever happens."""
+        session = self.session
+        tag = tag_of(incoming.data)
+        self._state.word = b""
+        try:
+            text = await self._dispatch(tag, incoming)
+            answer = b"OK " + text.encode()
+            self._state.bad_commands = 0
+        except (ConnectionLost, End):
+            raise
+        except CommandRefused as error:
+            answer = error.status + b" " + error.text.encode()
+        except ParseError as error:
+            answer = Refused("BAD", f"{error}.").response()
+        except Refused as error:
+            answer = error.response()
+        except MailboxError as error:
+            answer = Refused("NO", error.text, error.code).response()
+        except Exception as error:
+            session.report(f"error: {_command_name(incoming)} failed: {error!r}")
+            answer = Refused("NO", "Internal error occurred.", "SERVERBUG").response()
+        await self._finish(tag, answer)
+
+    async def _finish(self, tag: bytes, answer: bytes) -> None:
+        session = self.session
+        if session.view is not None:
+            try:
+                await session.look()
+            except MailboxError as error:
+                session.report(f"warning: {session.view.name}: {error.text}")
+            session.sync(expunges=self._state.word not in _NO_EXPUNGE)
+        session.tagged(tag, answer)
+        if answer.startswith(b"BAD"):
+            self._count_bad()
+
+    async def _dispatch(self, tag: bytes, incoming: Incoming) -> str:
+        args = Parser(incoming.data)
+        args.tag()
+        args.space()
+        word = self._state.word = args.word()
+        if word == b"APPEND":
+            return await append.append(self.session, args, incoming.message)
+        if word == b"UID":
+            self.session.selected()
+            args.space()
+            word = args.word()
+            return await self._numbered(tag, word, args, by_uid=True)
+        handler = _COMMANDS.get(word)
+        if handler is None:
+            return await self._numbered(tag, word, args, by_uid=False)
+        if word == b"IDLE":
+            self._state.waiting = True
+        try:
+            return await handler(self.session, args)
+        finally:
+            self._state.waiting = False
+
+    async def _numbered(self, tag: bytes, word: bytes, args: Parser, by_uid: bool) -> str:
+        if word == b"SEARCH":
+            return await search.search(self.session, tag, args, by_uid)
+        if word == b"EXPUNGE" and by_uid:
+            return await storing.uid_expunge(self.session, args)
+        handler = _NUMBERED.get(word)
+        if handler is None:
+            raise ParseError(f"Unknown command: {word.decode('ascii', 'replace')}")
+        return await handler(self.session, args, by_uid)
+
+
+def _command_name(incoming: Incoming) -> str:
+    """For the log: never the arguments."""
+    words = incoming.data[:64].split(b" ", 3)
+    return b" ".join(words[1:2]).decode("ascii", "replace")

@@ -1,0 +1,110 @@
+"""The state of one logged-in session, and how commands answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from resel_lda.imap.errors import Refused
+from resel_lda.imap.names import Names
+from resel_lda.imap.reader import AUTHENTICATED, CommandReader
+from resel_lda.imap.stream import Stream
+from resel_lda.imap.view import View
+from resel_lda.mailbox import Mailbox, MailboxError, MailStore
+
+# After a command, the folder is looked at again at most this often (seconds): a client that only
+# ever sends FETCH learns of new mail, and one that sends many pays nothing.
+_LOOK_INTERVAL = 1.0
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """Whose session it is. session: the identifier in the log. secured: TLS or loopback."""
+
+    user: str
+    session: str
+    secured: bool = False
+
+
+class Session:
+    """What the commands share. `report` takes lines for the operator's log."""
+
+    def __init__(
+        self, stream: Stream, store: MailStore, who: Who, names: Names, report: Report
+    ) -> None:
+        self.stream = stream
+        self.store = store
+        self.who = who
+        self.names = names
+        self.report = report
+        self.reader = CommandReader(stream, AUTHENTICATED)
+        self.view: View | None = None
+        self.enabled: set[bytes] = set()
+        self.logged_out = False
+        self.expunged = 0
+        self._out: list[bytes] = []
+        self._waiting_octets = 0
+        self._looked = 0.0
+
+    # Answers.
+
+    def untagged(self, response: bytes) -> None:
+        """Queue ``* response``."""
+        self._out.append(b"* %b\r\n" % response)
+
+    def extend(self, lines: list[bytes]) -> None:
+        """Queue whole lines."""
+        self._out += lines
+
+    def tagged(self, tag: bytes, response: bytes) -> None:
+        self._out.append(b"%b %b\r\n" % (tag, response))
+
+    async def flush(self) -> None:
+        """One write for all that is queued; waits while the peer reads too slowly. Raises
+        ConnectionLost."""
+        out, self._out = self._out, []
+        if out:
+            self.stream.write(b"".join(out))
+            await self.stream.drain()
+
+    # The selected folder.
+
+    def selected(self, writable: bool = False) -> View:
+        """Raises Refused."""
+        if self.view is None:
+            raise Refused("BAD", "No mailbox selected.", "CLIENTBUG")
+        if writable and self.view.read_only:
+            raise Refused("NO", "Mailbox is read-only", "READ-ONLY")
+        return self.view
+
+    def close_view(self) -> None:
+        view, self.view = self.view, None
+        if view is not None:
+            view.mailbox.release()
+
+    async def look(self, now: bool = False) -> None:
+        """Have the folder look at the disk, if it is time to."""
+        if self.view is None:
+            return
+        moment = time.monotonic()
+        if now or moment - self._looked > _LOOK_INTERVAL:
+            self._looked = moment
+            await self.view.mailbox.refresh()
+
+    def sync(self, expunges: bool) -> None:
+        """Queue what changed in the selected folder."""
+        if self.view is not None:
+            self._out += self.view.updates(expunges)
+
+    async def open_folder(self, wire: bytes, missing: str = "NONEXISTENT") -> Mailbox:
+        """missing: the response code when there is none. Raises Refused."""
+        name = self.names.store_name(wire)
+        try:
+            return await self.store.open(name)
+        except MailboxError as error:
+            if error.code in ("NONEXISTENT", "TRYCREATE"):
+                raise Refused("NO", error.text, missing) from None
+            raise

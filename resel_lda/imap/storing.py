@@ -1,0 +1,140 @@
+"""STORE, EXPUNGE, COPY, MOVE and their UID forms."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from resel_lda.imap import text
+from resel_lda.imap.errors import Refused
+from resel_lda.imap.parser import ParseError, Parser
+from resel_lda.imap.session import Session
+from resel_lda.imap.view import View
+from resel_lda.mailbox import MailboxError
+
+_MODES = {b"FLAGS": "set", b"+FLAGS": "add", b"-FLAGS": "remove"}
+_TELL_BATCH = 2_000
+
+
+async def store(session: Session, args: Parser, by_uid: bool) -> str:
+    view = session.selected()
+    args.space()
+    numbers = args.sequence_set()
+    args.space()
+    word = args.word()
+    silent = word.endswith(b".SILENT")
+    mode = _MODES.get(word.removesuffix(b".SILENT"))
+    if mode is None:
+        raise ParseError("Invalid STORE parameter")
+    args.space()
+    flags = args.flags()
+    args.finish()
+    session.selected(writable=True)
+    pairs = view.select(numbers, by_uid)
+    result = await view.mailbox.store([uid for _, uid in pairs], flags, mode)
+    view.already_told(result.changed)
+    gone = await _tell(session, view, pairs, silent)
+    if gone:
+        return "[EXPUNGEISSUED] Some messages were already expunged."
+    return "Store completed."
+
+
+async def _tell(session: Session, view: View, pairs: list[tuple[int, int]], silent: bool) -> int:
+    """The new flags of all, changed or not, unless they are not wanted; how many are gone."""
+    get = view.mailbox.get
+    infos = [(sequence, get(uid)) for sequence, uid in pairs]
+    gone = sum(info is None for _, info in infos)
+    if silent:
+        return gone
+    # A new keyword has to be in FLAGS before it is in a FETCH.
+    session.extend(view.new_keywords())
+    for start in range(0, len(infos), _TELL_BATCH):
+        batch = infos[start : start + _TELL_BATCH]
+        view.already_told([info for _, info in batch if info is not None])
+        session.extend(
+            [view.flags_response(sequence, info) for sequence, info in batch if info is not None]
+        )
+        if start + _TELL_BATCH < len(infos):
+            await session.flush()
+            await asyncio.sleep(0)
+    return gone
+
+
+async def expunge(session: Session, args: Parser) -> str:
+    args.finish()
+    view = session.selected(writable=True)
+    await _expunge(session, view, view.uids)
+    return "Expunge completed."
+
+
+async def uid_expunge(session: Session, args: Parser) -> str:
+    """RFC 4315 §2.1."""
+    args.space()
+    numbers = args.sequence_set()
+    args.finish()
+    view = session.selected(writable=True)
+    await _expunge(session, view, [uid for _, uid in view.select(numbers, by_uid=True)])
+    return "Expunge completed."
+
+
+async def _expunge(session: Session, view: View, uids: list[int]) -> None:
+    await session.look()
+    mailbox = view.mailbox
+    deleted = [
+        uid for uid in uids if (info := mailbox.get(uid)) is not None and "\\Deleted" in info.flags
+    ]
+    if deleted:
+        session.expunged += len(await mailbox.expunge(deleted))
+
+
+async def copy(session: Session, args: Parser, by_uid: bool) -> str:
+    view, uids, target = _targets(session, args, by_uid)
+    if not uids:
+        return "No messages found."
+    try:
+        validity, copied = await view.mailbox.copy(uids, target)
+    except MailboxError as error:
+        raise _try_create(error) from None
+    return f"{_copyuid(validity, copied)}Copy completed."
+
+
+async def move(session: Session, args: Parser, by_uid: bool) -> str:
+    """RFC 6851: COPYUID goes in an untagged OK before the EXPUNGEs."""
+    view, uids, target = _targets(session, args, by_uid)
+    session.selected(writable=True)
+    if not uids:
+        return "No messages found."
+    try:
+        validity, moved = await view.mailbox.move(uids, target)
+    except MailboxError as error:
+        raise _try_create(error) from None
+    code = _copyuid(validity, moved)
+    if code:
+        session.untagged(f"OK {code}Moved UIDs.".encode("ascii"))
+    session.expunged += len(moved)
+    return "Move completed."
+
+
+def _targets(session: Session, args: Parser, by_uid: bool) -> tuple[View, list[int], str]:
+    view = session.selected()
+    args.space()
+    numbers = args.sequence_set()
+    args.space()
+    wire = args.astring()
+    args.finish()
+    uids = [uid for _, uid in view.select(numbers, by_uid)]
+    return view, uids, session.names.store_name(wire)
+
+
+def _try_create(error: MailboxError) -> Exception:
+    if error.code in ("NONEXISTENT", "TRYCREATE"):
+        return Refused("NO", error.text, "TRYCREATE")
+    return error
+
+
+def _copyuid(validity: int, copied: Sequence[tuple[int, int]]) -> str:
+    if not copied:
+        return ""
+    source = text.uid_set([old for old, _ in copied]).decode("ascii")
+    target = text.uid_set([new for _, new in copied]).decode("ascii")
+    return f"[COPYUID {validity} {source} {target}] "

@@ -1,0 +1,159 @@
+"""What one session has been told of its folder: sequence numbers, flags, what comes next.
+
+A sequence number stays with its message until the session is told of an EXPUNGE, whatever other
+sessions do meanwhile. All here works on memory and never waits.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Sequence
+
+from resel_lda.imap import text
+from resel_lda.imap.errors import Refused
+from resel_lda.imap.parser import SequenceSet
+from resel_lda.mailbox import SYSTEM_FLAGS, Mailbox, MessageInfo
+
+
+class View:
+    """uids: by sequence number minus one. recent: UIDs this session shows as \\Recent.
+
+    with_modseq: whether FETCH responses carry MODSEQ (RFC 7162 §3.1).
+    """
+
+    def __init__(self, mailbox: Mailbox, name: str, read_only: bool, recent_count: int = 0) -> None:
+        self.mailbox = mailbox
+        self.name = name
+        self.read_only = read_only
+        self.with_modseq = False
+        self._modseq = self._expunged_to = mailbox.highestmodseq
+        self.uids: list[int] = [info.uid for info in mailbox.messages()]
+        self._highest = self.uids[-1] if self.uids else 0
+        if read_only:
+            # EXAMINE takes \\Recent from nobody: the newest are shown so, and stay so.
+            self.recent = set(self.uids[len(self.uids) - recent_count :] if recent_count else ())
+        else:
+            self.recent = set(mailbox.claim_recent().intersection(self.uids))
+        self._told: dict[int, int] = {}
+        self._flag_text: dict[tuple[frozenset[str], bool], bytes] = {}
+        self._keywords = tuple(mailbox.keywords())
+
+    # Numbers.
+
+    def sequence(self, uid: int) -> int:
+        """Its number; 0 if this session does not know the UID."""
+        at = bisect_left(self.uids, uid)
+        return at + 1 if at < len(self.uids) and self.uids[at] == uid else 0
+
+    def select(self, numbers: SequenceSet, by_uid: bool) -> list[tuple[int, int]]:
+        """(sequence number, UID) pairs, ascending. UIDs that are not there are passed over; a
+        sequence number beyond the end is the client's error (RFC 3501 §9, seq-number)."""
+        uids = self.uids
+        chosen: list[tuple[int, int]] = []
+        if by_uid:
+            for low, high in numbers.resolved(uids[-1] if uids else 0):
+                first, last = bisect_left(uids, low), bisect_right(uids, high)
+                chosen.extend(zip(range(first + 1, last + 1), uids[first:last], strict=True))
+            return chosen
+        for low, high in numbers.resolved(len(uids)):
+            if high > len(uids):
+                raise Refused("BAD", "Invalid messageset")
+            chosen.extend(zip(range(low, high + 1), uids[low - 1 : high], strict=True))
+        return chosen
+
+    # Flags.
+
+    def flags(self, info: MessageInfo) -> bytes:
+        """``\\Seen \\Recent`` without parentheses."""
+        key = (info.flags, info.uid in self.recent)
+        words = self._flag_text.get(key)
+        if words is None:
+            words = self._flag_text[key] = text.flag_list(*key)
+        return words
+
+    def flags_response(self, sequence: int, info: MessageInfo) -> bytes:
+        """An untagged FETCH that says a message's flags."""
+        if self.with_modseq:
+            return b"* %d FETCH (UID %d MODSEQ (%d) FLAGS (%b))\r\n" % (
+                sequence,
+                info.uid,
+                info.modseq,
+                self.flags(info),
+            )
+        return b"* %d FETCH (UID %d FLAGS (%b))\r\n" % (sequence, info.uid, self.flags(info))
+
+    def flag_responses(self) -> list[bytes]:
+        """FLAGS and PERMANENTFLAGS (RFC 3501 §7.2.6, §7.1)."""
+        known = text.flag_list((*SYSTEM_FLAGS, *self._keywords))
+        permanent = b"" if self.read_only else known + b" \\*"
+        words = b"Read-only mailbox." if self.read_only else b"Flags permitted."
+        return [
+            b"* FLAGS (%b)\r\n" % known,
+            b"* OK [PERMANENTFLAGS (%b)] %b\r\n" % (permanent, words),
+        ]
+
+    def new_keywords(self) -> list[bytes]:
+        """FLAGS and PERMANENTFLAGS, if there are keywords that they did not hold yet."""
+        keywords = tuple(self.mailbox.keywords())
+        if keywords == self._keywords:
+            return []
+        self._keywords = keywords
+        return self.flag_responses()
+
+    def already_told(self, infos: Collection[MessageInfo]) -> None:
+        """The running command tells these flags itself, or was asked not to (.SILENT)."""
+        for info in infos:
+            self._told[info.uid] = info.modseq
+
+    # Changes.
+
+    def updates(self, expunges: bool) -> list[bytes]:
+        """Untagged responses for what changed since the last call. Without `expunges`, those
+        wait; sequence numbers then stay as they are."""
+        mailbox = self.mailbox
+        now = mailbox.highestmodseq
+        out: list[bytes] = []
+        recent_before = len(self.recent)
+        if expunges and now != self._expunged_to:
+            out += self._expunge(mailbox.vanished_since(self._expunged_to))
+            self._expunged_to = now
+        if now != self._modseq:
+            changed = mailbox.changed_since(self._modseq)
+            self._modseq = now
+            out += self.new_keywords()
+            out += self._changes(changed, recent_before)
+        elif len(self.recent) != recent_before:
+            out.append(b"* %d RECENT\r\n" % len(self.recent))
+        self._told.clear()
+        return out
+
+    def _changes(self, changed: Sequence[MessageInfo], recent_before: int) -> list[bytes]:
+        new = [info.uid for info in changed if info.uid > self._highest]
+        out: list[bytes] = []
+        if new:
+            self.uids += new
+            if not self.read_only:
+                self.recent.update(self.mailbox.claim_recent().intersection(new))
+            out.append(b"* %d EXISTS\r\n" % len(self.uids))
+        if new or len(self.recent) != recent_before:
+            out.append(b"* %d RECENT\r\n" % len(self.recent))
+        for info in changed:
+            if info.uid > self._highest or self._told.get(info.uid) == info.modseq:
+                continue
+            sequence = self.sequence(info.uid)
+            if sequence:
+                out.append(self.flags_response(sequence, info))
+        if new:
+            self._highest = new[-1]
+        return out
+
+    def _expunge(self, vanished: Sequence[int]) -> list[bytes]:
+        """From the highest number down, so that none of them moves another."""
+        gone = [uid for uid in vanished if self.sequence(uid)]
+        if not gone:
+            return []
+        out = [b"* %d EXPUNGE\r\n" % self.sequence(uid) for uid in reversed(gone)]
+        dropped = set(gone)
+        self.uids = [uid for uid in self.uids if uid not in dropped]
+        self.recent -= dropped
+        return out

@@ -1,0 +1,259 @@
+"""A MailStore in memory, for the IMAP tests. Follows the door's words to the letter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from resel_lda.mailbox import (
+    AppendData,
+    FolderInfo,
+    FolderStatus,
+    MailboxError,
+    MessageInfo,
+    Part,
+    StoreResult,
+)
+from resel_lda.mime import sections
+
+
+class FakeMailbox:
+    def __init__(self, store: FakeStore, name: str, uidvalidity: int) -> None:
+        self.store_ = store
+        self.name = name
+        self.uidvalidity = uidvalidity
+        self.uidnext = 1
+        self.highestmodseq = 1
+        self.infos: dict[int, MessageInfo] = {}
+        self.data: dict[int, bytes] = {}
+        self.vanished: list[tuple[int, int]] = []
+        self.unclaimed: set[int] = set()
+        self.watchers: list[Callable[[], None]] = []
+        self.held = 0
+        self.reads = 0
+        self.known: set[str] = set()
+
+    def add(
+        self, message: bytes, flags: Collection[str] = (), date: float | None = None
+    ) -> int:
+        uid = self.uidnext
+        self.uidnext += 1
+        self.highestmodseq += 1
+        when = time.time() if date is None else date
+        self.infos[uid] = MessageInfo(uid, frozenset(flags), when, self.highestmodseq)
+        self.data[uid] = message
+        self.unclaimed.add(uid)
+        self.tell()
+        return uid
+
+    def tell(self) -> None:
+        for watcher in list(self.watchers):
+            watcher()
+
+    def messages(self) -> Sequence[MessageInfo]:
+        return [self.infos[uid] for uid in sorted(self.infos)]
+
+    def get(self, uid: int) -> MessageInfo | None:
+        return self.infos.get(uid)
+
+    def changed_since(self, modseq: int) -> Sequence[MessageInfo]:
+        return [info for info in self.messages() if info.modseq > modseq]
+
+    def vanished_since(self, modseq: int) -> Sequence[int]:
+        return sorted(uid for uid, when in self.vanished if when > modseq)
+
+    def keywords(self) -> Sequence[str]:
+        return sorted(self.known)
+
+    def claim_recent(self) -> frozenset[int]:
+        claimed = frozenset(self.unclaimed)
+        self.unclaimed.clear()
+        return claimed
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        self.watchers.append(callback)
+        return lambda: self.watchers.remove(callback)
+
+    async def refresh(self) -> None:
+        """Nothing outside memory can change."""
+
+    async def read(self, uid: int) -> bytes:
+        self.reads += 1
+        try:
+            return self.data[uid]
+        except KeyError:
+            raise MailboxError("Message is gone", "EXPUNGEISSUED") from None
+
+    async def parts(self, uids: Sequence[int]) -> Mapping[int, Part]:
+        found = {}
+        for uid in uids:
+            if uid in self.data:
+                data = self.data[uid]
+                root = sections.parse(data)
+                found[uid] = Part(
+                    sections.render_envelope(root),
+                    sections.render_body(root),
+                    sections.render_bodystructure(root),
+                    len(data),
+                )
+        return found
+
+    async def header_fields(self, uids: Sequence[int]) -> Mapping[int, bytes]:
+        found = {}
+        for uid in uids:
+            if uid in self.data:
+                root = sections.parse(self.data[uid])
+                found[uid] = sections.header_of(self.data[uid], root, whole=True)
+        return found
+
+    async def sizes(self, uids: Sequence[int]) -> Mapping[int, int]:
+        return {uid: len(self.data[uid]) for uid in uids if uid in self.data}
+
+    async def store(
+        self,
+        uids: Sequence[int],
+        flags: Collection[str],
+        mode: str,
+        unchanged_since: int | None = None,
+    ) -> StoreResult:
+        changed = []
+        for uid in uids:
+            info = self.infos.get(uid)
+            if info is None:
+                continue
+            given = frozenset(flags)
+            self.known.update(flag for flag in given if flag[0] != "\\")
+            new = {"set": given, "add": info.flags | given, "remove": info.flags - given}[mode]
+            if new != info.flags:
+                self.highestmodseq += 1
+                info = MessageInfo(uid, new, info.internal_date, self.highestmodseq)
+                self.infos[uid] = info
+            changed.append(info)
+        self.tell()
+        return StoreResult(changed)
+
+    async def expunge(self, uids: Sequence[int]) -> Sequence[int]:
+        gone = [uid for uid in uids if uid in self.infos]
+        for uid in gone:
+            del self.infos[uid], self.data[uid]
+            self.unclaimed.discard(uid)
+        if gone:
+            self.highestmodseq += 1
+            self.vanished += [(uid, self.highestmodseq) for uid in gone]
+            self.tell()
+        return gone
+
+    async def append(self, messages: Sequence[AppendData]) -> Sequence[int]:
+        uids = []
+        for message in messages:
+            if self.store_.full:
+                raise MailboxError("Quota exceeded (mailbox for user is full)", "OVERQUOTA")
+            if isinstance(message.blocks, Sequence):
+                data = b"".join(message.blocks)
+            else:
+                data = b"".join([block async for block in message.blocks])
+            uids.append(self.add(data, message.flags, message.internal_date))
+        return uids
+
+    async def copy(self, uids: Sequence[int], target: str) -> tuple[int, Sequence[tuple[int, int]]]:
+        folder = self.store_.boxes.get(target)
+        if folder is None:
+            raise MailboxError(f"Mailbox doesn't exist: {target}", "TRYCREATE")
+        pairs = []
+        for uid in uids:
+            info = self.infos[uid]
+            pairs.append((uid, folder.add(self.data[uid], info.flags, info.internal_date)))
+        return folder.uidvalidity, pairs
+
+    async def move(self, uids: Sequence[int], target: str) -> tuple[int, Sequence[tuple[int, int]]]:
+        result = await self.copy(uids, target)
+        await self.expunge(uids)
+        return result
+
+    def release(self) -> None:
+        self.held -= 1
+
+
+class FakeStore:
+    def __init__(self) -> None:
+        self.boxes: dict[str, FakeMailbox] = {}
+        self.subscribed: set[str] = set()
+        self.uses: dict[str, str] = {}
+        self.full = False
+        self._validity = 1_000
+        self._make("INBOX")
+
+    def _make(self, name: str) -> None:
+        self._validity += 1
+        self.boxes[name] = FakeMailbox(self, name, self._validity)
+
+    async def folders(self) -> Sequence[FolderInfo]:
+        names = sorted(self.boxes.keys() | self.subscribed, key=lambda n: (n != "INBOX", n))
+        found = []
+        for name in names:
+            attributes = set()
+            if name in self.boxes:
+                child = any(other.startswith(name + "/") for other in self.boxes)
+                attributes.add("\\HasChildren" if child else "\\HasNoChildren")
+            else:
+                attributes.add("\\NonExistent")
+            if name in self.uses:
+                attributes.add(self.uses[name])
+            found.append(FolderInfo(name, frozenset(attributes), name in self.subscribed))
+        return found
+
+    async def open(self, name: str) -> FakeMailbox:
+        if name not in self.boxes:
+            raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT")
+        self.boxes[name].held += 1
+        return self.boxes[name]
+
+    async def status(self, name: str) -> FolderStatus:
+        box = await self.open(name)
+        box.release()
+        infos = box.infos.values()
+        return FolderStatus(
+            len(infos),
+            len(box.unclaimed),
+            sum("\\Seen" not in info.flags for info in infos),
+            box.uidnext,
+            box.uidvalidity,
+            box.highestmodseq,
+            sum(map(len, box.data.values())),
+            sum("\\Deleted" in info.flags for info in infos),
+        )
+
+    async def create(self, name: str, special_use: str = "") -> None:
+        if name in self.boxes:
+            raise MailboxError(f"Mailbox already exists: {name}", "ALREADYEXISTS")
+        levels = name.split("/")
+        for depth in range(1, len(levels) + 1):
+            if "/".join(levels[:depth]) not in self.boxes:
+                self._make("/".join(levels[:depth]))
+
+    async def delete(self, name: str) -> None:
+        if name not in self.boxes:
+            raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT")
+        del self.boxes[name]
+
+    async def rename(self, name: str, new_name: str) -> None:
+        if name not in self.boxes:
+            raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT")
+        if new_name in self.boxes:
+            raise MailboxError(f"Mailbox already exists: {new_name}", "ALREADYEXISTS")
+        if name == "INBOX":
+            await self.create(new_name)
+            inbox = self.boxes["INBOX"]
+            await inbox.move(sorted(inbox.infos), new_name)
+            return
+        for old in [one for one in self.boxes if one == name or one.startswith(name + "/")]:
+            self.boxes[new_name + old[len(name) :]] = self.boxes.pop(old)
+
+    async def subscribe(self, name: str) -> None:
+        self.subscribed.add(name)
+
+    async def unsubscribe(self, name: str) -> None:
+        self.subscribed.discard(name)
+
+    async def close(self) -> None:
+        """Nothing is open."""
