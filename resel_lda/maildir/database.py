@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import apsw
 
@@ -44,6 +44,10 @@ _SCHEMA_VERSION = 1
 _BATCH = 500
 
 
+def _rows(db: apsw.Connection, sql: str, *values: object) -> list[Any]:
+    return db.execute(sql, values).fetchall()
+
+
 class Database:
     """One SQLite file, opened at first use, set aside and begun anew when it is damaged.
 
@@ -72,7 +76,8 @@ class Database:
     def _attempt(self, work: Callable[[apsw.Connection], T]) -> T:
         connection = self._open()
         with connection:
-            return work(connection)
+            result = work(connection)
+        return result
 
     def _open(self) -> apsw.Connection:
         if self._connection is None:
@@ -150,25 +155,14 @@ class StateFile:
         """A folder's state; a fresh one if it is unknown or its UIDVALIDITY is another."""
 
         def work(db: apsw.Connection) -> FolderState:
-            found = db.execute(
+            found = _rows(
+                db,
                 "SELECT id, uidvalidity, floor, first_recent, expunge_floor FROM folder"
-                " WHERE guid = ?", (guid,)
-            ).fetchall()  # fmt: skip
+                " WHERE guid = ?",
+                guid,
+            )
             if found and found[0][1] == uidvalidity:
-                folder_id, _, floor, first_recent, expunge_floor = found[0]
-                state = FolderState(folder_id, floor, first_recent, expunge_floor)
-                state.rows = {
-                    uid: (modseq, date, letters)
-                    for uid, modseq, date, letters in db.execute(
-                        "SELECT uid, modseq, date, letters FROM message WHERE folder = ?",
-                        (folder_id,),
-                    )
-                }
-                state.expunged = db.execute(
-                    "SELECT modseq, uid FROM expunged WHERE folder = ? ORDER BY modseq, uid",
-                    (folder_id,),
-                ).fetchall()
-                return state
+                return self._load_rows(db, found[0])
             if found:
                 self._forget(db, found[0][0])
             floor = clock_modseq()
@@ -181,6 +175,19 @@ class StateFile:
             return state
 
         return self.database.run(work)
+
+    @staticmethod
+    def _load_rows(db: apsw.Connection, row: tuple[int, int, int, int, int]) -> FolderState:
+        folder_id, _, floor, first_recent, expunge_floor = row
+        state = FolderState(folder_id, floor, first_recent, expunge_floor)
+        rows = _rows(
+            db, "SELECT uid, modseq, date, letters FROM message WHERE folder = ?", folder_id
+        )
+        state.rows = {uid: (modseq, date, letters) for uid, modseq, date, letters in rows}
+        state.expunged = _rows(
+            db, "SELECT modseq, uid FROM expunged WHERE folder = ? ORDER BY modseq, uid", folder_id
+        )
+        return state
 
     @staticmethod
     def _forget(db: apsw.Connection, folder_id: int) -> None:
@@ -232,10 +239,12 @@ class StateFile:
                 "DELETE FROM message WHERE folder = ? AND uid = ?",
                 [(folder_id, uid) for _, uid in expunged],
             )
-            old = db.execute(
+            old = _rows(
+                db,
                 "SELECT modseq FROM expunged WHERE folder = ? ORDER BY modseq DESC LIMIT 1 OFFSET ?",
-                (folder_id, keep_expunged),
-            ).fetchall()
+                folder_id,
+                keep_expunged,
+            )
             if not old:
                 return 0
             db.execute(
@@ -257,9 +266,7 @@ class StateFile:
         """A deleted folder."""
 
         def work(db: apsw.Connection) -> None:
-            for (folder_id,) in db.execute(
-                "SELECT id FROM folder WHERE guid = ?", (guid,)
-            ).fetchall():
+            for (folder_id,) in _rows(db, "SELECT id FROM folder WHERE guid = ?", guid):
                 self._forget(db, folder_id)
 
         self.database.run(work)
@@ -267,7 +274,7 @@ class StateFile:
     def special_uses(self) -> dict[str, str]:
         """Folder name -> "\\Sent" and so on, as CREATE (USE) stored them."""
         return self.database.run(
-            lambda db: dict(db.execute("SELECT name, attribute FROM special_use").fetchall())
+            lambda db: dict(_rows(db, "SELECT name, attribute FROM special_use"))
         )
 
     def set_special_use(self, name: str, attribute: str) -> None:
@@ -305,9 +312,7 @@ class CacheFile:
 
     def sizes(self, guid: str) -> dict[int, int]:
         return self.database.run(
-            lambda db: dict(
-                db.execute("SELECT uid, size FROM part WHERE guid = ?", (guid,)).fetchall()
-            )
+            lambda db: dict(_rows(db, "SELECT uid, size FROM part WHERE guid = ?", guid))
         )
 
     def add(self, guid: str, parts: Iterable[tuple[int, Part]]) -> None:

@@ -86,6 +86,7 @@ class MaildirFolder:
         self._messages: list[MessageInfo] = []
         self.highestmodseq = 0
         self.uidnext = 1
+        self.uidvalidity = 0
         self._watches: list[tuple[int, Callable[[int, str], None]]] = []
         self._watcher: Watcher | None = None
         self._events: list[tuple[str, int, str]] = []
@@ -95,14 +96,11 @@ class MaildirFolder:
 
     # -- reading from memory ------------------------------------------------------------------
 
-    @property
-    def uidvalidity(self) -> int:
-        return self.index.uidlist.uidvalidity
-
     def _publish(self) -> None:
         index = self.index
         self._messages = list(index.infos.values())
         self.highestmodseq = index.highestmodseq
+        self.uidvalidity = index.uidlist.uidvalidity
         self.uidnext = max(index.uidlist.next_uid, index.last_uid + 1)
 
     def messages(self) -> Sequence[MessageInfo]:
@@ -235,9 +233,9 @@ class MaildirFolder:
 
     def _done(self, future: asyncio.Future[object]) -> None:
         self._background.discard(future)
-        if not future.cancelled() and (error := future.exception()) is not None:
-            if not isinstance(error, MailboxError):
-                self._log.warning("imap", f"{self.index.files.directory}: {error!r}")
+        error = None if future.cancelled() else future.exception()
+        if error is not None and not isinstance(error, MailboxError):
+            self._log.warning("imap", f"{self.index.files.directory}: {error!r}")
 
     def _later(self, work: Callable[[], None]) -> None:
         self.keep(asyncio.ensure_future(self._locked(work)))

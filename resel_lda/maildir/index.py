@@ -298,7 +298,7 @@ class FolderIndex:
         """Give the files that have none a UID, on disk before anyone sees it."""
         entries = self.uidlist.entries
         if all(
-            base in self.uids or base in entries and entries[base].uid > self.last_uid
+            base in self.uids or (base in entries and entries[base].uid > self.last_uid)
             for base in found
         ):
             return

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
+from resel_lda.mailbox import MailboxError
 from resel_lda.maildir.dotlock import dotlock
 from resel_lda.maildir.names import FLAG_LETTERS, LETTER_FLAGS
-from resel_lda.mailbox import MailboxError
 from resel_mta.disk import Disk
 
 FILE_NAME = "dovecot-keywords"

@@ -7,7 +7,7 @@ UTF-8 where a folder is found that way.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,9 +131,9 @@ class Layout:
                 return raw
         return path
 
-    def _join(self, levels: object) -> str:
-        joined = self.separator.join(levels)  # type: ignore[call-overload]
-        return str(joined) if self.location.fs else f".{joined}"
+    def _join(self, levels: Iterable[str]) -> str:
+        joined = self.separator.join(levels)
+        return joined if self.location.fs else f".{joined}"
 
     def control_directory(self, name: str) -> str:
         """Where the folder's dovecot-uidlist and dovecot-keywords lie."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import apsw
 
-from resel_lda.mailbox import FolderInfo, FolderStatus, MailboxError
+from resel_lda.mailbox import FolderInfo, FolderStatus, Mailbox, MailboxError
 from resel_lda.maildir import subscriptions, tree
 from resel_lda.maildir.content import MessageReader
 from resel_lda.maildir.database import CacheFile, StateFile
@@ -108,7 +107,12 @@ class MaildirStore:
 
     # -- opening ------------------------------------------------------------------------------
 
-    async def open(self, name: str) -> MaildirFolder:
+    async def open(self, name: str) -> Mailbox:
+        """Raises MailboxError("NONEXISTENT")."""
+        return await self.open_folder(name)
+
+    async def open_folder(self, name: str) -> MaildirFolder:
+        """`open`, with what only this package needs."""
         await self._prepare()
         name = "INBOX" if is_inbox(name) else name
         # Shielded: a session that goes away must not leave a folder half open for the others.
@@ -181,7 +185,7 @@ class MaildirStore:
     @contextlib.asynccontextmanager
     async def _target(self, name: str) -> AsyncIterator[MaildirFolder]:
         try:
-            folder = await self.open(name)
+            folder = await self.open_folder(name)
         except MailboxError as error:
             if error.code == "NONEXISTENT":
                 raise MailboxError(error.text, "TRYCREATE") from error
@@ -192,7 +196,7 @@ class MaildirStore:
             folder.release()
 
     async def status(self, name: str) -> FolderStatus:
-        folder = await self.open(name)
+        folder = await self.open_folder(name)
         try:
             messages = folder.messages()
             sizes = await folder.sizes([info.uid for info in messages])
@@ -265,7 +269,7 @@ class MaildirStore:
 
     async def _rename_inbox(self, new_name: str) -> None:
         await self.create(new_name)
-        inbox = await self.open("INBOX")
+        inbox = await self.open_folder("INBOX")
         try:
             await inbox.move([info.uid for info in inbox.messages()], new_name)
         finally:

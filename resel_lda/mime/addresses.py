@@ -182,10 +182,8 @@ class _Parser:
 
     def local_part(self) -> int:
         out: list[bytes] = []
-        if self.scan.at(b'"'):
-            state = self.scan.quoted_string(out)
-        else:
-            state = self.scan.dot_atom(out)
+        scan = self.scan
+        state = scan.quoted_string(out) if scan.at(b'"') else scan.dot_atom(out)
         if state != BROKEN:
             self.mailbox = b"".join(out)
         return state
