@@ -20,11 +20,13 @@ class Retry:
     """A recipient that is to be tried again.
 
     outcome: None keeps the reply of the last attempt, and does not count as an attempt.
+    waits_for: the next hop that is down, by a name of the scheduler's; see `QueueStore.wake`.
     """
 
     recipient: Recipient
     next_attempt: float
     outcome: Outcome | None = None
+    waits_for: str = ""
 
 
 @dataclass(slots=True)
@@ -190,7 +192,11 @@ class QueueStore(Protocol):
 
     async def wake(self, queue_ids: Iterable[str] | None = None) -> int:
         """Messages that wait for their next attempt are due at once (flush); held ones stay held.
-        How many."""
+        None: all. How many."""
+        ...
+
+    async def wake_waiting(self, waits_for: str) -> int:
+        """Recipients that wait for this next hop are due at once: it is back. How many."""
         ...
 
     def walk(self, queue: str | None = None) -> AsyncIterator[Entry]:

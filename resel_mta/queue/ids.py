@@ -1,4 +1,5 @@
-"""Queue ids: microseconds since the epoch in uppercase hexadecimal, as short Postfix ids look.
+"""Queue ids: the time in uppercase hexadecimal, as short as Postfix's short ids (11 digits until
+2075), so that they fit its listings and everybody's patterns.
 
 They only ever grow. The highest one that may have been given is kept in the database ahead of
 its use, so that neither a crash nor a clock that is set back can give one twice.
@@ -9,8 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-RESERVE = 60_000_000
-"""How far ahead ids are reserved, in microseconds. A crash skips at most that much."""
+EPOCH = 1_577_836_800
+"""2020-01-01 00:00 UTC."""
+UNIT = 10_000
+"""Ids per second. More than that in one second take those of the next."""
+RESERVE = 600 * UNIT
+"""How far ahead ids are reserved. A crash skips at most that much."""
 
 
 def format_id(number: int) -> str:
@@ -34,7 +39,7 @@ class IdSource:
         self.reserve()
 
     def _now(self) -> int:
-        return int(self._clock() * 1_000_000)
+        return int((self._clock() - EPOCH) * UNIT)
 
     def reserve(self) -> int:
         """Move the reservation ahead and return it."""

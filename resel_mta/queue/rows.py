@@ -4,21 +4,20 @@ writer's thread and raises apsw.Error."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import apsw
 
 from resel_mta.mail import Envelope, Message, Notify, Recipient
-from resel_mta.queue.door import Entry, RecipientEntry, Result
+from resel_mta.queue.door import Result, Watcher
 from resel_mta.queue.ids import format_id
-from resel_mta.queue.schema import CORRUPT, DONE, HELD, LIVE, PENDING
-from resel_mta.queue.spool import FileBody
-
-QUEUES = ("incoming", "active", "deferred", "hold", "corrupt")
+from resel_mta.queue.schema import DONE, HELD, LIVE, PENDING
+from resel_mta.queue.spool import THRESHOLD, FileBody
 
 _INSERT_MESSAGE = "INSERT INTO message VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 _INSERT_CONTENT = "INSERT INTO content VALUES(?,?,?)"
-_INSERT_RECIPIENT = "INSERT INTO recipient VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)"
+_INSERT_RECIPIENT = "INSERT INTO recipient VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 
 _MESSAGE = (
     "SELECT id, arrival, size, reverse_path, body, smtputf8, ret, envid, protocol, state, "
@@ -85,6 +84,7 @@ def add_recipients(
                 recipient.attempts,
                 "",
                 "",
+                "",
             ),
         )
 
@@ -117,8 +117,8 @@ def _text(text: str) -> str:
 def _record_progress(db: apsw.Connection, number: int, result: Result) -> None:
     for recipient, outcome in result.done:
         db.execute(
-            "UPDATE recipient SET status = ?, attempts = attempts + 1, reply = ?, relay = ? "
-            "WHERE message = ? AND row = ?",
+            "UPDATE recipient SET status = ?, attempts = attempts + 1, reply = ?, relay = ?, "
+            "waits_for = '' WHERE message = ? AND row = ?",
             (DONE, _text(str(outcome.reply)), outcome.relay, number, recipient.row),
         )
     for retry in result.retries:
@@ -130,11 +130,12 @@ def _record_progress(db: apsw.Connection, number: int, result: Result) -> None:
         else:
             db.execute(
                 "UPDATE recipient SET next_attempt = ?, attempts = attempts + 1, reply = ?, "
-                "relay = ? WHERE message = ? AND row = ?",
+                "relay = ?, waits_for = ? WHERE message = ? AND row = ?",
                 (
                     retry.next_attempt,
                     _text(str(retry.outcome.reply)),
                     retry.outcome.relay,
+                    retry.waits_for,
                     number,
                     retry.recipient.row,
                 ),
@@ -174,6 +175,55 @@ def record(db: apsw.Connection, number: int, result: Result, owner: str) -> bool
     else:
         db.execute("UPDATE message SET next_attempt = ? WHERE id = ?", (due, number))
     return False
+
+
+@dataclass(frozen=True, slots=True)
+class Entering:
+    """A notice that is to be entered, with the watcher that admitted it."""
+
+    number: int
+    message: Message
+    owner: str | None
+    watcher: Watcher | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A result, with its message's number and its notices."""
+
+    number: int
+    result: Result
+    notices: list[Entering]
+
+
+@dataclass(slots=True)
+class Recorded:
+    """gone: ids of messages that are not there any more; files: those of them with a file;
+    entered: the numbers of the notices that were entered."""
+
+    gone: set[str] = field(default_factory=set)
+    files: list[str] = field(default_factory=list)
+    entered: set[int] = field(default_factory=set)
+
+
+def record_all(db: apsw.Connection, owner: str, steps: Iterable[Step]) -> Recorded:
+    """For each result its notices first, then what they are about."""
+    recorded = Recorded()
+    for step in steps:
+        number, result = step.number, step.result
+        queue_id = result.message.queue_id
+        if step.notices and not exists(db, number):
+            recorded.gone.add(queue_id)
+            continue
+        for notice in step.notices:
+            insert(db, notice.number, notice.message, notice.owner)
+            recorded.entered.add(notice.number)
+        spooled = result.message.size > THRESHOLD and is_spooled(db, number)
+        if record(db, number, result, owner):
+            recorded.gone.add(queue_id)
+            if spooled:
+                recorded.files.append(queue_id)
+    return recorded
 
 
 def _message(row: tuple[Any, ...]) -> Message:
@@ -241,72 +291,6 @@ def set_lease(db: apsw.Connection, owner: str, until: float) -> None:
     db.execute("INSERT OR REPLACE INTO owner VALUES(?,?)", (owner, until))
 
 
-def queue_of(state: int, owner: str | None, next_attempt: float, now: float) -> str:
-    """Postfix's name of the queue that a message would lie in."""
-    if state == HELD:
-        return "hold"
-    if state == CORRUPT:
-        return "corrupt"
-    if owner is not None:
-        return "active"
-    return "incoming" if next_attempt <= now else "deferred"
-
-
-def condition(queue: str, now: float) -> tuple[str, tuple[Any, ...]]:
-    """SQL for "lies in this queue"."""
-    if queue == "hold":
-        return "state = 1", ()
-    if queue == "corrupt":
-        return "state = 2", ()
-    if queue == "active":
-        return "state = 0 AND owner IS NOT NULL", ()
-    sign = "<=" if queue == "incoming" else ">"
-    return f"state = 0 AND owner IS NULL AND next_attempt {sign} ?", (now,)
-
-
-_ENTRY = "SELECT id, state, owner, arrival, size, reverse_path, next_attempt, expires FROM message"
-
-
-def _recipient_entry(row: tuple[Any, ...]) -> RecipientEntry:
-    return RecipientEntry(*row)
-
-
-def entry(db: apsw.Connection, row: tuple[Any, ...], now: float) -> Entry:
-    number, state, owner, arrival, size, sender, next_attempt, expires = row
-    recipients = db.execute(
-        "SELECT address, orig_to, next_attempt, attempts, reply, relay FROM recipient "
-        "WHERE message = ? AND status = 0",
-        (number,),
-    )
-    return Entry(
-        queue_id=format_id(number),
-        queue=queue_of(state, owner, next_attempt, now),
-        arrival=arrival,
-        size=size,
-        sender=sender,
-        recipients=tuple(_recipient_entry(values) for values in recipients),
-        next_attempt=next_attempt,
-        expires=expires,
-        forced_expire=expires < 0,
-    )
-
-
-def page(
-    db: apsw.Connection, after: int, n: int, queue: str | None, now: float
-) -> list[tuple[int, Entry]]:
-    """The next `n` messages with numbers above `after`."""
-    where, values = condition(queue, now) if queue else ("1", ())
-    rows = db.execute(
-        f"{_ENTRY} WHERE id > ? AND {where} ORDER BY id LIMIT ?", (after, *values, n)
-    ).fetchall()
-    return [(int(row[0]), entry(db, row, now)) for row in rows]  # type: ignore[arg-type]
-
-
-def find_entry(db: apsw.Connection, number: int, now: float) -> Entry | None:
-    row = db.execute(f"{_ENTRY} WHERE id = ?", (number,)).fetchone()
-    return None if row is None else entry(db, row, now)
-
-
 def claim(
     db: apsw.Connection, numbers: Iterable[int], owner: str, due: float | None
 ) -> list[Message]:
@@ -344,58 +328,3 @@ def content(db: apsw.Connection, number: int) -> tuple[bytes, bytes | None, int 
     if row is None or (row[1] is None) != (spooled is not None):
         return b"", None, spooled, "content is missing"
     return row[0], row[1], spooled, ""
-
-
-def mark_corrupt(db: apsw.Connection, number: int) -> None:
-    db.execute("UPDATE message SET state = 2, owner = NULL WHERE id = ?", (number,))
-
-
-def hold(db: apsw.Connection, number: int) -> bool:
-    db.execute("UPDATE message SET state = 1 WHERE id = ? AND state = 0", (number,))
-    return bool(db.changes())
-
-
-def release(db: apsw.Connection, number: int) -> bool:
-    db.execute("UPDATE message SET state = 0 WHERE id = ? AND state = 1", (number,))
-    return bool(db.changes()) and wake(db, number)
-
-
-def requeue(db: apsw.Connection, number: int) -> bool:
-    db.execute("UPDATE message SET state = 0 WHERE id = ? AND state <> 2", (number,))
-    return bool(db.changes()) and wake(db, number)
-
-
-def wake(db: apsw.Connection, number: int) -> bool:
-    """All recipients are due. Not for what is held or damaged."""
-    db.execute("UPDATE message SET next_attempt = 0 WHERE id = ? AND state = 0", (number,))
-    if not db.changes():
-        return False
-    db.execute("UPDATE recipient SET next_attempt = 0 WHERE message = ?", (number,))
-    return True
-
-
-def remove_if_there(db: apsw.Connection, number: int) -> bool:
-    found = exists(db, number)
-    if found:
-        remove(db, number)
-    return found
-
-
-def next_due(db: apsw.Connection) -> float | None:
-    due: float | None = db.execute(
-        "SELECT next_attempt FROM message WHERE owner IS NULL AND state = 0 "
-        "ORDER BY next_attempt LIMIT 1"
-    ).get
-    return due
-
-
-def count(db: apsw.Connection, now: float) -> dict[str, int]:
-    counts = dict.fromkeys(QUEUES, 0)
-    for state, owned, due, n in db.execute(
-        "SELECT state, owner IS NOT NULL, next_attempt <= ?, count(*) FROM message "
-        "GROUP BY 1, 2, 3",
-        (now,),
-    ):
-        name = queue_of(state, "somebody" if owned else None, 0.0 if due else now + 1, now)
-        counts[name] += n
-    return counts

@@ -20,8 +20,8 @@ LIVE, HELD, CORRUPT = 0, 1, 2
 PENDING, DONE = 0, 1
 """recipient.status"""
 
-# due: only messages that nobody has claimed are in the index, so that one which is entered,
-# delivered and removed at once never touches it.
+# due, waiting: only messages that nobody has claimed and recipients whose next hop is down are in
+# the indexes, so that a message which is entered, delivered and removed at once never touches them.
 SCHEMA = """
 CREATE TABLE message(
   id INTEGER PRIMARY KEY,
@@ -60,8 +60,10 @@ CREATE TABLE recipient(
   attempts INTEGER NOT NULL,
   reply TEXT NOT NULL,
   relay TEXT NOT NULL,
+  waits_for TEXT NOT NULL,
   PRIMARY KEY(message, row)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX waiting ON recipient(waits_for) WHERE waits_for <> '';
 CREATE TABLE owner(name TEXT PRIMARY KEY, lease REAL NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE meta(key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """

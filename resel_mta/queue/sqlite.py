@@ -11,7 +11,7 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,19 +21,16 @@ import apsw
 
 from resel_mta.content import Body, Content, Header, MemoryBody
 from resel_mta.disk import Disk
-from resel_mta.mail import BodySink, Message, QueueStats, Reply, TempFail
+from resel_mta.mail import BodySink, Message, Reply, TempFail
 from resel_mta.maillog import MailLog
-from resel_mta.queue import rows
-from resel_mta.queue.door import Entry, Result, Watcher
+from resel_mta.queue import changes, rows
+from resel_mta.queue.administration import Administration, number_of, numbers_of
+from resel_mta.queue.door import Result, Watcher
 from resel_mta.queue.ids import IdSource, format_id, parse_id
 from resel_mta.queue.schema import open_database
 from resel_mta.queue.spool import THRESHOLD, FileBody, Spool, SpoolSink, disk_failure
 from resel_mta.queue.writer import Writer
 
-PAGE = 200
-"""Messages read at once by a listing."""
-CHUNK = 1000
-"""Messages changed in one commit when all are."""
 GONE = Reply(451, "4.3.0", "Error: the message is no longer in the queue")
 DAMAGED = Reply(451, "4.3.0", "Error: the message is damaged and was set aside")
 
@@ -63,7 +60,7 @@ def lock_queue(directory: str) -> int:
     return fd
 
 
-class SQLiteStore:
+class SQLiteStore(Administration):
     """Implements `door.QueueStore`. Make one with `SQLiteStore.open`."""
 
     def __init__(
@@ -179,7 +176,7 @@ class SQLiteStore:
             await self._in_thread(self._spool.remove, body.path)
 
     async def enter(self, message: Message, *, claim_for: str | None = None) -> None:
-        number = _number(message.queue_id)
+        number = number_of(message.queue_id)
         await self._settle_body(message)
         owner, admitted = claim_for, None
         if message.hold:
@@ -213,10 +210,6 @@ class SQLiteStore:
         elif owner is None and not message.hold and not failed:
             self._arrived()
 
-    def _arrived(self) -> None:
-        for watcher in self._watchers:
-            watcher.arrived()
-
     async def _settle_body(self, message: Message) -> None:
         """A large body lies in its final place, synced, before the row is written."""
         content = message.content
@@ -236,13 +229,10 @@ class SQLiteStore:
         self._spool.keep(file, name)
         return file
 
-    async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
-        return await self._loop.run_in_executor(self._executor, function, *args)
-
     async def claim(
         self, owner: str, lease: float, n: int, *, queue_ids: Iterable[str] | None = None
     ) -> list[Message]:
-        wanted = None if queue_ids is None else _numbers(queue_ids)
+        wanted = None if queue_ids is None else numbers_of(queue_ids)
         now = self._clock()
 
         def operation(db: apsw.Connection) -> list[Message]:
@@ -260,30 +250,39 @@ class SQLiteStore:
         await self._writer.submit(lambda db: rows.set_lease(db, owner, until))
 
     async def unclaim(self, owner: str, queue_ids: Iterable[str] | None = None) -> None:
-        numbers = None if queue_ids is None else _numbers(queue_ids)
+        numbers = None if queue_ids is None else numbers_of(queue_ids)
         await self._writer.submit(lambda db: rows.unclaim(db, owner, numbers))
         self._arrived()
 
     async def apply(self, owner: str, results: Sequence[Result]) -> set[str]:
-        notices: list[_Notice] = []
+        steps: list[rows.Step] = []
         for result in results:
+            notices = []
             for notice in result.notices:
                 await self._settle_body(notice)
                 claimed = (None, None) if notice.hold else self._admit(notice)
-                notices.append((_number(notice.queue_id), notice, *claimed))
-        numbered = [(_number(result.message.queue_id), result) for result in results]
-        entering = tuple(number for number, *_ in notices)
-        future = self._writer.submit(lambda db: _record(db, owner, numbered, notices), entering)
-        for _, notice, notice_owner, watcher in notices:
-            future.add_done_callback(partial(self._entered, notice, notice_owner, watcher))
-        gone: set[str]
-        gone, files = await asyncio.shield(future)
-        if files:
-            await self._in_thread(self._spool.remove_content, files)
-        return gone
+                notices.append(rows.Entering(number_of(notice.queue_id), notice, *claimed))
+            steps.append(rows.Step(number_of(result.message.queue_id), result, notices))
+        entering = tuple(notice.number for step in steps for notice in step.notices)
+        future = self._writer.submit(lambda db: rows.record_all(db, owner, steps), entering)
+        for step in steps:
+            for entering_notice in step.notices:
+                future.add_done_callback(partial(self._notice_entered, entering_notice))
+        recorded: rows.Recorded = await asyncio.shield(future)
+        if recorded.files:
+            await self._in_thread(self._spool.remove_content, recorded.files)
+        return recorded.gone
+
+    def _notice_entered(self, notice: rows.Entering, future: asyncio.Future[Any]) -> None:
+        if future.exception() is None and notice.number not in future.result().entered:
+            # Somebody deleted what it was about: nothing to tell.
+            if notice.watcher is not None:
+                notice.watcher.refused(notice.message)
+            return
+        self._entered(notice.message, notice.owner, notice.watcher, future)
 
     async def content(self, message: Message) -> Content:
-        number = _number(message.queue_id)
+        number = number_of(message.queue_id)
         found = await self._writer.submit(lambda db: rows.content(db, number), changes=False)
         if found is None:
             raise TempFail(GONE)
@@ -306,105 +305,10 @@ class SQLiteStore:
             await self._in_thread(self._spool.set_aside, queue_id, header)
         except OSError as error:
             reason = f"{reason}; not moved: {error}"
-        await self._writer.submit(lambda db: rows.mark_corrupt(db, number))
+        await self._writer.submit(lambda db: changes.mark_corrupt(db, number))
         if self._log is not None:
             self._log.warning("qmgr", f"corrupt message set aside: {reason}", queue_id)
         self._withdrawn([queue_id])
-
-    def _withdrawn(self, queue_ids: Sequence[str]) -> None:
-        if queue_ids:
-            for watcher in self._watchers:
-                watcher.withdrawn(queue_ids)
-
-    async def hold(self, queue_ids: Iterable[str] | None = None) -> list[str]:
-        changed = await self._change(rows.hold, queue_ids)
-        self._withdrawn(changed)
-        return changed
-
-    async def release(self, queue_ids: Iterable[str] | None = None) -> list[str]:
-        changed = await self._change(rows.release, queue_ids)
-        self._arrived()
-        return changed
-
-    async def requeue(self, queue_ids: Iterable[str] | None = None) -> list[str]:
-        changed = await self._change(rows.requeue, queue_ids)
-        self._withdrawn(changed)
-        self._arrived()
-        return changed
-
-    async def wake(self, queue_ids: Iterable[str] | None = None) -> int:
-        changed = await self._change(rows.wake, queue_ids)
-        self._arrived()
-        return len(changed)
-
-    async def delete(
-        self, queue_ids: Iterable[str] | None = None, *, queue: str | None = None
-    ) -> list[str]:
-        if queue_ids is None or queue is not None:
-            queue_ids = await self._select(queue_ids, queue)
-        files: list[str] = []
-
-        def remove(db: apsw.Connection, number: int) -> bool:
-            spooled = rows.is_spooled(db, number)
-            removed = rows.remove_if_there(db, number)
-            if spooled and removed:
-                files.append(format_id(number))
-            return removed
-
-        changed = await self._change(remove, queue_ids)
-        self._withdrawn(changed)
-        await self._in_thread(self._spool.remove_content, files)
-        return changed
-
-    async def _select(self, queue_ids: Iterable[str] | None, queue: str | None) -> list[str]:
-        wanted = None if queue_ids is None else set(queue_ids)
-        return [
-            entry.queue_id
-            async for entry in self.walk(queue)
-            if wanted is None or entry.queue_id in wanted
-        ]
-
-    async def _change(
-        self,
-        operation: Callable[[apsw.Connection, int], bool],
-        queue_ids: Iterable[str] | None,
-    ) -> list[str]:
-        """Do `operation` to each message, in commits of CHUNK; the ids of those it changed."""
-        changed: list[str] = []
-        if queue_ids is None:
-            queue_ids = await self._select(None, None)
-        numbers = _numbers(queue_ids)
-        for start in range(0, len(numbers), CHUNK):
-            chunk = numbers[start : start + CHUNK]
-
-            def run(db: apsw.Connection, chunk: list[int] = chunk) -> list[str]:
-                return [format_id(number) for number in chunk if operation(db, number)]
-
-            changed += await self._writer.submit(run)
-        return changed
-
-    async def walk(self, queue: str | None = None) -> AsyncIterator[Entry]:
-        after = -1
-        while True:
-            now = self._clock()
-            found: list[tuple[int, Entry]] = await self._writer.submit(
-                lambda db, after=after, now=now: rows.page(db, after, PAGE, queue, now),  # type: ignore[misc]
-                changes=False,
-            )
-            for number, entry in found:
-                after = number
-                yield entry
-            if len(found) < PAGE:
-                return
-
-    async def get(self, queue_id: str) -> Entry | None:
-        number, now = parse_id(queue_id), self._clock()
-        if number is None:
-            return None
-        entry: Entry | None = await self._writer.submit(
-            lambda db: rows.find_entry(db, number, now), changes=False
-        )
-        return entry
 
     async def load(self, queue_id: str) -> Message | None:
         number = parse_id(queue_id)
@@ -420,17 +324,6 @@ class SQLiteStore:
     def watch(self, watcher: Watcher) -> None:
         self._watchers.append(watcher)
 
-    async def next_due(self) -> float | None:
-        due: float | None = await self._writer.submit(rows.next_due, changes=False)
-        return due
-
-    async def stats(self) -> QueueStats:
-        now = self._clock()
-        counts: dict[str, int] = await self._writer.submit(
-            lambda db: rows.count(db, now), changes=False
-        )
-        return QueueStats(**counts)
-
     async def close(self) -> None:
         last = self._ids.last
         try:
@@ -444,38 +337,3 @@ class SQLiteStore:
     @property
     def path(self) -> Path:
         return Path(self._path)
-
-
-def _number(queue_id: str) -> int:
-    number = parse_id(queue_id)
-    if number is None:
-        raise ValueError(f"not a queue id: {queue_id!r}")
-    return number
-
-
-def _numbers(queue_ids: Iterable[str]) -> list[int]:
-    return [number for queue_id in queue_ids if (number := parse_id(queue_id)) is not None]
-
-
-_Notice = tuple[int, Message, str | None, Watcher | None]
-
-
-def _record(
-    db: apsw.Connection,
-    owner: str,
-    results: list[tuple[int, Result]],
-    notices: list[_Notice],
-) -> tuple[set[str], list[str]]:
-    """Notices first, then what they are about: the ids that are gone, and those with a file."""
-    for number, notice, notice_owner, _ in notices:
-        rows.insert(db, number, notice, notice_owner)
-    gone: set[str] = set()
-    files: list[str] = []
-    for number, result in results:
-        queue_id = result.message.queue_id
-        spooled = result.message.size > THRESHOLD and rows.is_spooled(db, number)
-        if rows.record(db, number, result, owner):
-            gone.add(queue_id)
-            if spooled:
-                files.append(queue_id)
-    return gone, files

@@ -1,0 +1,151 @@
+"""What people ask of the queue, inside a transaction. Every function runs in the writer's thread
+and raises apsw.Error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import apsw
+
+from resel_mta.queue.door import Entry, RecipientEntry
+from resel_mta.queue.ids import format_id
+from resel_mta.queue.rows import exists, remove
+from resel_mta.queue.schema import CORRUPT, HELD
+
+QUEUES = ("incoming", "active", "deferred", "hold", "corrupt")
+
+
+def queue_of(state: int, owner: str | None, next_attempt: float, now: float) -> str:
+    """Postfix's name of the queue that a message would lie in."""
+    if state == HELD:
+        return "hold"
+    if state == CORRUPT:
+        return "corrupt"
+    if owner is not None:
+        return "active"
+    return "incoming" if next_attempt <= now else "deferred"
+
+
+def condition(queue: str, now: float) -> tuple[str, tuple[Any, ...]]:
+    """SQL for "lies in this queue"."""
+    if queue == "hold":
+        return "state = 1", ()
+    if queue == "corrupt":
+        return "state = 2", ()
+    if queue == "active":
+        return "state = 0 AND owner IS NOT NULL", ()
+    sign = "<=" if queue == "incoming" else ">"
+    return f"state = 0 AND owner IS NULL AND next_attempt {sign} ?", (now,)
+
+
+_ENTRY = "SELECT id, state, owner, arrival, size, reverse_path, next_attempt, expires FROM message"
+
+
+def _recipient_entry(row: tuple[Any, ...]) -> RecipientEntry:
+    return RecipientEntry(*row)
+
+
+def entry(db: apsw.Connection, row: tuple[Any, ...], now: float) -> Entry:
+    number, state, owner, arrival, size, sender, next_attempt, expires = row
+    recipients = db.execute(
+        "SELECT address, orig_to, next_attempt, attempts, reply, relay FROM recipient "
+        "WHERE message = ? AND status = 0",
+        (number,),
+    )
+    return Entry(
+        queue_id=format_id(number),
+        queue=queue_of(state, owner, next_attempt, now),
+        arrival=arrival,
+        size=size,
+        sender=sender,
+        recipients=tuple(_recipient_entry(values) for values in recipients),
+        next_attempt=next_attempt,
+        expires=expires,
+        forced_expire=expires < 0,
+    )
+
+
+def page(
+    db: apsw.Connection, after: int, n: int, queue: str | None, now: float
+) -> list[tuple[int, Entry]]:
+    """The next `n` messages with numbers above `after`."""
+    where, values = condition(queue, now) if queue else ("1", ())
+    rows = db.execute(
+        f"{_ENTRY} WHERE id > ? AND {where} ORDER BY id LIMIT ?", (after, *values, n)
+    ).fetchall()
+    return [(int(row[0]), entry(db, row, now)) for row in rows]  # type: ignore[arg-type]
+
+
+def find_entry(db: apsw.Connection, number: int, now: float) -> Entry | None:
+    row = db.execute(f"{_ENTRY} WHERE id = ?", (number,)).fetchone()
+    return None if row is None else entry(db, row, now)
+
+
+def mark_corrupt(db: apsw.Connection, number: int) -> None:
+    db.execute("UPDATE message SET state = 2, owner = NULL WHERE id = ?", (number,))
+
+
+def hold(db: apsw.Connection, number: int) -> bool:
+    db.execute("UPDATE message SET state = 1 WHERE id = ? AND state = 0", (number,))
+    return bool(db.changes())
+
+
+def release(db: apsw.Connection, number: int) -> bool:
+    db.execute("UPDATE message SET state = 0 WHERE id = ? AND state = 1", (number,))
+    return bool(db.changes()) and wake(db, number)
+
+
+def requeue(db: apsw.Connection, number: int) -> bool:
+    db.execute("UPDATE message SET state = 0 WHERE id = ? AND state <> 2", (number,))
+    return bool(db.changes()) and wake(db, number)
+
+
+def wake(db: apsw.Connection, number: int) -> bool:
+    """All recipients are due. Not for what is held or damaged."""
+    db.execute("UPDATE message SET next_attempt = 0 WHERE id = ? AND state = 0", (number,))
+    if not db.changes():
+        return False
+    db.execute("UPDATE recipient SET next_attempt = 0 WHERE message = ?", (number,))
+    return True
+
+
+def wake_waiting(db: apsw.Connection, waits_for: str, n: int) -> int:
+    """Up to `n` recipients that wait for a next hop are due. How many."""
+    found = db.execute(
+        "SELECT message, row FROM recipient WHERE waits_for = ? AND waits_for <> '' LIMIT ?",
+        (waits_for, n),
+    ).fetchall()
+    for number, row in found:
+        db.execute(
+            "UPDATE recipient SET next_attempt = 0, waits_for = '' WHERE message = ? AND row = ?",
+            (number, row),
+        )
+        db.execute("UPDATE message SET next_attempt = 0 WHERE id = ?", (number,))
+    return len(found)
+
+
+def remove_if_there(db: apsw.Connection, number: int) -> bool:
+    found = exists(db, number)
+    if found:
+        remove(db, number)
+    return found
+
+
+def next_due(db: apsw.Connection) -> float | None:
+    due: float | None = db.execute(
+        "SELECT next_attempt FROM message WHERE owner IS NULL AND state = 0 "
+        "ORDER BY next_attempt LIMIT 1"
+    ).get
+    return due
+
+
+def count(db: apsw.Connection, now: float) -> dict[str, int]:
+    counts = dict.fromkeys(QUEUES, 0)
+    for state, owned, due, n in db.execute(
+        "SELECT state, owner IS NOT NULL, next_attempt <= ?, count(*) FROM message "
+        "GROUP BY 1, 2, 3",
+        (now,),
+    ):
+        name = queue_of(state, "somebody" if owned else None, 0.0 if due else now + 1, now)
+        counts[name] += n
+    return counts

@@ -1,0 +1,246 @@
+"""Has batches delivered, as many at a time as each next hop and transport bears."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any
+
+from resel_mta.mail import (
+    Deferred,
+    Message,
+    Outcome,
+    Recipient,
+    Reply,
+    Route,
+    TempFail,
+    Transport,
+)
+from resel_mta.queue.door import QueueStore
+from resel_mta.queue.journal import Journal
+from resel_mta.queue.retry import Policy
+from resel_mta.queue.sites import Active, Batch, Lane, Run, Site
+
+Pairs = list[tuple[Recipient, Outcome]]
+Settle = Callable[[Active, Pairs, str, float, str], None]
+"""(message, outcomes, service for the log, when it began, site that they wait for or "")."""
+
+KEPT_LIMIT = 64 * 1024 * 1024
+"""Octets of content that active messages keep in memory; beyond, it is read when needed."""
+YIELD_AFTER = 100
+"""Outcomes handled before other tasks get their turn."""
+
+
+def internal_error(reference: str) -> Reply:
+    """What is said of a failure that nobody foresaw."""
+    return Reply(451, "4.3.0", f"Error: internal error (reference {reference})")
+
+
+class Dispatcher:
+    """settle: takes the outcomes of each delivery. may_begin: False while nothing may start."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        store: QueueStore,
+        transports: Mapping[str, Transport],
+        journal: Journal,
+        settle: Settle,
+        may_begin: Callable[[], bool],
+    ) -> None:
+        self._policy = policy
+        self._store = store
+        self._transports = transports
+        self._journal = journal
+        self._settle = settle
+        self._may_begin = may_begin
+        self._lanes: dict[str, Lane] = {}
+        self._kept = 0
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def knows(self, transport: str) -> bool:
+        return transport in self._transports
+
+    def reconfigure(self, policy: Policy) -> None:
+        self._policy = policy
+        for name, lane in self._lanes.items():
+            lane.limit = policy.process_limit
+            for site in lane.sites.values():
+                site.limit = policy.limits(name).concurrency
+        self.pump_all()
+
+    def keep(self, active: Active) -> None:
+        """Account for content in memory; drop it if there is too much."""
+        weight = active.weight()
+        if self._kept + weight > KEPT_LIMIT:
+            active.message.content = None
+        else:
+            active.kept = weight
+            self._kept += weight
+
+    def forget(self, active: Active) -> None:
+        self._kept -= active.kept
+        active.kept = 0
+
+    def site_key(self, route: Route, recipient: Recipient) -> str:
+        """The name of a next hop. Where each recipient is delivered alone (local mailboxes),
+        it is the recipient, as in Postfix."""
+        if self._policy.limits(route.transport).recipients == 1:
+            return f"{route.transport}:{recipient.address}"
+        return f"{route.transport}:{route.nexthop}"
+
+    def enqueue(self, key: str, run: Run) -> Lane | None:
+        """Put recipients in line. None: the next hop is dead, and they were settled at once."""
+        lane, site = self._site(run.route.transport, key)
+        if site.is_dead(time.time()):
+            self._suspend(site, [run])
+            return None
+        site.add(run)
+        lane.ready(site)
+        return lane
+
+    def _site(self, transport: str, key: str) -> tuple[Lane, Site]:
+        lane = self._lanes.get(transport)
+        if lane is None:
+            lane = self._lanes[transport] = Lane(
+                self._transports[transport], self._policy.process_limit
+            )
+        site = lane.sites.get(key)
+        if site is None:
+            limit = self._policy.limits(transport).concurrency
+            site = lane.sites[key] = Site(key, self._policy.initial_concurrency, limit)
+        return lane, site
+
+    def pump_all(self) -> None:
+        for lane in self._lanes.values():
+            self.pump(lane)
+
+    def pump(self, lane: Lane) -> None:
+        """Begin what can begin."""
+        limit = self._policy.limits(lane.transport.name).recipients
+        while self._may_begin() and (site := lane.next_site()) is not None:
+            batch = site.take(limit)
+            lane.begin(site)
+            self._spawn(self._deliver(lane, batch))
+
+    async def _deliver(self, lane: Lane, batch: Batch) -> None:
+        started = time.time()
+        try:
+            outcomes = await self._attempt(lane.transport, batch)
+        finally:
+            lane.end(batch.site)
+        waits_for = self._feedback(batch.site, outcomes)
+        self._settle(batch.active, outcomes, lane.transport.log_name, started, waits_for)
+        lane.forget_idle(batch.site)
+        self.pump(lane)
+
+    async def _attempt(self, transport: Transport, batch: Batch) -> Pairs:
+        """One outcome for each recipient, whatever the transport does."""
+        message, recipients = batch.active.message, batch.recipients
+        try:
+            if message.content is None:
+                message.content = await self._store.content(message)
+                self._keep_loaded(batch.active)
+            outcomes = await transport.deliver(message, recipients, batch.route)
+        except TempFail as failure:
+            return [(recipient, Deferred(failure.reply)) for recipient in recipients]
+        except Exception as error:
+            return self._unknown(transport, message, recipients, error)
+        missing = [recipient for recipient in recipients if recipient not in outcomes]
+        if missing:
+            gap = KeyError(f"no outcome for <{missing[0].address}>")
+            return [*outcomes.items(), *self._unknown(transport, message, missing, gap)]
+        return list(outcomes.items())
+
+    def _keep_loaded(self, active: Active) -> None:
+        """Content that was read stays for the message's other deliveries, if there is room."""
+        weight = active.weight()
+        if self._kept + weight <= KEPT_LIMIT:
+            active.kept += weight
+            self._kept += weight
+
+    def _unknown(
+        self,
+        transport: Transport,
+        message: Message,
+        recipients: Iterable[Recipient],
+        error: Exception,
+    ) -> Pairs:
+        """Rule 5: it defers, never bounces."""
+        what = f"delivery by {transport.name}"
+        reply = internal_error(self._journal.exception(what, message.queue_id, error))
+        return [(recipient, Deferred(reply)) for recipient in recipients]
+
+    def _feedback(self, site: Site, outcomes: Pairs) -> str:
+        """Adjust the site's window; the site's key if they all failed because of it."""
+        first = outcomes[0][1]
+        down = all(isinstance(o, Deferred) and o.host_down for _, o in outcomes)
+        if not down:
+            if site.succeeded():
+                self._spawn(self._wake_backlog(site.key))
+            return ""
+        if site.failed(first, time.time(), self._policy.minimal_backoff):
+            self._spawn(self._suspend_backlog(site))
+        return site.key
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        self._journal.task_ended(task)
+
+    async def _wake_backlog(self, key: str) -> None:
+        """A next hop is back: what was put off because of it is due."""
+        try:
+            await self._store.wake_waiting(key)
+        except TempFail as failure:
+            # It is tried all the same, each message at its own time.
+            self._journal.warning(f"backlog of {key} not woken: {failure.reply}")
+
+    async def _suspend_backlog(self, site: Site) -> None:
+        """A next hop died: nothing that waits for it in memory is tried."""
+        for count, run in enumerate(site.drop_all(), 1):
+            self._suspend(site, [run])
+            if not count % YIELD_AFTER:
+                await asyncio.sleep(0)
+
+    def _suspend(self, site: Site, runs: Iterable[Run]) -> None:
+        outcome = site.suspension()
+        now = time.time()
+        for run in runs:
+            pairs: Pairs = [(recipient, outcome) for recipient in run.recipients]
+            self._settle(run.active, pairs, "error", now, site.key)
+
+    def drop_withdrawn(self) -> None:
+        """Begin nothing more for withdrawn messages."""
+        for lane in self._lanes.values():
+            for site in list(lane.sites.values()):
+                for run in site.drop_withdrawn():
+                    run.active.waiting -= len(run.recipients)
+                lane.forget_idle(site)
+
+    def revive(self, host: str | None = None) -> None:
+        """Forget that next hops are dead: all, or those of one host or domain."""
+        for lane in self._lanes.values():
+            for site in list(lane.sites.values()):
+                nexthop = site.key.partition(":")[2]
+                if site.dead_until and (host is None or host_of(nexthop) == host):
+                    site.revive()
+                    lane.forget_idle(site)
+
+    def forget_old(self) -> None:
+        """Drop what is known of next hops that were dead long ago."""
+        before = time.time() - self._policy.maximal_backoff
+        for lane in self._lanes.values():
+            lane.forget_old(before)
+
+
+def host_of(nexthop: str) -> str:
+    """The host or domain of a next hop, without brackets and port, in lower case."""
+    if nexthop.startswith("["):
+        return nexthop[1:].partition("]")[0].lower()
+    return nexthop.partition(":")[0].lower()

@@ -1,0 +1,74 @@
+"""When a recipient is tried again, when it is given up, and how many deliveries run at a time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from resel_mta.config import Settings
+from resel_mta.mail import Message
+
+JITTER = 0.25
+"""A wait is up to this fraction longer than the rule has it, so that a backlog spreads out."""
+
+Random = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class TransportLimits:
+    """concurrency: deliveries to one next hop at a time (0: no limit); recipients: in one
+    delivery (0: no limit)."""
+
+    concurrency: int
+    recipients: int
+
+
+class Policy:
+    """The queue's parameters, read once. Times in seconds.
+
+    uniform: gives a number in [0, 1); tests fix it.
+    """
+
+    def __init__(self, settings: Settings, uniform: Random = random.random) -> None:
+        self._settings = settings
+        self._uniform = uniform
+        self._limits: dict[str, TransportLimits] = {}
+        self.minimal_backoff = settings.seconds("minimal_backoff_time")
+        self.maximal_backoff = max(settings.seconds("maximal_backoff_time"), self.minimal_backoff)
+        self.queue_lifetime = settings.seconds("maximal_queue_lifetime")
+        self.bounce_lifetime = min(settings.seconds("bounce_queue_lifetime"), self.queue_lifetime)
+        self.delay_warning = settings.seconds("delay_warning_time")
+        self.soft_bounce = settings.flag("soft_bounce")
+        self.active_limit = settings.number("qmgr_message_active_limit")
+        self.initial_concurrency = settings.number("initial_destination_concurrency")
+        self.process_limit = settings.number("default_process_limit")
+        self.queue_run_delay = settings.seconds("queue_run_delay")
+
+    def next_attempt(self, attempts: int, now: float) -> float:
+        """When a recipient whose attempt number `attempts` (from 1) failed at `now` is due."""
+        doubled: float = self.minimal_backoff * 2 ** min(max(attempts - 1, 0), 30)
+        wait = min(doubled * (1 + JITTER * self._uniform()), self.maximal_backoff)
+        return now + wait
+
+    def expires(self, message: Message) -> float:
+        """When a message is given up; in the past for one that is forced to expire."""
+        if message.expires:
+            return message.expires
+        null_sender = not message.envelope.reverse_path
+        return message.arrival + (self.bounce_lifetime if null_sender else self.queue_lifetime)
+
+    def limits(self, transport: str) -> TransportLimits:
+        found = self._limits.get(transport)
+        if found is None:
+            found = self._limits[transport] = TransportLimits(
+                self._of(transport, "destination_concurrency_limit"),
+                self._of(transport, "destination_recipient_limit"),
+            )
+        return found
+
+    def _of(self, transport: str, suffix: str) -> int:
+        try:
+            return self._settings.number(f"{transport}_{suffix}")
+        except KeyError:
+            return self._settings.number(f"default_{suffix}")

@@ -1,0 +1,270 @@
+"""The scheduler: claims due messages, routes their recipients, and has them delivered.
+
+A message goes from `_activate` (claimed) over `_route` (each recipient to a next hop) and the
+`Dispatcher` (deliveries) to the `Settler` (outcomes), and is `_settled` when those are recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
+
+from resel_mta.config import Settings
+from resel_mta.mail import (
+    Bounced,
+    Deferred,
+    Intake,
+    Message,
+    Outcome,
+    PermFail,
+    Recipient,
+    Reply,
+    Route,
+    Router,
+    TempFail,
+    Transport,
+)
+from resel_mta.maillog import MailLog
+from resel_mta.queue.dispatch import YIELD_AFTER, Dispatcher, Pairs, host_of, internal_error
+from resel_mta.queue.door import Entry, QueueStore
+from resel_mta.queue.feeder import LEASE, Feeder
+from resel_mta.queue.journal import Journal
+from resel_mta.queue.notices import Notices
+from resel_mta.queue.retry import Policy
+from resel_mta.queue.settling import Settler
+from resel_mta.queue.sites import Active, Run
+
+
+class Scheduler:
+    """Implements `door.Watcher`. Call `start`, and `stop` at the end."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: QueueStore,
+        router: Router,
+        transports: Mapping[str, Transport],
+        intake: Intake,
+        log: MailLog,
+    ) -> None:
+        self._store = store
+        self._router = router
+        self._policy = Policy(settings)
+        self._journal = journal = Journal(log)
+        self._notices = Notices(settings, intake, journal)
+        self.owner = f"{socket.gethostname()}/{os.getpid()}/{time.time_ns():x}"
+        self._settler = Settler(
+            self._policy, store, self.owner, journal, self._notices, self._recovered, self._settled
+        )
+        self._feeder = Feeder(store, self.owner, journal, self._room, self._claimed)
+        self._dispatcher = Dispatcher(
+            self._policy, store, transports, journal, self._settler.settle, self._may_begin
+        )
+        self._active: dict[str, Active] = {}
+        self._admitted = 0
+        self._stopping = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Begin: everything due is tried."""
+        await self._store.renew(self.owner, LEASE)
+        self._store.watch(self)
+        self._feeder.start(self._policy.queue_run_delay)
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Use other parameters from now on; deliveries under way are not touched."""
+        self._policy = Policy(settings)
+        self._notices.reconfigure(settings)
+        self._settler.reconfigure(self._policy)
+        self._dispatcher.reconfigure(self._policy)
+        self._feeder.queue_run_delay = self._policy.queue_run_delay
+        self._feeder.wake()
+
+    async def stop(self, timeout: float) -> None:
+        """Begin nothing more; deliveries under way finish within `timeout` seconds or are
+        broken off. What is not done stays queued."""
+        self._stopping = True
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        await self._feeder.stop()
+        while running := self._tasks | self._dispatcher.tasks | self._settler.tasks:
+            _, late = await asyncio.wait(running, timeout=max(deadline - loop.time(), 0.0))
+            if late:
+                for task in late:
+                    task.cancel()
+                await asyncio.wait(late)
+        for active in list(self._active.values()):
+            if not active.finishing and (active.failed or active.retries):
+                active.waiting = 0
+                self._settler.finish(active, [])
+        if self._settler.tasks:
+            await asyncio.wait(self._settler.tasks, timeout=1.0)
+        if not await self._settler.recorder.drain(max(deadline - loop.time(), 1.0)):
+            self._journal.warning("stopping with outcomes that could not be recorded")
+        try:
+            await self._store.unclaim(self.owner)
+        except TempFail as failure:
+            # The next start undoes the claims of a dead owner.
+            self._journal.warning(f"claims not given back: {failure.reply}")
+
+    @property
+    def active(self) -> int:
+        """Messages in the active queue."""
+        return len(self._active)
+
+    # door.Watcher
+
+    def admit(self, message: Message) -> str | None:
+        if self._stopping or self._feeder.behind or self._room() <= 0:
+            return None
+        self._admitted += 1
+        return self.owner
+
+    def entered(self, message: Message) -> None:
+        self._admitted -= 1
+        if not self._stopping:
+            self._activate(message)
+
+    def refused(self, message: Message) -> None:
+        self._admitted -= 1
+
+    def arrived(self) -> None:
+        self._feeder.wake()
+
+    def withdrawn(self, queue_ids: Sequence[str]) -> None:
+        touched = [self._active[name] for name in queue_ids if name in self._active]
+        for active in touched:
+            active.withdrawn = True
+        if touched:
+            self._dispatcher.drop_withdrawn()
+        for active in touched:
+            if active.routed and not active.waiting:
+                self._settler.finish(active, [])
+
+    # Administration.
+
+    async def flush(self, queue_id: str | None = None, site: str | None = None) -> int:
+        """Try deferred mail now: all, one message, or what waits for one domain or next hop.
+        How many messages."""
+        chosen: list[str] | None = None
+        if queue_id is not None:
+            chosen = [queue_id]
+        elif site is not None:
+            chosen = await self._waiting_for(host_of(site))
+        self._dispatcher.revive(None if site is None else host_of(site))
+        return await self._store.wake(chosen)
+
+    async def _waiting_for(self, host: str) -> list[str]:
+        """Deferred messages with a recipient in the domain, or routed to the next hop."""
+        return [
+            entry.queue_id
+            async for entry in self._store.walk("deferred")
+            if await self._one_goes_to(entry, host)
+        ]
+
+    async def _one_goes_to(self, entry: Entry, host: str) -> bool:
+        for recipient in entry.recipients:
+            if await self._goes_to(recipient.address, host):
+                return True
+        return False
+
+    async def _goes_to(self, address: str, host: str) -> bool:
+        if address.rpartition("@")[2].lower() == host:
+            return True
+        try:
+            return host_of((await self._router.route(address)).nexthop) == host
+        except (TempFail, PermFail):
+            return False
+
+    # From claimed to recorded.
+
+    def _room(self) -> int:
+        return self._policy.active_limit - len(self._active) - self._admitted
+
+    def _may_begin(self) -> bool:
+        return not (self._stopping or self._settler.recorder.failing)
+
+    def _settled(self, active: Active, gone: bool) -> None:
+        """The message is nobody's, or no more."""
+        queue_id = active.message.queue_id
+        if self._active.get(queue_id) is active:
+            del self._active[queue_id]
+        self._dispatcher.forget(active)
+        if self._feeder.behind or not gone:
+            self._feeder.wake()
+
+    def _recovered(self) -> None:
+        self._dispatcher.pump_all()
+        self._feeder.wake()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._journal.task_ended(task)
+
+    def _claimed(self, messages: list[Message]) -> None:
+        self._dispatcher.forget_old()
+        for message in messages:
+            self._activate(message)
+
+    def _activate(self, message: Message) -> None:
+        active = Active(message, time.time(), len(message.recipients))
+        self._active[message.queue_id] = active
+        self._dispatcher.keep(active)
+        self._journal.active(message)
+        self._spawn(self._route(active))
+
+    async def _route(self, active: Active) -> None:
+        """Hand each recipient to its next hop; those that have none get their outcome here."""
+        message = active.message
+        runs: dict[tuple[str, Route, str | None], Run] = {}
+        settled: Pairs = []
+        for count, recipient in enumerate(message.recipients, 1):
+            route = await self._route_one(message, recipient)
+            if isinstance(route, Route):
+                key = (self._dispatcher.site_key(route, recipient), route, recipient.reverse_path)
+                run = runs.get(key)
+                if run is None:
+                    run = runs[key] = Run(active, route, recipient.reverse_path)
+                run.recipients.append(recipient)
+            else:
+                settled.append((recipient, route))
+            if not count % YIELD_AFTER:
+                await asyncio.sleep(0)
+        active.routed = True
+        if active.withdrawn:
+            active.waiting = 0
+        if settled or not active.waiting:
+            self._settler.settle(active, settled, "error", time.time(), "")
+        if active.withdrawn:
+            return
+        lanes = {self._dispatcher.enqueue(key[0], run) for key, run in runs.items()}
+        for lane in lanes:
+            if lane is not None:
+                self._dispatcher.pump(lane)
+
+    async def _route_one(self, message: Message, recipient: Recipient) -> Route | Outcome:
+        reverse_path = recipient.reverse_path
+        if reverse_path is None:
+            reverse_path = message.envelope.reverse_path
+        try:
+            route = await self._router.route(recipient.address, reverse_path, recipient.via)
+        except TempFail as failure:
+            return Deferred(failure.reply)
+        except PermFail as failure:
+            return Bounced(failure.reply)
+        except Exception as error:
+            what = f"routing of <{recipient.address}>"
+            return Deferred(internal_error(self._journal.exception(what, message.queue_id, error)))
+        if not self._dispatcher.knows(route.transport):
+            self._journal.warning(f"unknown mail transport: {route.transport}", message.queue_id)
+            return Deferred(Reply(451, "4.3.5", "mail transport unavailable"))
+        return route

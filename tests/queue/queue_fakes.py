@@ -1,0 +1,438 @@
+"""Stand-ins for everything round the queue, and a small in-memory queue."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+
+from resel_mta.content import Body, Content, MemoryBody
+from resel_mta.mail import (
+    AddressClass,
+    BodySink,
+    Delivered,
+    Envelope,
+    Message,
+    Origin,
+    Outcome,
+    QueueStats,
+    Recipient,
+    Reply,
+    Route,
+    TempFail,
+)
+from resel_mta.maillog import MailLog
+from resel_mta.queue.door import Entry, QueueStore, RecipientEntry, Result, Watcher
+
+OK = Reply(250, "2.0.0", "Ok: queued as X")
+
+
+class LinesSink:
+    """Log lines in a list."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def write(self, lines: list[str]) -> None:
+        self.lines += [line.partition("]: ")[2].rstrip("\n") for line in lines]
+
+    def reopen(self) -> None:
+        """Nothing to reopen."""
+
+
+def make_log() -> tuple[MailLog, list[str]]:
+    sink = LinesSink()
+    return MailLog(sink, stamped=False), sink.lines
+
+
+def make_message(
+    store: QueueStore,
+    *to: str,
+    sender: str = "sender@example.org",
+    body: Body | bytes = b"hello\r\n",
+    header: bytes = b"Subject: test\r\n",
+) -> Message:
+    recipients = [Recipient(address) for address in to or ("rcpt@example.net",)]
+    envelope = Envelope(sender, recipients)
+    content = Content.from_bytes(header + b"\r\n")
+    content.body = MemoryBody(body) if isinstance(body, bytes) else body
+    return Message(
+        store.new_id(), time.time(), envelope, content.size, recipients, content, "ESMTP"
+    )
+
+
+def read_all(content: Content) -> bytes:
+    return content.header.raw + b"\r\n" + content.body.read(0, content.body.size)
+
+
+class FakeIntake:
+    """Prepares messages without looking at them."""
+
+    def __init__(self, store: QueueStore) -> None:
+        self.store = store
+        self.failure: Exception | None = None
+
+    def new_id(self) -> str:
+        return self.store.new_id()
+
+    def sink(self) -> BodySink:
+        return self.store.sink()
+
+    async def submit(
+        self, envelope: Envelope, content: Content, origin: Origin, queue_id: str = ""
+    ) -> str:
+        message = await self.prepare(envelope, content, origin, queue_id)
+        await self.store.enter(message)
+        return message.queue_id
+
+    async def prepare(
+        self, envelope: Envelope, content: Content, origin: Origin, queue_id: str = ""
+    ) -> Message:
+        if self.failure is not None:
+            raise self.failure
+        name = queue_id or self.new_id()
+        return Message(
+            name, time.time(), envelope, content.size, envelope.recipients, content, origin.protocol
+        )
+
+
+class FakeRouter:
+    """Everything by "smtp" to the recipient's domain, unless a function says otherwise."""
+
+    def __init__(self) -> None:
+        self.decide: Callable[[str], Route] = lambda address: Route(
+            "smtp", address.rpartition("@")[2]
+        )
+
+    async def classify(self, address: str) -> AddressClass:
+        return AddressClass.DEFAULT
+
+    async def check_recipient(self, address: str) -> Reply | None:
+        return None
+
+    async def route(self, address: str, reverse_path: str = "") -> Route:
+        return self.decide(address)
+
+
+class FakeTransport:
+    """Notes deliveries and answers by `answer`; waits for `gate` before."""
+
+    def __init__(self, name: str = "smtp") -> None:
+        self.name = name
+        self.log_name = name
+        self.deliveries: list[tuple[str, list[str]]] = []
+        self.seen: dict[str, bytes] = {}
+        self.answer: Callable[[Message, Recipient, Route], Outcome] = lambda m, r, route: Delivered(
+            OK, relay="mx.example.net[192.0.2.1]:25"
+        )
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.running = 0
+        self.most = 0
+        self.changed = asyncio.Event()
+
+    async def deliver(
+        self, message: Message, recipients: Sequence[Recipient], route: Route
+    ) -> dict[Recipient, Outcome]:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.deliveries.append((message.queue_id, [r.address for r in recipients]))
+        self.changed.set()
+        try:
+            assert message.content is not None
+            self.seen[message.queue_id] = read_all(message.content)
+            await self.gate.wait()
+            return {r: self.answer(message, r, route) for r in recipients}
+        finally:
+            self.running -= 1
+
+    async def close(self) -> None:
+        """Nothing is kept open."""
+
+
+async def until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+    """Let the loop run until something is so."""
+    async with asyncio.timeout(timeout):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+class MemorySink:
+    def __init__(self) -> None:
+        self._data = b""
+
+    async def write(self, block: bytes) -> None:
+        self._data += block
+
+    async def finish(self) -> Body:
+        return MemoryBody(self._data)
+
+    async def discard(self) -> None:
+        self._data = b""
+
+
+class _Row:
+    def __init__(self, message: Message, content: Content) -> None:
+        self.message = message
+        self.content = content
+        self.owner: str | None = None
+        self.due: dict[int, float] = {}
+        self.replies: dict[int, tuple[str, str]] = {}
+        self.waits: dict[int, str] = {}
+        self.pending: dict[int, Recipient] = {}
+
+    @property
+    def next_attempt(self) -> float:
+        return min(self.due[row] for row in self.pending)
+
+
+class MemoryStore:
+    """`QueueStore` in a dictionary: what the contract means, in the fewest words."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._rows: dict[str, _Row] = {}
+        self._leases: dict[str, float] = {}
+        self._watchers: list[Watcher] = []
+        self._last = 0
+
+    def new_id(self) -> str:
+        self._last += 1
+        return f"{0xA000000000 + self._last:X}"
+
+    def sink(self) -> BodySink:
+        return MemorySink()
+
+    async def discard(self, content: Content) -> None:
+        """Nothing was stored."""
+
+    def _insert(self, message: Message, owner: str | None) -> None:
+        assert message.content is not None
+        row = _Row(message, message.content)
+        row.owner = None if message.hold else owner
+        self._rows[message.queue_id] = row
+        self._add(row, message.recipients, message.next_attempt)
+
+    def _add(self, row: _Row, recipients: Iterable[Recipient], due: float) -> None:
+        for recipient in recipients:
+            recipient.row = len(row.due) + 1
+            row.due[recipient.row] = due
+            row.replies[recipient.row] = ("", "")
+            row.pending[recipient.row] = recipient
+
+    async def enter(self, message: Message, *, claim_for: str | None = None) -> None:
+        owner, watcher = claim_for, None
+        if owner is None and not message.hold:
+            for candidate in self._watchers:
+                owner = candidate.admit(message)
+                if owner is not None:
+                    watcher = candidate
+                    break
+        self._insert(message, owner)
+        await asyncio.sleep(0)
+        if watcher is not None:
+            watcher.entered(message)
+        elif owner is None and not message.hold:
+            self._arrived()
+
+    def _arrived(self) -> None:
+        for watcher in self._watchers:
+            watcher.arrived()
+
+    def _withdrawn(self, ids: Sequence[str]) -> None:
+        for watcher in self._watchers:
+            watcher.withdrawn(ids)
+
+    def _copy(self, row: _Row, due: float | None) -> Message:
+        old = row.message
+        recipients = [
+            r for n, r in row.pending.items() if due is None or row.due[n] <= due
+        ]  # fmt: skip
+        envelope = Envelope(
+            old.envelope.reverse_path,
+            recipients,
+            old.envelope.body,
+            old.envelope.smtputf8,
+            old.envelope.ret,
+            old.envelope.envid,
+        )
+        return Message(
+            old.queue_id, old.arrival, envelope, old.size, recipients, None, old.origin_protocol,
+            old.hold, row.next_attempt, old.expires, old.warned,
+        )  # fmt: skip
+
+    async def claim(
+        self, owner: str, lease: float, n: int, *, queue_ids: Iterable[str] | None = None
+    ) -> list[Message]:
+        now = self._clock()
+        for name in [name for name, until in self._leases.items() if until < now]:
+            del self._leases[name]
+            for row in self._rows.values():
+                row.owner = None if row.owner == name else row.owner
+        self._leases[owner] = now + lease
+        wanted = None if queue_ids is None else set(queue_ids)
+        found = [
+            row
+            for name, row in self._rows.items()
+            if row.owner is None
+            and not row.message.hold
+            and (row.next_attempt <= now if wanted is None else name in wanted)
+        ]
+        found.sort(key=lambda row: row.next_attempt)
+        for row in found[:n]:
+            row.owner = owner
+        return [self._copy(row, now if wanted is None else None) for row in found[:n]]
+
+    async def renew(self, owner: str, lease: float) -> None:
+        self._leases[owner] = self._clock() + lease
+
+    async def unclaim(self, owner: str, queue_ids: Iterable[str] | None = None) -> None:
+        for name in list(self._rows) if queue_ids is None else queue_ids:
+            row = self._rows.get(name)
+            if row is not None and row.owner == owner:
+                row.owner = None
+        self._arrived()
+
+    async def apply(self, owner: str, results: Sequence[Result]) -> set[str]:
+        gone: set[str] = set()
+        for result in results:
+            row = self._rows.get(result.message.queue_id)
+            if row is None:
+                gone.add(result.message.queue_id)
+                continue
+            for notice in result.notices:
+                await self.enter(notice)
+            for recipient, _ in result.done:
+                row.pending.pop(recipient.row, None)
+            for retry in result.retries:
+                row.due[retry.recipient.row] = retry.next_attempt
+                if retry.outcome is not None:
+                    row.replies[retry.recipient.row] = (
+                        str(retry.outcome.reply),
+                        retry.outcome.relay,
+                    )
+                    row.waits[retry.recipient.row] = retry.waits_for
+                    row.pending[retry.recipient.row].attempts += 1
+            self._add(row, result.added, 0.0)
+            row.message.warned = row.message.warned or result.warned
+            if not row.pending:
+                del self._rows[result.message.queue_id]
+                gone.add(result.message.queue_id)
+            elif result.release and row.owner == owner:
+                row.owner = None
+        return gone
+
+    async def content(self, message: Message) -> Content:
+        row = self._rows.get(message.queue_id)
+        if row is None:
+            raise TempFail(Reply(451, "4.3.0", "gone"))
+        return row.content
+
+    def _chosen(self, ids: Iterable[str] | None) -> list[_Row]:
+        names = list(self._rows) if ids is None else [name for name in ids if name in self._rows]
+        return [self._rows[name] for name in names]
+
+    async def hold(self, queue_ids: Iterable[str] | None = None) -> list[str]:
+        rows = [row for row in self._chosen(queue_ids) if not row.message.hold]
+        for row in rows:
+            row.message.hold = True
+        self._withdrawn(_ids(rows))
+        return _ids(rows)
+
+    async def release(self, queue_ids: Iterable[str] | None = None) -> list[str]:
+        rows = [row for row in self._chosen(queue_ids) if row.message.hold]
+        self._wake(rows)
+        self._arrived()
+        return _ids(rows)
+
+    async def requeue(self, queue_ids: Iterable[str] | None = None) -> list[str]:
+        rows = self._chosen(queue_ids)
+        self._wake(rows)
+        self._withdrawn(_ids(rows))
+        self._arrived()
+        return _ids(rows)
+
+    def _wake(self, rows: list[_Row]) -> None:
+        for row in rows:
+            row.message.hold = False
+            row.due = dict.fromkeys(row.due, 0.0)
+
+    async def delete(
+        self, queue_ids: Iterable[str] | None = None, *, queue: str | None = None
+    ) -> list[str]:
+        rows = [r for r in self._chosen(queue_ids) if queue in (None, self._entry(r).queue)]
+        for row in rows:
+            del self._rows[row.message.queue_id]
+        self._withdrawn(_ids(rows))
+        return _ids(rows)
+
+    async def wake(self, queue_ids: Iterable[str] | None = None) -> int:
+        rows = [row for row in self._chosen(queue_ids) if not row.message.hold]
+        self._wake(rows)
+        self._arrived()
+        return len(rows)
+
+    async def wake_waiting(self, waits_for: str) -> int:
+        count = 0
+        for row in self._rows.values():
+            for number, name in row.waits.items():
+                if name == waits_for and name and number in row.pending:
+                    row.due[number], row.waits[number] = 0.0, ""
+                    count += 1
+        self._arrived()
+        return count
+
+    def _entry(self, row: _Row) -> Entry:
+        message, now = row.message, self._clock()
+        queue = "incoming" if row.next_attempt <= now else "deferred"
+        if row.owner is not None:
+            queue = "active"
+        if message.hold:
+            queue = "hold"
+        recipients = tuple(
+            RecipientEntry(r.address, r.orig_to, row.due[n], r.attempts, *row.replies[n])
+            for n, r in row.pending.items()
+        )
+        return Entry(
+            message.queue_id, queue, message.arrival, message.size,
+            message.envelope.reverse_path, recipients, row.next_attempt, message.expires,
+        )  # fmt: skip
+
+    async def walk(self, queue: str | None = None) -> AsyncIterator[Entry]:
+        for name in sorted(self._rows):
+            row = self._rows.get(name)
+            if row is not None and queue in (None, self._entry(row).queue):
+                yield self._entry(row)
+
+    async def get(self, queue_id: str) -> Entry | None:
+        row = self._rows.get(queue_id)
+        return None if row is None else self._entry(row)
+
+    async def load(self, queue_id: str) -> Message | None:
+        row = self._rows.get(queue_id)
+        if row is None:
+            return None
+        message = self._copy(row, None)
+        message.content = row.content
+        return message
+
+    def watch(self, watcher: Watcher) -> None:
+        self._watchers.append(watcher)
+
+    async def next_due(self) -> float | None:
+        due = [r.next_attempt for r in self._rows.values() if r.owner is None and not r.message.hold]
+        return min(due, default=None)
+
+    async def stats(self) -> QueueStats:
+        stats = QueueStats()
+        for row in self._rows.values():
+            name = self._entry(row).queue
+            setattr(stats, name, getattr(stats, name) + 1)
+        return stats
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def _ids(rows: Iterable[_Row]) -> list[str]:
+    return [row.message.queue_id for row in rows]
