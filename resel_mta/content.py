@@ -11,6 +11,7 @@ belongs in a thread.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
@@ -158,10 +159,8 @@ class Content:
         return len(self.header.raw) + 2 + self.body.size
 
 
-def _is_field(line: bytes) -> bool:
-    name, colon, _ = line.partition(b":")
-    name = name.rstrip(b" \t")
-    return bool(colon) and bool(name) and all(33 <= c <= 126 for c in name)
+# RFC 5322 §2.2: printable ASCII but the colon; space before the colon is obsolete (§4.5.8).
+_FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
 
 
 def split_header(data: bytes) -> tuple[bytes, bytes]:
@@ -177,7 +176,7 @@ def split_header(data: bytes) -> tuple[bytes, bytes]:
         stop = block.find(CRLF, start)
         stop = len(block) if stop < 0 else stop + 2
         continuation = not first and block[start] in b" \t"
-        if not continuation and not _is_field(block[start:stop]):
+        if not continuation and not _FIELD.match(block, start, stop):
             return data[:start], data[start:]
         first = False
         start = stop
