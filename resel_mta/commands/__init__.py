@@ -1,0 +1,1 @@
+"""Console scripts: one file each. They parse, call, and print."""

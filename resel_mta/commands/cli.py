@@ -1,0 +1,105 @@
+"""What every command has in common: options, exit codes, and errors in one line each."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from resel_mta import __version__
+from resel_mta.config import ConfigError
+
+# sysexits(3)
+EX_OK = 0
+EX_USAGE = 64
+EX_DATAERR = 65
+EX_NOUSER = 67
+EX_UNAVAILABLE = 69
+EX_SOFTWARE = 70
+EX_OSERR = 71
+EX_CANTCREAT = 73
+EX_TEMPFAIL = 75
+EX_NOPERM = 77
+EX_CONFIG = 78
+
+
+class Failure(Exception):
+    """A command that cannot do what it was asked. text: one line or several, for a person."""
+
+    def __init__(self, exit_code: int, text: str) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+        self.text = text
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with EX_USAGE for what it cannot parse."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EX_USAGE, f"{self.prog}: fatal: {message}\n")
+
+
+def parser(
+    program: str, description: str, epilog: str = "", *, short_help: bool = True
+) -> Parser:
+    """A parser with -c, -o, --version and --help. short_help: whether -h means --help too."""
+    made = Parser(
+        prog=program,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=short_help,
+    )
+    if not short_help:
+        made.add_argument("--help", action="help", help="show this help and exit")
+    made.add_argument(
+        "-c",
+        dest="config",
+        metavar="FILE",
+        help="main.cf, or the directory that holds it (default: $RESEL_CONFIG, "
+        "then /etc/resel-mta/main.cf)",
+    )
+    made.add_argument(
+        "-o",
+        dest="override",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="overrides a parameter of main.cf; repeatable",
+    )
+    made.add_argument("--version", action="version", version=f"{program} {__version__}")
+    return made
+
+
+def run(
+    program: str,
+    body: Callable[[Sequence[str]], int],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Run a command's body; every failure becomes lines on standard error and an exit status."""
+    try:
+        status = body(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return status
+    except ConfigError as error:
+        for problem in error.problems:
+            word = "fatal: " if problem.is_error else ""
+            print(f"{program}: {word}{problem}", file=sys.stderr)
+        return EX_CONFIG
+    except Failure as failure:
+        for line in failure.text.split("\n"):
+            print(f"{program}: fatal: {line}", file=sys.stderr)
+        return failure.exit_code
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; the interpreter must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EX_OK
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{program}: fatal: {where}{error.strerror or error}", file=sys.stderr)
+        return EX_NOPERM if isinstance(error, PermissionError) else EX_OSERR

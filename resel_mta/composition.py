@@ -1,0 +1,221 @@
+"""Put a role's services together out of the rooms: the only place that knows them all.
+
+Nothing here decides anything about mail. What runs follows from the settings (a service without
+listeners is absent); roles are only defaults of settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import stat
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Protocol, runtime_checkable
+
+from resel_lda.front import ImapService
+from resel_lda.local import LocalTransport
+from resel_lda.worker_pool import WorkerPool
+from resel_mta.config import ConfigError, Listener, Settings
+from resel_mta.disk import Disk
+from resel_mta.fixed_transports import fixed_transports
+from resel_mta.intake import MailIntake
+from resel_mta.mail import Transport
+from resel_mta.maillog import FileSink, MailLog, Sink, StreamSink, SyslogSink
+from resel_mta.queue.scheduler import Scheduler
+from resel_mta.queue.sqlite import SQLiteStore
+from resel_mta.routing import Expander, RoutingTable
+from resel_mta.routing.deferred import ExpandTransport
+from resel_mta.smtpd import ConnectionCounter, SmtpService
+from resel_mta.sockets import Bound
+from resel_mta.tls import ServerTLS
+from resel_mta.users import open_users
+from resel_relay.dns import Resolver
+from resel_relay.transport import SmtpTransport
+
+SMTP_SERVICES = ("smtpd", "submission", "submissions")
+IMAP_SERVICES = ("imap", "imaps")
+SERVICES = SMTP_SERVICES + IMAP_SERVICES
+
+
+@runtime_checkable
+class Reconfigurable(Protocol):
+    """Takes the settings of a reload; sessions in progress keep what they have."""
+
+    def reconfigure(self, settings: Settings) -> Awaitable[None] | None: ...
+
+
+def open_log(settings: Settings) -> MailLog:
+    """The log that the settings ask for. maillog_file: a file, /dev/stdout, or a syslog socket
+    such as /dev/log; empty is standard output. Raises OSError."""
+    path = settings.text("maillog_file")
+    sink: Sink
+    stamped = True
+    if path in ("", "/dev/stdout"):
+        sink = StreamSink(1)
+        stamped = "JOURNAL_STREAM" not in os.environ
+    elif _is_socket(path):
+        sink = SyslogSink(path)
+        stamped = False
+    else:
+        sink = FileSink(path)
+    return MailLog(
+        sink,
+        syslog_name=settings.text("syslog_name"),
+        hostname=settings.text("myhostname").partition(".")[0],
+        stamped=stamped,
+        as_json=settings.text("log_format") == "json",
+    )
+
+
+def _is_socket(path: str) -> bool:
+    with suppress(OSError):
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    return False
+
+
+def _resolver(settings: Settings) -> Resolver:
+    protocols = settings.items("inet_protocols")
+    families = ("ipv4", "ipv6") if "all" in protocols else protocols
+    native = "native" in settings.items("smtp_host_lookup")
+    return Resolver(settings.items("dns_nameservers"), families=families, native=native)
+
+
+class Composition:
+    """Everything that one daemon runs, built in `open` and taken down in `close`."""
+
+    def __init__(self, settings: Settings, log: MailLog) -> None:
+        self.settings = settings
+        self.log = log
+        self.smtp: dict[str, SmtpService] = {}
+        self.imap: ImapService | None = None
+        self._counter = ConnectionCounter()
+        self._servers: dict[Listener, asyncio.Server] = {}
+
+    async def open(self, bound: list[Bound]) -> None:
+        """Raises queue.QueueLocked, TLS and file errors: nothing listens then."""
+        settings, log = self.settings, self.log
+        self.store = await SQLiteStore.open(
+            settings.text("queue_directory"), minfree=settings.number("queue_minfree"), log=log
+        )
+        self.users = open_users(settings, log)
+        self.router = RoutingTable(settings, self.users)
+        self.expander = Expander(settings, self.router)
+        self.intake = MailIntake(settings, self.expander, self.router, self.store, log)
+        self.resolver = _resolver(settings)
+        self.transports = self._transports()
+        self.scheduler = Scheduler(
+            settings, self.store, self.router, self.transports, self.intake, log
+        )
+        self.pool = WorkerPool(settings, log)
+        self.tls = ServerTLS(settings, warn=partial(log.warning, "master"))
+        await self.scheduler.start()
+        for entry in bound:
+            await self.listen(entry)
+
+    def _transports(self) -> Mapping[str, Transport]:
+        settings, log = self.settings, self.log
+        transports: dict[str, Transport] = dict(fixed_transports())
+        for name, program, protocol in (
+            ("smtp", "smtp", "smtp"),
+            ("relay", "smtp", "smtp"),
+            ("lmtp", "lmtp", "lmtp"),
+        ):
+            transports[name] = SmtpTransport(
+                name, program, settings, self.resolver, log, protocol=protocol
+            )
+        for name in ("local", "virtual"):
+            transports[name] = LocalTransport(settings, self.users, log, Disk(), name=name)
+        transports["expand"] = ExpandTransport(self.expander, self.intake)
+        return transports
+
+    async def _imap_service(self) -> ImapService:
+        if self.imap is None:
+            await self.pool.start()
+            self.imap = ImapService(self.settings, self.users, self.log, self.tls, self.pool)
+        return self.imap
+
+    async def listen(self, entry: Bound) -> None:
+        """Serve a socket that is bound already."""
+        loop = asyncio.get_running_loop()
+        service = entry.listener.service
+        factory: Callable[[], asyncio.BaseProtocol]
+        context: ssl.SSLContext | None = None
+        if service in SMTP_SERVICES:
+            smtp = self._smtp_service(service)
+            factory, context = smtp.factory, smtp.ssl_context
+        else:
+            factory = (await self._imap_service()).factory(implicit_tls=service == "imaps")
+        if entry.listener.path:
+            server = await loop.create_unix_server(factory, sock=entry.socket, ssl=context)
+        else:
+            server = await loop.create_server(factory, sock=entry.socket, ssl=context)
+        self._servers[entry.listener] = server
+
+    def close_listener(self, listener: Listener) -> None:
+        """Accept no more there; its sessions go on."""
+        self._servers.pop(listener).close()
+
+    def _smtp_service(self, name: str) -> SmtpService:
+        if name not in self.smtp:
+            self.smtp[name] = SmtpService(
+                name,
+                self.settings.service(name),
+                self.intake,
+                self.router,
+                self.users,
+                self.log,
+                self.tls,
+                counter=self._counter,
+            )
+        return self.smtp[name]
+
+    async def reconfigure(self, settings: Settings) -> None:
+        """Everything that runs takes these settings; sessions in progress go on.
+
+        Raises ConfigError when something cannot work with them; all have the old ones again then.
+        """
+        try:
+            await self._reconfigure(settings)
+        except ConfigError:
+            await self._reconfigure(self.settings)
+            raise
+        self.settings = settings
+
+    async def _reconfigure(self, settings: Settings) -> None:
+        parts: list[object] = [
+            self.tls,
+            self.users,
+            self.router,
+            self.expander,
+            self.intake,
+            self.resolver,
+            *self.transports.values(),
+            self.scheduler,
+            self.pool,
+        ]
+        if self.imap is not None:
+            parts.append(self.imap)
+        for part in parts:
+            if isinstance(part, Reconfigurable):
+                pending = part.reconfigure(settings)
+                if pending is not None:
+                    await pending
+        for name, service in self.smtp.items():
+            service.reconfigure(settings.service(name))
+
+    async def close(self, timeout: float) -> None:
+        """Stop accepting, finish what is in flight within `timeout` seconds, then let go."""
+        for server in self._servers.values():
+            server.close()
+        stops = [service.stop(timeout) for service in self.smtp.values()]
+        if self.imap is not None:
+            stops.append(self.imap.stop(timeout))
+            stops.append(self.pool.stop(timeout))
+        await asyncio.gather(*stops)
+        await self.scheduler.stop(timeout)
+        for transport in self.transports.values():
+            await transport.close()
+        await self.store.close()

@@ -1,0 +1,167 @@
+"""The admin socket: commands ask the running daemon, one JSON object a line.
+
+A request is ``{"verb": name, "args": {…}}``. The answer is any number of ``{"row": {…}}`` and then
+one ``{"done": {…}}`` or ``{"error": {"exit": sysexits, "text": one line}}``. Only root and the
+daemon's own uid are heard; the kernel says who is asking (SO_PEERCRED).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from resel_mta.maillog import MailLog
+from resel_mta.sockets import bind_unix, unix_address
+
+Row = dict[str, Any]
+Verb = Callable[[Mapping[str, Any]], AsyncIterator[Row]]
+
+REQUEST_LIMIT = 16 * 1024 * 1024
+ANSWER_TIMEOUT = 120.0
+
+
+class ControlError(Exception):
+    """A verb that could not be carried out. exit: as in sysexits.h; text: one line for a person."""
+
+    def __init__(self, exit_code: int, text: str) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+        self.text = text
+
+
+class NotRunning(Exception):
+    """Nobody listens on the admin socket."""
+
+
+def control_path(data_directory: str) -> Path:
+    """Where the admin socket of a daemon with this data_directory is."""
+    return Path(data_directory) / "control"
+
+
+class ControlServer:
+    """Answers on the admin socket.
+
+    verbs: name → async generator over rows. A verb raises ControlError for what the asker
+    should read; anything else is a bug, logged, and answered with exit 70 (EX_SOFTWARE).
+    """
+
+    def __init__(self, path: Path, verbs: Mapping[str, Verb], log: MailLog) -> None:
+        self._path = path
+        self._verbs = verbs
+        self._log = log
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Raises OSError."""
+        listening = bind_unix(self._path, 0o600)
+        listening.setblocking(False)
+        self._server = await asyncio.start_unix_server(
+            self._serve, sock=listening, limit=REQUEST_LIMIT
+        )
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._path.unlink(missing_ok=True)
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        try:
+            answer = await self._answer(reader, writer)
+            writer.write(json.dumps(answer).encode() + b"\n")
+            await writer.drain()
+        except (ConnectionError, asyncio.CancelledError):
+            # The command was interrupted, or we are stopping: nobody reads the answer.
+            return
+        finally:
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Row:
+        uid = _peer_uid(writer.get_extra_info("socket"))
+        if uid not in (0, os.getuid()):
+            return _error(77, "permission denied: only root and the mail owner may ask the daemon")
+        verb = ""
+        try:
+            request = json.loads(await reader.readline())
+            verb = str(request["verb"])
+            handler = self._verbs.get(verb)
+            if handler is None:
+                return _error(64, f"the daemon does not know '{verb}': is it an older version?")
+            async for row in handler(request.get("args", {})):
+                writer.write(json.dumps({"row": row}).encode() + b"\n")
+                await writer.drain()
+        except ControlError as error:
+            return _error(error.exit_code, error.text)
+        except (ValueError, KeyError, TypeError) as error:
+            self._log.warning("control", f"bad request for '{verb}': {error!r}")
+            return _error(65, "the daemon could not read the request")
+        except ConnectionError:
+            raise
+        except Exception as error:
+            self._log.warning("control", f"'{verb}' failed: {error!r}")
+            return _error(70, f"the daemon failed at '{verb}'; its log says why")
+        return {"done": {}}
+
+
+def _error(exit_code: int, text: str) -> Row:
+    return {"error": {"exit": exit_code, "text": text}}
+
+
+def _peer_uid(connection: Any) -> int:
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", raw)[1])
+
+
+class ControlClient:
+    """A command's side of the admin socket. Blocks."""
+
+    def __init__(self, path: Path, timeout: float = ANSWER_TIMEOUT) -> None:
+        self._path = path
+        self._timeout = timeout
+
+    def call(self, verb: str, **args: Any) -> Iterator[Row]:
+        """The rows of the answer. Raises NotRunning before the first, ControlError at any time."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
+            channel.settimeout(self._timeout)
+            try:
+                with unix_address(self._path) as address:
+                    channel.connect(address)
+            except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
+                raise NotRunning(str(self._path)) from error
+            except PermissionError as error:
+                raise ControlError(77, f"{self._path}: permission denied; ask as root") from error
+            try:
+                yield from self._converse(channel, verb, args)
+            except TimeoutError as error:
+                text = f"the daemon did not answer within {self._timeout:g} s"
+                raise ControlError(75, text) from error
+            except ConnectionError as error:
+                raise ControlError(75, "the daemon went away before it had answered") from error
+
+    def _converse(
+        self, channel: socket.socket, verb: str, args: Mapping[str, Any]
+    ) -> Iterator[Row]:
+        channel.sendall(json.dumps({"verb": verb, "args": args}).encode() + b"\n")
+        with channel.makefile("rb") as answers:
+            for line in answers:
+                answer = json.loads(line)
+                if "row" in answer:
+                    yield answer["row"]
+                elif "error" in answer:
+                    raise ControlError(answer["error"]["exit"], answer["error"]["text"])
+                else:
+                    return
+        raise ConnectionResetError

@@ -1,0 +1,210 @@
+"""The life of a daemon: become ready, take signals, reload, drain.
+
+Started as root it binds its sockets first and then becomes `mail_owner` for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from resel_mta import __version__, sockets
+from resel_mta.composition import SERVICES, Composition
+from resel_mta.config import ConfigError, Settings
+from resel_mta.control import ControlError, ControlServer, Row, Verb, control_path
+from resel_mta.maillog import MailLog
+from resel_mta.notify import notify, notify_reloading
+from resel_mta.sockets import BindError, Bound
+from resel_mta.verbs import QueueVerbs
+
+
+def bind_all(settings: Settings) -> list[Bound]:
+    """Every listener of the settings. Raises BindError naming all that cannot be had."""
+    bound: list[Bound] = []
+    problems: list[str] = []
+    for service in SERVICES:
+        for listener in settings.listeners(service):
+            try:
+                bound.append(sockets.bind(listener))
+            except BindError as error:
+                problems.append(str(error))
+    if problems:
+        for entry in bound:
+            entry.socket.close()
+        raise BindError("\n".join(problems))
+    return bound
+
+
+def record_path(data_directory: str) -> Path:
+    """Where the running daemon writes its role and pid, for the commands."""
+    return Path(data_directory) / "daemon.json"
+
+
+class Daemon:
+    """One process with the services of its role.
+
+    reread: reads the configuration again for a reload; raises ConfigError.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        bound: list[Bound],
+        log: MailLog,
+        reread: Callable[[], Settings],
+    ) -> None:
+        self._settings = settings
+        self._bound = bound
+        self._log = log
+        self._reread = reread
+        self._parts = Composition(settings, log)
+        self._stopping = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._started = time.time()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM, SIGINT or `resel-mta stop`. Raises what `Composition.open` does."""
+        data = self._settings.text("data_directory")
+        await self._parts.open(self._bound)
+        control = ControlServer(control_path(data), self._verbs(), self._log)
+        await control.start()
+        record = record_path(data)
+        record.write_text(json.dumps({"pid": os.getpid(), "role": self._settings.role}) + "\n")
+        self._take_signals()
+        self._announce()
+        notify("READY=1", f"STATUS=role {self._settings.role}")
+        await self._stopping.wait()
+        notify("STOPPING=1")
+        timeout = self._settings.seconds("shutdown_timeout")
+        await control.stop()
+        await self._parts.close(timeout)
+        record.unlink(missing_ok=True)
+        self._log.event("master", "terminated: all that was accepted is delivered or queued")
+        self._log.flush()
+
+    def _announce(self) -> None:
+        for warning in self._settings.warnings:
+            self._log.warning("master", str(warning))
+        where = ", ".join(
+            f"{entry.listener.service} on {sockets.describe(entry.listener)}"
+            for entry in self._bound
+        )
+        self._log.event(
+            "master",
+            f"daemon started -- version {__version__}, role {self._settings.role}, "
+            f"configuration {self._settings.path or '(none)'}: {where or 'no listeners'}",
+        )
+
+    def _take_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+
+    def _reload_soon(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._reload_logged())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload_logged(self) -> None:
+        with contextlib.suppress(ControlError):
+            await self.reload()
+
+    # -- reload ---------------------------------------------------------------------------------
+
+    async def reload(self) -> None:
+        """Read the configuration again and use it; a bad one changes nothing.
+
+        Raises ControlError(78) with every problem, which is also logged.
+        """
+        async with self._reloading:
+            notify_reloading()
+            try:
+                await self._reload()
+            except ConfigError as error:
+                for problem in error.problems:
+                    self._log.event("master", f"error: {problem}")
+                self._log.warning("master", "reload refused: the old configuration stays in force")
+                text = "\n".join(str(problem) for problem in error.problems)
+                raise ControlError(78, f"{text}\nthe old configuration stays in force") from error
+            finally:
+                notify("READY=1")
+
+    async def _reload(self) -> None:
+        self._log.reopen()
+        settings = await asyncio.to_thread(self._reread)
+        if settings.role != self._settings.role:
+            self._log.warning(
+                "master",
+                f"the configuration says role = {settings.role}, but role {self._settings.role} is "
+                "running: a role changes only by a restart",
+            )
+        await self._parts.reconfigure(settings)
+        self._settings = settings
+        await self._relisten(settings)
+        for warning in settings.warnings:
+            self._log.warning("master", str(warning))
+        self._log.event("master", f"reload -- version {__version__}, configuration {settings.path}")
+
+    async def _relisten(self, settings: Settings) -> None:
+        """Open what is new; what is no longer wanted is closed, its sessions go on."""
+        wanted = {listener for service in SERVICES for listener in settings.listeners(service)}
+        have = {entry.listener for entry in self._bound}
+        for listener in sorted(wanted - have, key=sockets.describe):
+            try:
+                entry = sockets.bind(listener)
+            except BindError as error:
+                self._log.warning("master", f"{error} (a restart may help)")
+                continue
+            self._bound.append(entry)
+            await self._parts.listen(entry)
+        for entry in [each for each in self._bound if each.listener not in wanted]:
+            self._bound.remove(entry)
+            self._parts.close_listener(entry.listener)
+
+    # -- verbs ----------------------------------------------------------------------------------
+
+    def _verbs(self) -> Mapping[str, Verb]:
+        return {
+            **QueueVerbs(self._parts.store, self._parts.scheduler).table(),
+            "daemon.status": self._status,
+            "daemon.reload": self._reload_verb,
+            "daemon.stop": self._stop_verb,
+        }
+
+    async def _status(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
+        stats = await self._parts.store.stats()
+        yield {
+            "version": __version__,
+            "role": self._settings.role,
+            "pid": os.getpid(),
+            "started": self._started,
+            "configuration": self._settings.path,
+            "listeners": [
+                {"service": e.listener.service, "where": sockets.describe(e.listener)}
+                for e in self._bound
+            ],
+            "queue": {
+                "active": stats.active,
+                "incoming": stats.incoming,
+                "deferred": stats.deferred,
+                "hold": stats.hold,
+                "corrupt": stats.corrupt,
+            },
+        }
+
+    async def _reload_verb(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
+        await self.reload()
+        yield {"warnings": [str(warning) for warning in self._settings.warnings]}
+
+    async def _stop_verb(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
+        yield {"pid": os.getpid()}
+        self._stopping.set()
