@@ -61,7 +61,9 @@ def parse_main_cf(text: str, file: str) -> tuple[list[Assignment], list[Problem]
         name = name.strip(_SPACE)
         where = f"{file}:{first}"
         if line[0] in _SPACE:
-            problems.append(Problem(where, "", f'starts with space but continues nothing: "{line.strip()}"'))
+            problems.append(
+                Problem(where, "", f'starts with space but continues nothing: "{line.strip()}"')
+            )
         elif not equals:
             problems.append(Problem(where, "", f'missing "=" after the parameter name: "{line}"'))
         elif not name or any(c in _SPACE for c in name):

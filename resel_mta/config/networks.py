@@ -51,16 +51,28 @@ def parse_network_item(text: str) -> _Net | _Name | _File:
         return _File(include, bare, is_cidr=False)
     if bare.startswith("cidr:/"):
         return _File(include, bare[5:], is_cidr=True)
-    address, slash, bits = bare.partition("/")
+    if pack(bare.partition("/")[0].strip("[]")) is None and "/" not in bare:
+        if not _HOST_NAME.fullmatch(bare):
+            raise ValueError(
+                f'"{text}" is not an address, a network such as 192.0.2.0/24, or a name'
+            )
+        return _Name(include, bare.lower())
+    return _Net(include, *parse_network(bare))
+
+
+def parse_network(text: str) -> tuple[int, int, int]:
+    """(octets of an address, value, mask) of an address or network. Raises ValueError."""
+    address, slash, bits = text.partition("/")
     if address.startswith("["):
         if not address.endswith("]"):
-            raise ValueError(f'"{text}": "]" is missing')
+            # Postfix also takes [2001:db8::/32].
+            if not bits.endswith("]"):
+                raise ValueError(f'"{text}": "]" is missing')
+            address, bits = address + "]", bits[:-1]
         address = address[1:-1]
     packed = pack(address)
     if packed is None:
-        if slash or not _HOST_NAME.fullmatch(bare):
-            raise ValueError(f'"{text}" is not an address, a network such as 192.0.2.0/24, or a name')
-        return _Name(include, bare.lower())
+        raise ValueError(f'"{text}" is not an address or a network such as 192.0.2.0/24')
     written = 32 if ":" not in address else 128
     width = int(bits) if bits.isascii() and bits.isdigit() else -1
     if slash and not 0 <= width <= written:
@@ -73,7 +85,7 @@ def parse_network_item(text: str) -> _Net | _Name | _File:
     if value & ~mask:
         right = ipaddress.ip_network((packed, width), strict=False)
         raise ValueError(f'"{text}" has host bits set; perhaps "{right}" is meant')
-    return _Net(include, len(packed), value, mask)
+    return len(packed), value, mask
 
 
 def pack(address: str) -> bytes | None:

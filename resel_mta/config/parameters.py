@@ -160,9 +160,7 @@ def _of_transport(transport: str, suffix: str) -> Parameter:
         return Parameter(
             f"{transport}_{suffix}", "number", default, prose=base.replace("a transport", transport)
         )
-    return Parameter(
-        f"{transport}_{suffix}", "text", _TRANSPORT_HARMLESS[suffix], Support.HARMLESS
-    )
+    return Parameter(f"{transport}_{suffix}", "text", _TRANSPORT_HARMLESS[suffix], Support.HARMLESS)
 
 
 def table_default(suffix: str) -> str:

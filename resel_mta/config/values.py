@@ -62,9 +62,7 @@ def _time(parameter: Parameter, text: str) -> Value:
             f'"{text}" is not a time: a whole number and a unit (s, m, h, d, w; '
             f"without one: {parameter.unit})"
         )
-    return _in_range(
-        parameter, int(match[1]) * _SECONDS[match[2].lower() or parameter.unit], text
-    )
+    return _in_range(parameter, int(match[1]) * _SECONDS[match[2].lower() or parameter.unit], text)
 
 
 def _choice(parameter: Parameter, text: str) -> Value:

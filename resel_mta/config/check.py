@@ -1,0 +1,157 @@
+"""What `load` does not look at: the files that a configuration names, and its tables."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+
+from resel_mta.config.live import live_files
+from resel_mta.config.maps import MatchList
+from resel_mta.config.networks import Networks
+from resel_mta.config.parameters import Support, table
+from resel_mta.config.problems import Problem
+from resel_mta.config.settings import Settings
+
+_READABLE_FILES = (
+    "smtpd_tls_cert_file",
+    "smtpd_tls_key_file",
+    "smtp_tls_CAfile",
+)
+_FILES_BEHIND = {"passwd-file": ("passdb", "userdb"), "ldap": ("passdb", "userdb")}
+
+
+def check(settings: Settings) -> list[Problem]:
+    """All that is wrong with files, tables and accounts. Errors would make mail fail; warnings say
+    what an administrator may have forgotten. Blocks; changes nothing."""
+    return [
+        *_files(settings),
+        *_user_files(settings),
+        *_tables(settings),
+        *_lists(settings),
+        *_tls(settings),
+        *_mail_uid(settings),
+    ]
+
+
+def _problem(settings: Settings, name: str, text: str, *, is_error: bool = True) -> Problem:
+    return Problem(str(settings.source(name)), name, text, is_error)
+
+
+def _unreadable(path: str) -> str:
+    """Why a file cannot be read, or ""."""
+    try:
+        with Path(path).open("rb"):
+            return ""
+    except OSError as error:
+        return f"{path}: {error.strerror or error}"
+
+
+def _files(settings: Settings) -> list[Problem]:
+    problems = []
+    for name in _READABLE_FILES:
+        path = settings.text(name)
+        why = _unreadable(path) if path else ""
+        if why:
+            problems.append(_problem(settings, name, why))
+    for path in settings.items("smtpd_tls_chain_files"):
+        if why := _unreadable(path):
+            problems.append(_problem(settings, "smtpd_tls_chain_files", why))
+    directory = settings.text("smtp_tls_CApath")
+    if directory and not os.path.isdir(directory):
+        problems.append(_problem(settings, "smtp_tls_CApath", f"{directory}: no such directory"))
+    origin = settings.setting("myorigin").value
+    if origin.startswith("/") and (why := _unreadable(origin)):
+        problems.append(
+            _problem(settings, "myorigin", f"{why}; $myhostname is used", is_error=False)
+        )
+    return problems
+
+
+def _user_files(settings: Settings) -> list[Problem]:
+    """passdb and userdb of the kinds that are files."""
+    problems = []
+    for kind, names in _FILES_BEHIND.items():
+        for name in names:
+            found, colon, path = settings.text(name).partition(":")
+            # Dovecot's passwd-file takes options before the path.
+            path = path.split()[-1] if path.split() else ""
+            if colon and found == kind and "%" not in path and (why := _unreadable(path)):
+                problems.append(_problem(settings, name, why))
+    return problems
+
+
+def _tables(settings: Settings) -> list[Problem]:
+    problems = []
+    for name, file in live_files(settings):
+        _, found = file.read_source()
+        has_copy = file.stamp() is not None
+        for each in found:
+            kept = each.is_error and has_copy
+            text = each.text + ("; the last good copy stays in use" if kept else "")
+            problems.append(Problem(each.where, name, text, each.is_error and not kept))
+        if not any(each.is_error for each in found) and file.is_stale():
+            how = "newaliases" if file.aliases else f"resel-map {file.spec}"
+            text = f"is newer than what is live; {how} or a reload makes it live"
+            problems.append(Problem(str(file.source), name, text, is_error=False))
+    return problems
+
+
+def _lists(settings: Settings) -> list[Problem]:
+    """Files of items that lists of networks and domains read."""
+    problems: list[Problem] = []
+    for parameter in table().values():
+        if parameter.support is not Support.IMPLEMENTED:
+            continue
+        if parameter.type == "networks":
+            try:
+                Networks(settings.items(parameter.name))
+            except (OSError, ValueError) as error:
+                problems.append(_problem(settings, parameter.name, _reason(error)))
+        elif parameter.type == "domains" and any(
+            item.lstrip("!").startswith("/") for item in settings.items(parameter.name)
+        ):
+            problems += [
+                each
+                for each in MatchList(settings, parameter.name).problems
+                if each.parameter == parameter.name
+            ]
+    return problems
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror or error}"
+    return str(error)
+
+
+def _tls(settings: Settings) -> list[Problem]:
+    """TLS that is asked for and cannot be given."""
+    problems = []
+    for service in ("smtpd", "submission", "submissions"):
+        view = settings.service(service)
+        if not settings.items(f"{service}_listen"):
+            continue
+        if view.text("smtpd_tls_cert_file") or view.items("smtpd_tls_chain_files"):
+            continue
+        level = view.text("smtpd_tls_security_level")
+        if level == "encrypt":
+            text = f"{service} requires TLS, and there is no smtpd_tls_cert_file"
+            problems.append(_problem(view, "smtpd_tls_security_level", text))
+        elif service == "submissions" or level == "may":
+            text = f"{service} offers TLS, and there is no smtpd_tls_cert_file"
+            problems.append(_problem(view, "smtpd_tls_cert_file", text, is_error=False))
+    return problems
+
+
+def _mail_uid(settings: Settings) -> list[Problem]:
+    text = settings.text("mail_uid")
+    if not text:
+        return []
+    try:
+        uid = int(text) if text.isdigit() else pwd.getpwnam(text).pw_uid
+    except KeyError:
+        return [_problem(settings, "mail_uid", f'there is no account "{text}"')]
+    if uid == 0:
+        return [_problem(settings, "mail_uid", "mailboxes never belong to root")]
+    return []
