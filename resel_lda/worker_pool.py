@@ -147,7 +147,8 @@ class WorkerPool:
         handover.send(control, self._configuration())
 
     def _configuration(self) -> bytes:
-        values = {name: one.value for name, one in self._settings.explicit().items()}
+        explicit = self._settings.explicit().items()
+        values = {name: one.value for name, one in explicit if name != "role"}
         return handover.pack(handover.CONFIGURE, {"role": self._settings.role, "values": values})
 
     def _disconnect(self) -> None:
