@@ -9,12 +9,15 @@ from typing import Protocol
 
 from resel_mta.config import Settings
 from resel_mta.content import Content
-from resel_mta.mail import BodySink, Envelope, Message, Origin, Recipient, Router
+from resel_mta.mail import BodySink, Envelope, Message, Origin, Recipient
 from resel_mta.maillog import MailLog
 from resel_mta.queue.door import QueueStore
 from resel_mta.routing.address import AddressRules
+from resel_mta.routing.bcc import AutomaticBcc
+from resel_mta.routing.canonical import Canonical
 from resel_mta.routing.expand import Expander
 from resel_mta.routing.rewrite import HeaderFixer, drop_fields, find_message_id
+from resel_mta.routing.table import RoutingTable
 
 
 @dataclass(slots=True)
@@ -48,13 +51,14 @@ class MailIntake:
         self,
         settings: Settings,
         expander: Expander,
-        router: Router,
+        router: RoutingTable,
         store: QueueStore,
         log: MailLog,
         filters: Sequence[Filter] = (),
     ) -> None:
         self._expander = expander
-        self._router = router
+        self._canonical = Canonical(settings, router)
+        self._bcc = AutomaticBcc(settings, router)
         self._store = store
         self._log = log
         self._filters = tuple(filters)
@@ -64,6 +68,8 @@ class MailIntake:
         """From the next message on, by these."""
         self._rules = AddressRules(settings)
         self._fixer = HeaderFixer(settings, self._rules)
+        self._canonical.reconfigure(settings)
+        self._bcc.reconfigure(settings)
 
     def new_id(self) -> str:
         """A queue id that was never used before and never will be again."""
@@ -103,6 +109,10 @@ class MailIntake:
         now = time.time()
         queue_id = submission.queue_id
         message_id = self._fix_header(submission, now)
+        if self._canonical.is_active:
+            await self._rewrite(submission)
+        if submission.origin.received:
+            submission.content.header.prepend(submission.origin.received)
         self._log.event("cleanup", f"message-id={message_id}", queue_id)
         for step in self._filters:
             await step.apply(submission)
@@ -143,13 +153,26 @@ class MailIntake:
         elif len(folded) != len(header.raw) + 1:
             folded = b"\n" + header.raw.lower()
         message_id = find_message_id(header.raw, folded)
-        if origin.received:
-            header.prepend(origin.received)
         return message_id or "<>"
+
+    async def _rewrite(self, submission: Submission) -> None:
+        """Canonical maps: the envelope always, the header where it is ours to complete."""
+        envelope = submission.envelope
+        rewrite, qualify = self._canonical.rewrite, self._rules.qualify
+        envelope.reverse_path = await rewrite(qualify(envelope.reverse_path), "envelope_sender")
+        for recipient in envelope.recipients:
+            address = await rewrite(qualify(recipient.address), "envelope_recipient")
+            if address != recipient.address:
+                recipient.orig_to = recipient.orig_to or recipient.address
+                recipient.address = address
+        if submission.origin.rewrite or self._fixer.rewrites_remote:
+            await self._canonical.rewrite_header(submission.content.header)
 
     async def _expand(self, submission: Submission) -> list[Recipient]:
         envelope = submission.envelope
         envelope.reverse_path = self._rules.qualify(envelope.reverse_path)
+        if self._bcc.is_active and submission.origin.protocol != "internal":
+            await self._bcc.add(envelope)
         recipients, trouble = await self._expander.expand_all(
             envelope.recipients, envelope.reverse_path
         )

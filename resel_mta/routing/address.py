@@ -101,3 +101,11 @@ class AddressRules:
 def local_name(address: str) -> str:
     """The local part without quotes."""
     return unquote_local(split_address(address)[0])
+
+
+def add_extension(address: str, extension: str) -> str:
+    """``user+ext@domain`` from ``user@domain``."""
+    local, domain = split_address(address)
+    if local.startswith('"'):
+        local, extension = local[:-1], extension + '"'
+    return f"{local}{extension}@{domain}" if domain else local + extension

@@ -51,6 +51,9 @@ class ExpandTransport:
             reverse_path = message.envelope.reverse_path
         try:
             made = await self._expander.expand(recipient, reverse_path)
+            if made and made[0] is recipient:
+                # The alias is gone meanwhile: the next attempt routes the address itself.
+                return Deferred(Reply(451, "4.3.0", "alias database changed"), relay="local")
             if not made:
                 return Expanded(Reply(250, "2.0.0", "expands to nobody"), relay="local")
             queue_id = await self._enter(message, [replace(item, row=0) for item in made])

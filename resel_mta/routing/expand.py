@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from resel_mta.config import Settings
 from resel_mta.mail import AddressClass, Notify, PermFail, Recipient, Reply, TempFail
-from resel_mta.routing.address import address_key, domain_key, local_name
+from resel_mta.routing.address import add_extension, address_key, domain_key, local_name
 from resel_mta.routing.table import RoutingTable
-from resel_mta.routing.targets import add_extension, read_targets, split_addresses
+from resel_mta.routing.targets import read_targets, split_addresses
 from resel_mta.wire import xtext
 from resel_mta.wire.path import split_address
 
@@ -63,9 +63,8 @@ class Expander:
     ) -> tuple[list[Recipient], list[tuple[str, Reply]]]:
         """All recipients expanded, each person once; and what could not be done, for the log.
 
-        One that cannot be expanded now stays as it is, and `RoutingTable.route` sends it to the
-        expansion again. Raises TempFail where Postfix refuses the whole message: an unreasonable
-        nesting of virtual aliases.
+        One that cannot be expanded (see `expand`) stays as it is, and `RoutingTable.route` sends
+        it to the expansion again. Raises TempFail where not even an address's class can be told.
         """
         qualify = self._table.rules.qualify
         direct: list[Recipient] = []

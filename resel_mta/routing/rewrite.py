@@ -12,10 +12,12 @@ from resel_mta.content import Header
 from resel_mta.routing.address import AddressRules
 from resel_mta.routing.header_addresses import find_addresses, replace_addresses
 
-_ADDRESS_FIELDS = frozenset(
-    b"from sender reply-to to cc bcc resent-from resent-sender resent-reply-to resent-to resent-cc"
-    b" resent-bcc errors-to return-receipt-to".split()
+#: Fields with addresses, by what they name, as in Postfix's header_opts.c.
+SENDER_FIELDS = frozenset(
+    b"from sender reply-to errors-to return-receipt-to disposition-notification-to resent-from"
+    b" resent-sender resent-reply-to".split()
 )
+RECIPIENT_FIELDS = frozenset(b"to cc bcc apparently-to resent-to resent-cc resent-bcc".split())
 #: Postfix's message_drop_headers.
 _DROPPED = (b"bcc", b"content-length", b"resent-bcc", b"return-path")
 _VISIBLE = frozenset((b"to", b"cc", b"resent-to", b"resent-cc"))
@@ -87,7 +89,8 @@ class HeaderFixer:
         fields = []
         changed = False
         for name, field in header.fields():
-            if name.lower() in _ADDRESS_FIELDS:
+            folded = name.lower()
+            if folded in SENDER_FIELDS or folded in RECIPIENT_FIELDS:
                 label, colon, value = field.partition(b":")
                 new = rewrite_addresses(value, transform)
                 if new is not value:

@@ -53,11 +53,11 @@ class RoutingTable:
             )
             if settings.text(name).strip()
         )
-        self.alias_maps = _maps(settings, "alias_maps")
-        self.virtual_alias_maps = _maps(settings, "virtual_alias_maps")
-        self._virtual_mailbox_maps = _maps(settings, "virtual_mailbox_maps")
-        self._relay_recipient_maps = _maps(settings, "relay_recipient_maps")
-        self._transport_maps = _maps(settings, "transport_maps")
+        self.alias_maps = configured_maps(settings, "alias_maps")
+        self.virtual_alias_maps = configured_maps(settings, "virtual_alias_maps")
+        self._virtual_mailbox_maps = configured_maps(settings, "virtual_mailbox_maps")
+        self._relay_recipient_maps = configured_maps(settings, "relay_recipient_maps")
+        self._transport_maps = configured_maps(settings, "transport_maps")
         self._bare_parents = "transport_maps" in settings.items("parent_domain_matches_subdomains")
         local = settings.items("local_recipient_maps")
         aliases = set(settings.items("alias_maps"))
@@ -151,7 +151,7 @@ class RoutingTable:
         return bool(await self.users.find(address) or await self.users.find(f"{base}@{domain}"))
 
     async def _in_maps(self, maps: MapSet, address: str, address_class: AddressClass) -> bool:
-        return await self._find(maps, address, address_class) is not None
+        return await self.find(maps, address, address_class) is not None
 
     async def find_virtual(
         self, address: str, address_class: AddressClass
@@ -159,7 +159,7 @@ class RoutingTable:
         """(result, unmatched extension) of virtual_alias_maps for an address. Raises TempFail."""
         if self.virtual_alias_maps is None:
             return None
-        return await self._find(self.virtual_alias_maps, address, address_class)
+        return await self.find(self.virtual_alias_maps, address, address_class)
 
     async def find_alias(self, address: str) -> tuple[str, str] | None:
         """(result, unmatched extension) of alias_maps for a local address. Raises TempFail."""
@@ -173,7 +173,7 @@ class RoutingTable:
                 return found, rest
         return None
 
-    async def _find(
+    async def find(
         self, maps: MapSet, address: str, address_class: AddressClass
     ) -> tuple[str, str] | None:
         """Postfix's search: user+ext@domain, user@domain, user+ext, user, @domain; the bare ones
@@ -259,6 +259,6 @@ class RoutingTable:
         return route
 
 
-def _maps(settings: Settings, name: str) -> MapSet | None:
+def configured_maps(settings: Settings, name: str) -> MapSet | None:
     """The maps of a parameter, None where it is empty."""
     return open_maps(settings, name) if settings.text(name).strip() else None

@@ -9,7 +9,6 @@ import stat
 
 from resel_mta.config.aliases import Target, TargetKind, parse_targets
 from resel_mta.mail import Reply, TempFail
-from resel_mta.wire.path import split_address
 
 #: Files that include files.
 _MAX_INCLUDES = 20
@@ -61,14 +60,6 @@ def _address(item: str) -> str:
         text = f"alias database error: {item[:60]} is not an address"
         raise TempFail(Reply(451, "4.3.5", text))
     return target.value
-
-
-def add_extension(address: str, extension: str) -> str:
-    """``user+ext@domain`` from ``user@domain``."""
-    local, domain = split_address(address)
-    if local.startswith('"'):
-        local, extension = local[:-1], extension + '"'
-    return f"{local}{extension}@{domain}" if domain else local + extension
 
 
 def _not_yet(what: str) -> TempFail:
