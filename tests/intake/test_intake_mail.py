@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from intake_fakes import ListSink, MemoryStore
 
 from resel_mta.config import Settings
-from resel_mta.content import Body, Content, MemoryBody
+from resel_mta.content import Content, MemoryBody
 from resel_mta.intake import Filter, MailIntake, Submission
 from resel_mta.mail import (
     Bounced,
@@ -29,55 +30,6 @@ from resel_mta.maillog import MailLog
 from resel_mta.routing import Expander, RoutingTable
 from resel_mta.routing.deferred import ExpandTransport
 from resel_mta.users import open_users
-
-
-class MemorySink:
-    def __init__(self) -> None:
-        self.data = b""
-
-    async def write(self, block: bytes) -> None:
-        self.data += block
-
-    async def finish(self) -> Body:
-        return MemoryBody(self.data)
-
-    async def discard(self) -> None:
-        self.data = b""
-
-
-class MemoryStore:
-    """As much of QueueStore as the intake uses."""
-
-    def __init__(self) -> None:
-        self.entered: list[Message] = []
-        self.discarded: list[Content] = []
-        self.failure: TempFail | None = None
-        self._count = 0
-
-    def new_id(self) -> str:
-        self._count += 1
-        return f"{self._count:06X}"
-
-    def sink(self) -> MemorySink:
-        return MemorySink()
-
-    async def discard(self, content: Content) -> None:
-        self.discarded.append(content)
-
-    async def enter(self, message: Message, *, claim_for: str | None = None) -> None:
-        if self.failure:
-            raise self.failure
-        self.entered.append(message)
-
-
-class ListSink:
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def write(self, lines: list[str]) -> None:
-        self.lines += lines
-
-    def reopen(self) -> None: ...
 
 
 class House:
