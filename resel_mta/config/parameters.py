@@ -29,11 +29,11 @@ from resel_mta.config import (
 )
 
 TYPES = frozenset(
-    "text flag number size space time list choice choices maps domains networks restrictions "
-    "listen file code address".split()
+    (
+        *("text", "flag", "number", "size", "space", "time", "choice", "file", "code", "address"),
+        *("list", "choices", "maps", "domains", "networks", "restrictions", "listen"),
+    )
 )
-
-LIST_TYPES = frozenset("list choices maps domains networks restrictions listen".split())
 
 
 class Support(enum.Enum):

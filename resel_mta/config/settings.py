@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from resel_mta.config import host
+from resel_mta.config.examine import examine
 from resel_mta.config.expand import ExpansionError, expand
 from resel_mta.config.listen import Listener
 from resel_mta.config.listeners import Addresses, Resolver
-from resel_mta.config.parameters import Parameter, Support, find, table
+from resel_mta.config.parameters import Parameter, find
 from resel_mta.config.problems import ConfigError, Problem
 from resel_mta.config.restrictions import parse_restrictions
-from resel_mta.config.roles import ROLES
+from resel_mta.config.roles import DEFAULT_ROLE, ROLES
 from resel_mta.config.values import Value, parse_value
 
 
@@ -43,6 +44,7 @@ class Setting:
 
 
 DEFAULT = Source("default")
+DEFAULT_DIRECTORY = "/etc/resel-mta"
 
 
 class Settings:
@@ -58,14 +60,13 @@ class Settings:
         explicit: Mapping[str, Setting],
         *,
         path: str = "",
-        config_directory: str = "/etc/resel-mta",
-        warnings: Iterable[Problem] = (),
+        config_directory: str = DEFAULT_DIRECTORY,
     ) -> None:
-        """explicit: by name, "service/name" for one listener. Use `load` or `build`, which check."""
+        """explicit: by name, "service/name" for one listener. `load` and `build` check them."""
         self.role = role
         self.path = path
         self.config_directory = config_directory
-        self.warnings = tuple(warnings)
+        self.warnings: tuple[Problem, ...] = ()
         self._explicit = dict(explicit)
         self._role_defaults = ROLES[role]
         self._texts: dict[str, str] = {}
@@ -77,15 +78,57 @@ class Settings:
     @classmethod
     def build(cls, role: str = "server", **values: str) -> Settings:
         """Settings in memory. Raises ConfigError as `load` does."""
-        from resel_mta.config.load import build
+        explicit = {name: Setting(value, Source("command line")) for name, value in values.items()}
+        settings, problems = cls.checked(role, explicit, [])
+        if any(problem.is_error for problem in problems):
+            raise ConfigError(problems)
+        return settings
 
-        return build(role, values)
+    @classmethod
+    def checked(
+        cls,
+        role: str | None,
+        explicit: dict[str, Setting],
+        problems: list[Problem],
+        *,
+        path: str = "",
+        config_directory: str = DEFAULT_DIRECTORY,
+    ) -> tuple[Settings, list[Problem]]:
+        """Settings, and all that is wrong with them after `problems`. role: --role, or None."""
+        configured = explicit.get("role")
+        wanted = role or (configured.value if configured else DEFAULT_ROLE)
+        source = configured.source if configured and role is None else Source("command line")
+        if configured and configured.value != wanted:
+            text = f'says "{configured.value}", but the role given is "{wanted}"'
+            where = str(configured.source)
+            problems = [*problems, Problem(where, "role", text, is_error=False)]
+        if wanted not in ROLES:
+            text = f'"{wanted}" is not a role; allowed are: {", ".join(ROLES)}'
+            problems = [*problems, Problem(str(source), "role", text)]
+            explicit = {name: each for name, each in explicit.items() if name != "role"}
+            wanted = DEFAULT_ROLE
+        elif role is not None or configured is not None:
+            explicit = {**explicit, "role": Setting(wanted, source)}
+        settings = cls(wanted, explicit, path=path, config_directory=config_directory)
+        problems = [*problems, *examine(settings)]
+        settings.warnings = tuple(each for each in problems if not each.is_error)
+        return settings, problems
+
+    def plain(self) -> Settings:
+        """The same role, with nothing set."""
+        return Settings(self.role, {}, config_directory=self.config_directory)
 
     # -- what was set -------------------------------------------------------------------------
 
     def explicit(self) -> Mapping[str, Setting]:
         """What the file and the command line set, by name, as written."""
         return self._explicit
+
+    def role_defaults(self) -> Mapping[str, str]:
+        """What the role sets, by name, except where the file or the command line does."""
+        return {
+            name: value for name, value in self._role_defaults.items() if name not in self._explicit
+        }
 
     def setting(self, name: str) -> Setting:
         """The value as written that is in force, and its source. KeyError if there is none."""
@@ -246,21 +289,3 @@ class Settings:
             case "config_directory":
                 return self.config_directory
         raise KeyError(parameter.name)
-
-    def parse_all(self) -> list[Problem]:
-        """Parse what is implemented; what is wrong with values that nobody set (they follow from
-        others)."""
-        problems = []
-        for parameter in table().values():
-            if parameter.support is not Support.IMPLEMENTED:
-                continue
-            try:
-                self.value(parameter.name)
-            except (ValueError, OSError) as error:
-                problems.append(
-                    Problem(str(self.source(parameter.name)), parameter.name, str(error))
-                )
-        return problems
-
-
-__all__ = ["DEFAULT", "ConfigError", "Setting", "Settings", "Source"]

@@ -104,11 +104,12 @@ class PipeTable:
         self.blocks = any(part.blocks for part in parts)
 
     def get(self, key: str) -> str | None:
-        value: str | None = key
+        value = key
         for part in self._parts:
-            value = part.get(value)
-            if value is None:
+            found = part.get(value)
+            if found is None:
                 return None
+            value = found
         return value
 
 
