@@ -31,9 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> cli.Parser:
-    parser = cli.parser(PROGRAM, "Show or change parameters of main.cf.", EPILOG)
-    # -h is postconf's; help is --help.
-    parser.conflict_handler = "resolve"
+    parser = cli.parser(PROGRAM, "Show or change parameters of main.cf.", EPILOG, short_help=False)
     parser.add_argument("--role", help="overrides role in main.cf")
     parser.add_argument("-n", dest="explicit", action="store_true", help="only what is set")
     parser.add_argument("-d", dest="defaults", action="store_true", help="defaults")
