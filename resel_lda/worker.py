@@ -210,8 +210,8 @@ class Worker:
             stream.close()
             if held is not None:
                 self._release(request.user, held)
-            self.log("imap", f"{prefix}Disconnected: {reason}")
             self._say(handover.ENDED, {"session": request.session})
+            self.log("imap", f"{prefix}Disconnected: {reason}")
 
     def _session(
         self, request: Handover, stream: Stream, store: MailStore, report: Callable[[str], None]

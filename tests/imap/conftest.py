@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-
 from imap_fake import FakeStore
+
 from resel_lda.mailbox import MailStore
 from resel_lda.maildir.store import MaildirStore
 from resel_mta.config import Settings

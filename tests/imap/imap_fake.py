@@ -33,9 +33,7 @@ class FakeMailbox:
         self.reads = 0
         self.known: set[str] = set()
 
-    def add(
-        self, message: bytes, flags: Collection[str] = (), date: float | None = None
-    ) -> int:
+    def add(self, message: bytes, flags: Collection[str] = (), date: float | None = None) -> int:
         uid = self.uidnext
         self.uidnext += 1
         self.highestmodseq += 1

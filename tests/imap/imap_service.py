@@ -75,9 +75,7 @@ async def listen(factory: Callable[[], asyncio.Protocol]) -> tuple[asyncio.Serve
 async def imap_service(
     root: Path, context: ssl.SSLContext | None = None, **values: str
 ) -> AsyncIterator[Running]:
-    (root / "users").write_text(
-        f"lcarr:{{PLAIN}}{PASSWORD}:::::\nada:{{PLAIN}}{PASSWORD}:::::\n"
-    )
+    (root / "users").write_text(f"lcarr:{{PLAIN}}{PASSWORD}:::::\nada:{{PLAIN}}{PASSWORD}:::::\n")
     settings = Settings.build(
         "server",
         mail_location=f"maildir:{root}/mail/%u",

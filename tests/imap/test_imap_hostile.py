@@ -1,0 +1,149 @@
+"""What a hostile or broken client may send."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from imap_dialog import session_on
+from imap_fake import FakeStore
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\r\n",
+        b" \r\n",
+        b"a\r\n",
+        b"a \r\n",
+        b"+ NOOP\r\n",
+        b"a FOO\r\n",
+        b"a UID\r\n",
+        b"a UID FOO\r\n",
+        b"\xff\xfe\r\n",
+        b"a NO\0OP\r\n",
+        b"a STATUS INBOX (" + b"(" * 5000 + b"\r\n",
+        b'a LIST "" "unterminated\r\n',
+        b"a SELECT {3+}\r\nab\xff\r\n",
+        b"a SELECT {0+}\r\n\r\n",
+        b"a LIST {99999999999999999999+\r\n",
+        b"a SELECT {-1}\r\n",
+    ],
+)
+async def test_bad_commands_are_refused_and_the_session_goes_on(
+    fake: FakeStore, data: bytes
+) -> None:
+    async with session_on(fake) as client:
+        client.send(data)
+        line = await client.line()
+        assert line.split(" ")[1] in ("BAD", "NO"), line
+        assert await client.command("NOOP") == ["x OK NOOP completed."]
+
+
+async def test_literal_that_is_too_large_is_not_asked_for(fake: FakeStore) -> None:
+    async with session_on(fake) as client:
+        await client.script("""
+            C: a SELECT {500000}
+            S: a BAD [TOOBIG] ...
+            C: b NOOP
+            S: b OK NOOP completed.
+        """)
+
+
+async def test_literal_sent_at_once_is_read_out(fake: FakeStore) -> None:
+    async with session_on(fake) as client:
+        client.send(b"a SELECT {500000+}\r\n" + b"x" * 500_000 + b"\r\nb NOOP\r\n")
+        assert (await client.line()).startswith("a BAD [TOOBIG]")
+        assert await client.line() == "b OK NOOP completed."
+
+
+async def test_literal_without_end_ends_the_session(fake: FakeStore) -> None:
+    async with session_on(fake) as client:
+        client.send(b"a SELECT {99999999999+}\r\n")
+        assert client.result is not None
+        async with asyncio.timeout(5):
+            assert await client.result == "Connection closed"
+
+
+async def test_line_too_long(fake: FakeStore) -> None:
+    async with session_on(fake) as client:
+        client.send(b"a NOOP " + b"x" * 200_000 + b"\r\nb NOOP\r\n")
+        assert (await client.line()).endswith("BAD Command line too long")
+        assert await client.line() == "b OK NOOP completed."
+
+
+async def test_line_without_end(fake: FakeStore) -> None:
+    async with session_on(fake) as client:
+        client.send(b"x" * 2_000_000)
+        assert client.result is not None
+        async with asyncio.timeout(5):
+            assert await client.result == "Connection closed"
+
+
+async def test_too_many_bad_commands(fake: FakeStore) -> None:
+    async with session_on(fake) as client:
+        for _ in range(19):
+            assert (await client.command("FOO"))[-1].startswith("x BAD")
+        assert (await client.command("NOOP"))[-1].startswith("x OK")
+        for _ in range(19):
+            assert (await client.command("FOO"))[-1].startswith("x BAD")
+        client.send(b"y FOO\r\n")
+        assert (await client.line()).startswith("y BAD")
+        assert await client.line() == "* BYE Too many invalid IMAP commands."
+
+
+async def test_disconnect_in_a_message_keeps_nothing(fake: FakeStore) -> None:
+    async with session_on(fake) as client:
+        client.send(b"a APPEND INBOX {1000}\r\n")
+        assert await client.line() == "+ OK"
+        client.send(b"half")
+        client.writer.close()
+        assert client.result is not None
+        async with asyncio.timeout(5):
+            assert await client.result == "Connection closed"
+    assert fake.boxes["INBOX"].infos == {}
+    assert fake.boxes["INBOX"].held == 0
+
+
+async def test_slow_reader_does_not_fill_the_memory(fake: FakeStore) -> None:
+    box = fake.boxes["INBOX"]
+    for _ in range(60):
+        box.add(b"Subject: x\r\n\r\n" + b"y" * 1_000_000)
+    async with session_on(fake) as client:
+        await client.command("SELECT INBOX")
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.send(b"a FETCH 1:* BODY.PEEK[]\r\n")
+        await asyncio.sleep(0.3)
+        assert box.reads < 20
+        client.writer.transport.abort()
+
+
+words = st.sampled_from(
+    [b"a", b"UID", b"FETCH", b"SEARCH", b"STORE", b"LIST", b"APPEND", b"STATUS", b"INBOX", b"1:*",
+     b"(", b")", b" ", b" ", b" ", b"\\Seen", b"+FLAGS", b"BODY[", b"]", b'"', b"{3+}\r\n", b"{3}",
+     b"OR", b"NOT", b"HEADER", b"RETURN", b"*", b"%", b"\xff", b"\0", b"FLAGS", b"COPY", b"IDLE"]
+)  # fmt: skip
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.lists(words, max_size=12).map(b"".join), max_size=6))
+def test_no_input_breaks_a_session(lines: list[bytes]) -> None:
+    async def talk() -> None:
+        fake = FakeStore()
+        fake.boxes["INBOX"].add(b"Subject: x\r\n\r\ny\r\n")
+        async with session_on(fake) as client:
+            await client.command("SELECT INBOX")
+            for line in lines:
+                client.send(line + b"\r\n")
+            client.send(b"xyz\r\nDONE\r\nend NOOP\r\n")
+            async with asyncio.timeout(5):
+                while line := await client.reader.readline():
+                    if line.startswith(b"end "):
+                        break
+            assert client.reports == []
+
+    asyncio.run(talk())
