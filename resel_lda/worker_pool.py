@@ -11,8 +11,9 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from resel_lda import handover
 from resel_lda.handover import Handover, HandoverError
@@ -32,16 +33,73 @@ class WorkerUnavailable(Exception):
     """No worker could take the session."""
 
 
-class WorkerPool:
-    """Holds the worker's process and socket. command: what is exec'd."""
+class Spawned(Protocol):
+    """A worker that has been started. control: this side's end of the socket pair."""
 
-    def __init__(self, settings: Settings, log: MailLog, command: Sequence[str] = COMMAND) -> None:
+    control: socket.socket
+    pid: int
+
+    def terminate(self) -> None:
+        """Ask it to end its sessions and itself."""
+        ...
+
+    async def kill(self) -> None: ...
+
+    async def wait(self) -> int:
+        """Its exit status, once it is gone."""
+        ...
+
+
+class _Child:
+    """A worker that is a child of this process."""
+
+    def __init__(self, control: socket.socket, process: asyncio.subprocess.Process) -> None:
+        self.control = control
+        self.pid = process.pid
+        self._process = process
+
+    def terminate(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+
+    async def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def wait(self) -> int:
+        return await self._process.wait()
+
+
+async def spawn_child(command: Sequence[str] = COMMAND) -> Spawned:
+    """exec a worker. Raises OSError."""
+    control, theirs = handover.socket_pair()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=theirs.fileno(), env=_environment()
+        )
+    except BaseException:
+        control.close()
+        raise
+    finally:
+        theirs.close()
+    return _Child(control, process)
+
+
+class WorkerPool:
+    """Holds the worker and its socket. spawn: starts one; raises OSError."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: MailLog,
+        spawn: Callable[[], Awaitable[Spawned]] = spawn_child,
+    ) -> None:
         self._settings = settings
         self._log = log
-        self._command = tuple(command)
+        self._spawn_worker = spawn
         self._sessions: dict[str, Callable[[], None]] = {}
         self._control: socket.socket | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._worker: Spawned | None = None
         self._ready = asyncio.Event()
         self._gone = asyncio.Event()
         self._writable = asyncio.Lock()
@@ -58,17 +116,16 @@ class WorkerPool:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
-        process = self._process
-        if process is not None and process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
+        worker = self._worker
+        if worker is not None:
+            worker.terminate()
             try:
                 async with asyncio.timeout(timeout):
-                    await process.wait()
+                    await worker.wait()
             except TimeoutError:
-                self._log.warning("master", f"worker pid {process.pid} does not end: killed")
-                process.kill()
-                await process.wait()
+                self._log.warning("master", f"worker pid {worker.pid} does not end: killed")
+                await worker.kill()
+                await worker.wait()
         self._disconnect()
 
     def reconfigure(self, settings: Settings) -> None:
@@ -122,26 +179,16 @@ class WorkerPool:
             except OSError as error:
                 self._log.warning("master", f"cannot start worker: {error}")
             self._disconnect()
-            if self._process is not None:
-                status = await self._process.wait()
-                self._log.warning(
-                    "master", f"worker pid {self._process.pid} ended with status {status}"
-                )
+            if self._worker is not None:
+                worker, self._worker = self._worker, None
+                status = await worker.wait()
+                self._log.warning("master", f"worker pid {worker.pid} ended with status {status}")
             if time.monotonic() - started < _SETTLED:
                 await asyncio.sleep(_PAUSE)
 
     async def _spawn(self) -> None:
-        control, theirs = handover.socket_pair()
-        try:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=theirs.fileno(), env=_environment()
-            )
-        except BaseException:
-            control.close()
-            raise
-        finally:
-            theirs.close()
-        self._control = control
+        self._worker = await self._spawn_worker()
+        self._control = control = self._worker.control
         self._gone.clear()
         asyncio.get_running_loop().add_reader(control.fileno(), self._readable)
         handover.send(control, self._configuration())

@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 
 from resel_lda.front import ImapService
 from resel_lda.local import LocalTransport
-from resel_lda.worker_pool import WorkerPool
+from resel_lda.worker_pool import WorkerPool, spawn_child
 from resel_mta.config import ConfigError, Listener, Settings
 from resel_mta.disk import Disk
 from resel_mta.fixed_transports import fixed_transports
@@ -30,6 +30,7 @@ from resel_mta.routing import Expander, RoutingTable
 from resel_mta.routing.deferred import ExpandTransport
 from resel_mta.smtpd import ConnectionCounter, SmtpService
 from resel_mta.sockets import Bound
+from resel_mta.supervised import SupervisorLink
 from resel_mta.tls import ServerTLS
 from resel_mta.users import open_users
 from resel_relay.dns import Resolver
@@ -86,9 +87,13 @@ def _resolver(settings: Settings) -> Resolver:
 class Composition:
     """Everything that one daemon runs, built in `open` and taken down in `close`."""
 
-    def __init__(self, settings: Settings, log: MailLog) -> None:
+    def __init__(
+        self, settings: Settings, log: MailLog, supervisor: SupervisorLink | None = None
+    ) -> None:
+        """supervisor: does what this process may not; None when there is nobody above it."""
         self.settings = settings
         self.log = log
+        self.supervisor = supervisor
         self.smtp: dict[str, SmtpService] = {}
         self.imap: ImapService | None = None
         self._counter = ConnectionCounter()
@@ -109,8 +114,15 @@ class Composition:
         self.scheduler = Scheduler(
             settings, self.store, self.router, self.transports, self.intake, log
         )
-        self.pool = WorkerPool(settings, log)
-        self.tls = ServerTLS(settings, warn=partial(log.warning, "master"))
+        above = self.supervisor
+        if above is not None:
+            await above.look_at_files()
+        self.pool = WorkerPool(settings, log, above.spawn if above else spawn_child)
+        self.tls = ServerTLS(
+            settings,
+            warn=partial(log.warning, "master"),
+            source=above.files if above else None,
+        )
         await self.scheduler.start()
         for entry in bound:
             await self.listen(entry)
@@ -185,6 +197,8 @@ class Composition:
         self.settings = settings
 
     async def _reconfigure(self, settings: Settings) -> None:
+        if self.supervisor is not None:
+            await self.supervisor.look_at_files()
         parts: list[object] = [
             self.tls,
             self.users,

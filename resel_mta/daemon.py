@@ -1,7 +1,4 @@
-"""The life of a daemon: become ready, take signals, reload, drain.
-
-Started as root it binds its sockets first and then becomes `mail_owner` for good.
-"""
+"""The life of the network process: become ready, take signals, reload, drain."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from resel_mta.control import ControlError, ControlServer, Row, Verb, control_pa
 from resel_mta.maillog import MailLog
 from resel_mta.notify import notify, notify_reloading
 from resel_mta.sockets import BindError, Bound
+from resel_mta.supervised import SupervisorLink
 from resel_mta.verbs import QueueVerbs
 
 
@@ -59,12 +57,14 @@ class Daemon:
         bound: list[Bound],
         log: MailLog,
         reread: Callable[[], Settings],
+        supervisor: SupervisorLink | None = None,
     ) -> None:
         self._settings = settings
         self._bound = bound
         self._log = log
         self._reread = reread
-        self._parts = Composition(settings, log)
+        self._supervisor = supervisor
+        self._parts = Composition(settings, log, supervisor)
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._started = time.time()
@@ -79,12 +79,16 @@ class Daemon:
         record = record_path(data)
         record.write_text(json.dumps({"pid": os.getpid(), "role": self._settings.role}) + "\n")
         self._take_signals()
+        if self._supervisor is not None:
+            self._background(self._supervisor.keep_looking())
         self._announce()
         notify("READY=1", f"STATUS=role {self._settings.role}")
         await self._stopping.wait()
         notify("STOPPING=1")
         timeout = self._settings.seconds("shutdown_timeout")
         await control.stop()
+        for task in tuple(self._tasks):
+            task.cancel()
         await self._parts.close(timeout)
         record.unlink(missing_ok=True)
         self._log.event("master", "terminated: all that was accepted is delivered or queued")
@@ -110,7 +114,10 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
 
     def _reload_soon(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._reload_logged())
+        self._background(self._reload_logged())
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -160,7 +167,10 @@ class Daemon:
         have = {entry.listener for entry in self._bound}
         for listener in sorted(wanted - have, key=sockets.describe):
             try:
-                entry = sockets.bind(listener)
+                if self._supervisor is not None:
+                    entry = await self._supervisor.bind(listener)
+                else:
+                    entry = sockets.bind(listener)
             except BindError as error:
                 self._log.warning("master", f"{error} (a restart may help)")
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 from dataclasses import dataclass
@@ -50,6 +51,33 @@ def mail_owner(settings: Settings) -> Account:
     return Account(name, entry.pw_uid, entry.pw_gid)
 
 
+def mailbox_account(settings: Settings, owner: Account) -> Account:
+    """The account that mailboxes belong to: `mail_uid` and `mail_gid`, names or numbers; the
+    mail owner's where they are not set. Raises PrivilegeError if missing or root."""
+    user, group = settings.text("mail_uid"), settings.text("mail_gid")
+    if not user:
+        return owner
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+        name, uid, gid = entry.pw_name, entry.pw_uid, entry.pw_gid
+    except KeyError:
+        if not user.isdigit():
+            raise PrivilegeError(
+                f"mail_uid = {user}: no such account; create it with "
+                f"'adduser --system --group --no-create-home --home /var/mail {user}', "
+                "or name another with mail_uid"
+            ) from None
+        name, uid, gid = user, int(user), int(user)
+    if group:
+        try:
+            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+        except KeyError:
+            raise PrivilegeError(f"mail_gid = {group}: no such group") from None
+    if uid == 0 or gid == 0:
+        raise PrivilegeError("mail_uid and mail_gid must not be root's")
+    return Account(name, uid, gid)
+
+
 def prepare_directories(settings: Settings, account: Account, disk: Disk) -> None:
     """queue_directory and data_directory exist, belong to the account, and are closed to others.
 
@@ -60,8 +88,8 @@ def prepare_directories(settings: Settings, account: Account, disk: Disk) -> Non
         try:
             if not path.is_dir():
                 disk.make_directories(path, 0o755 if parameter == "queue_directory" else 0o700)
-                if os.getuid() == 0:
-                    os.chown(path, account.uid, account.gid)
+            if os.getuid() == 0 and os.stat(path).st_uid == 0:
+                os.chown(path, account.uid, account.gid)
             if os.stat(path).st_uid != account.uid:
                 raise PrivilegeError(
                     f"{parameter} = {path}: belongs to uid {os.stat(path).st_uid}, but the daemon runs as "
@@ -69,11 +97,3 @@ def prepare_directories(settings: Settings, account: Account, disk: Disk) -> Non
                 )
         except OSError as error:
             raise PrivilegeError(f"{parameter} = {path}: {error.strerror}") from error
-
-
-def drop(account: Account) -> None:
-    """Become the account, for good."""
-    os.setgroups([account.gid])
-    os.setresgid(account.gid, account.gid, account.gid)
-    os.setresuid(account.uid, account.uid, account.uid)
-    os.environ["HOME"] = "/nonexistent"

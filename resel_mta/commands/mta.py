@@ -25,13 +25,15 @@ from resel_mta.privileges import (
     Account,
     PrivilegeError,
     current_account,
-    drop,
     mail_owner,
+    mailbox_account,
     prepare_directories,
 )
 from resel_mta.queue.schema import UnknownVersion, UnusableLibrary
 from resel_mta.queue.sqlite import QueueLocked
 from resel_mta.sockets import BindError, Bound
+from resel_mta.supervised import SupervisorLink, from_environment
+from resel_mta.supervisor import ENVIRONMENT, Supervisor
 
 EPILOG = """\
 Without a command: run the role in the foreground until SIGTERM; SIGHUP reloads.
@@ -68,6 +70,13 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 def _start(settings: Settings, options: argparse.Namespace) -> int:
+    def reread() -> Settings:
+        return load(options.config, options.override, options.role)
+
+    told = os.environ.pop(ENVIRONMENT, "")
+    if told:
+        link, bound = from_environment(told)
+        return _run(settings, bound, open_log(settings), reread, link)
     account = _account(settings)
     try:
         prepare_directories(settings, account, Disk())
@@ -78,16 +87,30 @@ def _start(settings: Settings, options: argparse.Namespace) -> int:
         raise Failure(cli.EX_UNAVAILABLE, str(error)) from None
     log = open_log(settings)
     if os.getuid() == 0:
-        drop(account)
-    else:
-        log.event("master", f"not started by root: everything runs as {account.name}")
+        # The network process runs in another folder: it gets the path that was meant here.
+        arguments = ["-c", os.path.abspath(settings.path), "--role", settings.role]
+        for override in options.override:
+            arguments += ["-o", override]
+        return Supervisor(settings, account, bound, log, reread, arguments).run()
+    log.event("master", f"not started by root: everything runs as {account.name}")
+    return _run(settings, bound, log, reread, None)
+
+
+def _run(
+    settings: Settings,
+    bound: list[Bound],
+    log: MailLog,
+    reread: Callable[[], Settings],
+    link: SupervisorLink | None,
+) -> int:
+    """The network process."""
     os.umask(0o077)
 
-    def reread() -> Settings:
-        return load(options.config, options.override, options.role)
+    async def serve() -> None:
+        await Daemon(settings, bound, log, reread, link).run()
 
     try:
-        uvloop.run(_serve(settings, bound, log, reread))
+        uvloop.run(serve())
     except QueueLocked as error:
         raise Failure(cli.EX_UNAVAILABLE, f"{error}: is another resel-mta running?") from None
     except (UnusableLibrary, UnknownVersion, apsw.Error) as error:
@@ -100,17 +123,13 @@ def _start(settings: Settings, options: argparse.Namespace) -> int:
     return cli.EX_OK
 
 
-async def _serve(
-    settings: Settings, bound: list[Bound], log: MailLog, reread: Callable[[], Settings]
-) -> None:
-    await Daemon(settings, bound, log, reread).run()
-
-
 def _account(settings: Settings) -> Account:
     if os.getuid() != 0:
         return current_account()
     try:
-        return mail_owner(settings)
+        owner = mail_owner(settings)
+        mailbox_account(settings, owner)
+        return owner
     except PrivilegeError as error:
         raise Failure(cli.EX_CONFIG, str(error)) from None
 

@@ -1,0 +1,167 @@
+"""The network process's side of the socket to the supervisor (see `supervisor`)."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import json
+import os
+import socket
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from resel_lda.worker_pool import Spawned
+from resel_mta.config import Listener
+from resel_mta.sockets import BindError, Bound
+from resel_mta.tls import KeyFiles
+
+MOST_DESCRIPTORS = 32
+PACKET = 64 * 1024
+# Seconds between two looks at the certificates, for renewed ones.
+LOOK_EVERY = 10.0
+ANSWER_TIMEOUT = 30.0
+
+
+class SupervisorGone(Exception):
+    """The supervisor does not answer: this process is about to end too."""
+
+
+class SuppliedFiles(KeyFiles):
+    """Certificates and keys that the supervisor reads, held as memfds."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[int, object]] = {}
+        self._missing: dict[str, int] = {}
+
+    def supply(self, files: Mapping[str, Any], descriptors: list[int]) -> None:
+        """Take the supervisor's answer; descriptors of before are closed."""
+        before = self._found
+        self._missing = {p: each["errno"] for p, each in files.items() if "errno" in each}
+        self._found = {
+            path: (descriptors[each["index"]], tuple(each["stamp"]))
+            for path, each in files.items()
+            if "index" in each
+        }
+        for descriptor, _ in before.values():
+            os.close(descriptor)
+
+    def _entry(self, path: str) -> tuple[int, object]:
+        try:
+            return self._found[path]
+        except KeyError:
+            number = self._missing.get(path, 2)
+            raise OSError(number, os.strerror(number), path) from None
+
+    def stamp(self, path: str) -> object:
+        return self._entry(path)[1]
+
+    def readable(self, path: str) -> str:
+        return f"/proc/self/fd/{self._entry(path)[0]}"
+
+
+class SupervisedWorker:
+    """A mailbox worker that the supervisor started. Implements `worker_pool.Spawned`."""
+
+    def __init__(self, link: SupervisorLink, control: socket.socket, pid: int) -> None:
+        self._link = link
+        self.control = control
+        self.pid = pid
+
+    def terminate(self) -> None:
+        """It ends when its socket does."""
+        self.control.shutdown(socket.SHUT_RDWR)
+
+    async def kill(self) -> None:
+        await self._link.ask(do="kill", pid=self.pid)
+
+    async def wait(self) -> int:
+        """Until the process is gone. Its exit status stays with the supervisor: 0 here."""
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return 0
+        loop = asyncio.get_running_loop()
+        gone = asyncio.Event()
+        loop.add_reader(descriptor, gone.set)
+        try:
+            await gone.wait()
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+        return 0
+
+
+class SupervisorLink:
+    """Asks the supervisor."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._control.settimeout(ANSWER_TIMEOUT)
+        self._lock = threading.Lock()
+        self.files = SuppliedFiles()
+
+    def _ask(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
+        room = socket.CMSG_SPACE(MOST_DESCRIPTORS * 4)
+        with self._lock:
+            try:
+                self._control.send(json.dumps(request).encode())
+                packet, ancillary, _, _ = self._control.recvmsg(PACKET, room)
+            except OSError as error:
+                raise SupervisorGone(str(error)) from error
+        descriptors = array.array("i")
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                descriptors.frombytes(data)
+        if not packet:
+            raise SupervisorGone("end of its socket")
+        return json.loads(packet), list(descriptors)
+
+    async def ask(self, **request: Any) -> tuple[dict[str, Any], list[int]]:
+        """(answer, descriptors). Raises SupervisorGone, BindError for what was refused."""
+        answer, descriptors = await asyncio.to_thread(self._ask, request)
+        if "error" in answer:
+            raise BindError(answer["error"])
+        return answer, descriptors
+
+    async def bind(self, listener: Listener) -> Bound:
+        """Raises BindError."""
+        _, (descriptor,) = await self.ask(do="bind", **asdict(listener))
+        listening = socket.socket(fileno=descriptor)
+        listening.setblocking(False)
+        return Bound(listener, listening)
+
+    async def look_at_files(self) -> None:
+        """Have certificates and keys read again."""
+        answer, descriptors = await self.ask(do="files")
+        self.files.supply(answer["files"], descriptors)
+
+    async def keep_looking(self) -> None:
+        """For as long as the daemon runs, so that renewed certificates are found."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            await self.look_at_files()
+
+    async def spawn(self) -> Spawned:
+        """A mailbox worker. Raises OSError."""
+        try:
+            answer, (descriptor,) = await self.ask(do="worker")
+        except BindError as error:
+            raise OSError(str(error)) from error
+        control = socket.socket(fileno=descriptor)
+        control.setblocking(False)
+        return SupervisedWorker(self, control, int(answer["ok"]["pid"]))
+
+
+def from_environment(told: str) -> tuple[SupervisorLink, list[Bound]]:
+    """What the supervisor passed to this process when it started it."""
+    facts = json.loads(told)
+    bound = []
+    for row in facts["listeners"]:
+        listening = socket.socket(fileno=row.pop("descriptor"))
+        os.set_inheritable(listening.fileno(), False)
+        listening.setblocking(False)
+        bound.append(Bound(Listener(**row), listening))
+    os.set_inheritable(facts["control"], False)
+    return SupervisorLink(socket.socket(fileno=facts["control"])), bound

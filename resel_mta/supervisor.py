@@ -1,0 +1,274 @@
+"""What little runs as root: it binds, reads keys, and starts processes that are not root.
+
+The network process (`mail_owner`) and the mailbox worker (`mail_uid`) are exec'd, never forked
+with a running loop. The network process asks over a socket pair, one JSON object a packet:
+
+    {"do": "worker"}                       a mailbox worker; the answer brings its socket
+    {"do": "kill", "pid": n}               end a worker that does not end
+    {"do": "bind", "service", "host", "port", "path"}
+                                           a listener that the configuration has now
+    {"do": "files"}                        TLS files named by the configuration, as memfds
+
+and gets {"ok": …} or {"error": text}, with descriptors (SCM_RIGHTS). Nothing else is done for it:
+if it is taken over, it can neither become root nor read another file.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from resel_lda import handover
+from resel_lda.worker_pool import COMMAND as WORKER_COMMAND
+from resel_mta import sockets
+from resel_mta.config import ConfigError, Listener, Settings
+from resel_mta.maillog import MailLog
+from resel_mta.privileges import Account, PrivilegeError, mailbox_account
+from resel_mta.sockets import BindError, Bound
+from resel_mta.tls import tls_files
+
+ENVIRONMENT = "RESEL_SUPERVISED"
+PACKET = 64 * 1024
+# Seconds. A network process that dies within SETTLED of its start is started again after PAUSE.
+SETTLED = 5.0
+PAUSE = 1.0
+# Exit codes that a new start would only repeat: usage, unavailable, cannot create, configuration.
+FINAL = frozenset((0, 64, 69, 73, 77, 78))
+
+
+def python_environment() -> dict[str, str]:
+    """So that a child finds this very package, wherever it is started."""
+    root = str(Path(__file__).resolve().parent.parent)
+    environment = dict(os.environ)
+    path = environment.get("PYTHONPATH")
+    environment["PYTHONPATH"] = f"{root}{os.pathsep}{path}" if path else root
+    return environment
+
+
+class Supervisor:
+    """Runs until the network process ends for good.
+
+    reread: reads the configuration as it is now. arguments: of resel-mta, for the network process.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        account: Account,
+        bound: Sequence[Bound],
+        log: MailLog,
+        reread: Callable[[], Settings],
+        arguments: Sequence[str],
+    ) -> None:
+        self._settings = settings
+        self._account = account
+        self._bound = {entry.listener: entry for entry in bound}
+        self._log = log
+        self._reread = reread
+        self._arguments = tuple(arguments)
+        self._network: subprocess.Popen[bytes] | None = None
+        self._workers: dict[int, subprocess.Popen[bytes]] = {}
+        self._stopping = False
+
+    def run(self) -> int:
+        """The exit status of the network process that ended for good."""
+        wakeup, signalled = socket.socketpair()
+        for end in (wakeup, signalled):
+            end.setblocking(False)
+        signal.set_wakeup_fd(signalled.fileno())
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, _woken)
+        with selectors.DefaultSelector() as selector:
+            selector.register(wakeup, selectors.EVENT_READ)
+            while True:
+                status = self._run_network(selector, wakeup)
+                if status in FINAL or self._stopping:
+                    return max(status, 0)
+                self._log.warning(
+                    "master", f"network process ended with status {status}: started again"
+                )
+
+    def _run_network(self, selector: selectors.BaseSelector, wakeup: socket.socket) -> int:
+        """From its start to its end."""
+        started = time.monotonic()
+        control = self._start_network()
+        selector.register(control, selectors.EVENT_READ)
+        try:
+            assert self._network is not None
+            while (status := self._network.poll()) is None:
+                for key, _ in selector.select():
+                    if key.fileobj is wakeup:
+                        self._signals(wakeup.recv(512))
+                    elif not self._answer(control):
+                        # It closed its end: it is about to be gone.
+                        selector.unregister(control)
+                        status = self._network.wait()
+                        break
+        finally:
+            if control in selector.get_map():
+                selector.unregister(control)
+            control.close()
+        if status not in FINAL and not self._stopping and time.monotonic() - started < SETTLED:
+            time.sleep(PAUSE)
+        return status
+
+    def _start_network(self) -> socket.socket:
+        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listeners = [
+            {**asdict(listener), "descriptor": bound.socket.fileno()}
+            for listener, bound in self._bound.items()
+        ]
+        told = json.dumps({"control": theirs.fileno(), "listeners": listeners})
+        descriptors = [theirs.fileno(), *(each.socket.fileno() for each in self._bound.values())]
+        with theirs:
+            self._network = subprocess.Popen(
+                [sys.executable, "-P", "-m", "resel_mta.commands.mta", *self._arguments],
+                env=python_environment() | {ENVIRONMENT: told},
+                pass_fds=descriptors,
+                cwd="/",
+                user=self._account.uid,
+                group=self._account.gid,
+                extra_groups=[self._account.gid],
+            )
+        return control
+
+    def _signals(self, numbers: bytes) -> None:
+        for number in numbers:
+            if number == signal.SIGCHLD:
+                self._reap()
+            elif self._network is not None and self._network.poll() is None:
+                self._stopping = self._stopping or number != signal.SIGHUP
+                self._network.send_signal(number)
+
+    def _reap(self) -> None:
+        for pid, worker in list(self._workers.items()):
+            if worker.poll() is not None:
+                del self._workers[pid]
+
+    # -- requests -------------------------------------------------------------------------------
+
+    def _answer(self, control: socket.socket) -> bool:
+        """Answer one request; False at the end of the socket."""
+        packet = control.recv(PACKET)
+        if not packet:
+            return False
+        descriptors: list[int] = []
+        held: list[socket.socket] = []
+        try:
+            request = json.loads(packet)
+            answer = self._do(request, descriptors, held)
+        except (BindError, ConfigError, PrivilegeError, OSError) as error:
+            answer = {"error": str(error)}
+        except (ValueError, KeyError, TypeError) as error:
+            answer = {"error": f"bad request: {error!r}"}
+        rights = array.array("i", descriptors)
+        try:
+            control.sendmsg(
+                [json.dumps(answer).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+            )
+        except OSError as error:
+            self._log.warning("master", f"cannot answer the network process: {error}")
+        finally:
+            for each in held:
+                each.close()
+            if "files" in answer:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+        return True
+
+    def _do(
+        self, request: Mapping[str, Any], descriptors: list[int], held: list[socket.socket]
+    ) -> dict[str, Any]:
+        match request["do"]:
+            case "worker":
+                front, pid = self._start_worker()
+                held.append(front)
+                descriptors.append(front.fileno())
+                return {"ok": {"pid": pid}}
+            case "kill":
+                worker = self._workers.get(int(request["pid"]))
+                if worker is not None:
+                    worker.kill()
+                return {"ok": {}}
+            case "bind":
+                wanted = Listener(
+                    str(request["service"]),
+                    str(request["host"]),
+                    int(request["port"]),
+                    str(request["path"]),
+                )
+                descriptors.append(self._bind(wanted).socket.fileno())
+                return {"ok": {}}
+            case "files":
+                return {"ok": {}, "files": self._read_files(descriptors)}
+        raise ValueError(f"unknown request {request['do']!r}")
+
+    def _start_worker(self) -> tuple[socket.socket, int]:
+        account = mailbox_account(self._settings, self._account)
+        front, theirs = handover.socket_pair()
+        try:
+            with theirs:
+                worker = subprocess.Popen(
+                    WORKER_COMMAND,
+                    stdin=theirs.fileno(),
+                    env=python_environment(),
+                    cwd="/",
+                    user=account.uid,
+                    group=account.gid,
+                    extra_groups=[account.gid],
+                )
+        except BaseException:
+            front.close()
+            raise
+        self._workers[worker.pid] = worker
+        return front, worker.pid
+
+    def _bind(self, wanted: Listener) -> Bound:
+        """Only what the configuration says now, as root reads it."""
+        settings = self._reread()
+        if wanted not in settings.listeners(wanted.service):
+            raise BindError(f"{sockets.describe(wanted)} is not in the configuration")
+        if wanted not in self._bound:
+            self._bound[wanted] = sockets.bind(wanted)
+        return self._bound[wanted]
+
+    def _read_files(self, descriptors: list[int]) -> dict[str, Any]:
+        """{path: {"stamp": […], "index": position of its descriptor} or {"errno": n}}."""
+        try:
+            self._settings = self._reread()
+        except ConfigError:
+            # It keeps the old configuration, and so do we.
+            self._log.warning(
+                "master", "configuration cannot be read again: the old one stays in force"
+            )
+        found: dict[str, Any] = {}
+        for path in tls_files(self._settings):
+            try:
+                content = Path(path).read_bytes()
+                status = os.stat(path)
+            except OSError as error:
+                found[path] = {"errno": error.errno}
+                continue
+            descriptor = os.memfd_create("tls", os.MFD_CLOEXEC)
+            os.write(descriptor, content)
+            found[path] = {
+                "stamp": [status.st_mtime_ns, status.st_size, status.st_ino],
+                "index": len(descriptors),
+            }
+            descriptors.append(descriptor)
+        return found
+
+
+def _woken(number: int, frame: object) -> None:
+    """The wakeup descriptor carries the signal."""
