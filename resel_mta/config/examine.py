@@ -35,7 +35,7 @@ def examine(settings: Settings) -> list[Problem]:
 def _implied(settings: Settings, known: list[Problem], prefix: str) -> list[Problem]:
     """Problems of the typed values, also of those that nobody set and that follow from others.
     The same words about a value that merely follows are not said again."""
-    problems = []
+    problems: list[Problem] = []
     for parameter in table().values():
         if parameter.support is not Support.IMPLEMENTED:
             continue

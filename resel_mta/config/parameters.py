@@ -30,7 +30,19 @@ from resel_mta.config import (
 
 TYPES = frozenset(
     (
-        *("text", "flag", "number", "size", "space", "time", "choice", "file", "code", "address"),
+        *(
+            "text",
+            "flag",
+            "number",
+            "size",
+            "space",
+            "time",
+            "choice",
+            "file",
+            "code",
+            "address",
+            "protocols",
+        ),
         *("list", "choices", "maps", "domains", "networks", "restrictions", "listen"),
     )
 )

@@ -14,10 +14,9 @@ _NO_MAILBOXES = {
     "local_transport": "error:5.1.1 this machine has no mailboxes, and no alias for this name",
 }
 _TLS_WHEN_OFFERED = {"smtp_tls_security_level": "may"}
-# Users log in, under TLS, before anything else is permitted.
+# Users log in before anything else is permitted.
 _USERS_ONLY = {
     "smtpd_sasl_auth_enable": "yes",
-    "smtpd_tls_auth_only": "yes",
     "smtpd_client_restrictions": "",
     "smtpd_helo_restrictions": "",
     "smtpd_sender_restrictions": "",

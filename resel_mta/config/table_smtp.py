@@ -10,11 +10,8 @@ flag smtp_randomize_addresses = yes ## Shuffle hosts of equal preference.
 number(0..) smtp_mx_address_limit = 5 ## The most addresses tried in one delivery; 0: no limit.
 number(0..) smtp_mx_session_limit = 2 ## The most sessions tried in one delivery; 0: no limit.
 flag smtp_skip_5xx_greeting = yes ## Try the next host when one greets with 5xx.
-flag smtp_skip_quit_response = yes ## Do not wait for the answer to QUIT.
-flag smtp_always_send_ehlo = yes ## Send EHLO to every host.
 flag smtp_never_send_ehlo = no ## Never send EHLO.
 flag ignore_mx_lookup_error = no ## Use A and AAAA when the MX look-up fails.
-text best_mx_transport = ## Where mail goes whose best MX is this machine; empty: an error.
 list smtp_host_lookup = dns ## How hosts are looked up: dns, native.
 list smtp_fallback_relay = $fallback_relay ## Hosts for mail whose destination cannot be found or reached.
 list fallback_relay = ## The old name of smtp_fallback_relay.
@@ -30,7 +27,6 @@ time(1..) smtp_rset_timeout = 20s ## How long the answer to RSET may take.
 time(1..) smtp_quit_timeout = 300s ## How long the answer to QUIT may take.
 time(1..) smtp_starttls_timeout = 300s ## How long a TLS handshake may take.
 flag smtp_connection_cache_on_demand = yes ## Keep connections while there is mail for them.
-list smtp_connection_cache_destinations = ## Destinations whose connections are kept always.
 time(1..) smtp_connection_cache_time_limit = 2s ## How long an unused connection is kept.
 time(1..) smtp_connection_reuse_time_limit = 300s ## How long a connection is used.
 number(0..) smtp_connection_reuse_count_limit = 0 ## How often a connection is used; 0: no limit.
@@ -40,8 +36,8 @@ flag smtp_use_tls = no ## The old form of smtp_tls_security_level = may.
 file smtp_tls_CAfile = ## Certificates of trusted authorities.
 file smtp_tls_CApath = ## A directory of such certificates.
 number(0..4) smtp_tls_loglevel = 0 ## How much is logged of TLS: 0 nothing, 1 a line per handshake.
-list smtp_tls_protocols = >=TLSv1 ## The TLS protocols that are allowed; ours are never below TLSv1.2.
-list smtp_tls_mandatory_protocols = >=TLSv1 ## The same where TLS is required.
+protocols{fixed} smtp_tls_protocols = >=TLSv1 ## The TLS protocols that are allowed; ours are TLSv1.2 and TLSv1.3.
+protocols{fixed} smtp_tls_mandatory_protocols = >=TLSv1 ## The TLS protocols that are allowed; ours are TLSv1.2 and TLSv1.3.
 text lmtp_tcp_port = 24 ## The port that LMTP mail is sent to.
 text lmtp_lhlo_name = $myhostname ## The name in LHLO.
 time(0..) lmtp_connect_timeout = 0s ## How long connecting may take; 0: as the system has it.
@@ -53,4 +49,11 @@ time(1..) lmtp_data_xfer_timeout = 180s ## How long sending a block may take.
 time(1..) lmtp_data_done_timeout = 600s ## How long the answer to the message's end may take.
 time(1..) lmtp_rset_timeout = 20s ## How long the answer to RSET may take.
 time(1..) lmtp_quit_timeout = 300s ## How long the answer to QUIT may take.
+flag smtp_sasl_auth_enable = no ## Log in at servers that smtp_sasl_password_maps has a password for.
+maps smtp_sasl_password_maps = ## Server or next hop to user:password.
+list smtp_sasl_security_options = noplaintext, noanonymous ## What AUTH mechanisms must not be, without TLS.
+list smtp_sasl_tls_security_options = $smtp_sasl_security_options ## What AUTH mechanisms must not be, under TLS.
+choice{"" enabled} smtp_dns_support_level = ## DNSSEC is not used.
+choice{"" enabled} lmtp_dns_support_level = ## DNSSEC is not used.
+choice{"" none} lmtp_tls_security_level = ## LMTP is sent without TLS.
 """

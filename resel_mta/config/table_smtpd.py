@@ -12,15 +12,12 @@ restrictions smtpd_end_of_data_restrictions = ## Access rules at the end of the 
 list smtpd_restriction_classes = ## Names of parameters that hold lists of access rules.
 flag smtpd_relay_before_recipient_restrictions = ${{$compatibility_level} <level {3.6} ? {no} : {yes}} ## Check smtpd_relay_restrictions before smtpd_recipient_restrictions.
 flag smtpd_delay_reject = yes ## Check client, HELO and sender rules at RCPT only.
-flag smtpd_delay_open_until_valid_rcpt = yes ## Start a message only with its first valid recipient.
 flag smtpd_helo_required = no ## Refuse MAIL before HELO or EHLO.
 flag disable_vrfy_command = no ## Refuse VRFY.
 list smtpd_noop_commands = ## Commands that are answered 250 and do nothing.
 list smtpd_forbidden_commands = CONNECT GET POST regexp:{{/^[^A-Z]/ Bogus}} ## Commands that end the connection with 221.
 list smtpd_discard_ehlo_keywords = ## EHLO keywords that are not offered.
-flag strict_rfc821_envelopes = no ## Refuse paths without angle brackets or with phrases.
 flag allow_untrusted_routing = no ## Relay user@elsewhere@here for clients that are not trusted.
-flag smtpd_peername_lookup = yes ## Look up the client's name.
 flag smtpd_client_port_logging = no ## Log the client's port.
 flag smtpd_reject_unlisted_recipient = yes ## Refuse recipients that do not exist.
 code unknown_local_recipient_reject_code = 550 ## The reply for recipients that do not exist in mydestination.
@@ -43,9 +40,8 @@ number(0..) smtpd_client_connection_count_limit = 50 ## The most connections at 
 networks smtpd_client_event_limit_exceptions = ${smtpd_client_connection_limit_exceptions:$mynetworks} ## Clients without that limit.
 flag smtpd_sasl_auth_enable = no ## Offer AUTH.
 flag smtpd_sasl_authenticated_header = no ## Name the user who logged in, in the Received field.
-text smtpd_sasl_local_domain = ## The domain that user names without one get.
 list smtpd_sasl_security_options = noanonymous ## What AUTH mechanisms must not be, without TLS.
-list smtpd_sasl_tls_security_options = $smtpd_sasl_security_options ## What AUTH mechanisms must not be, under TLS.
+choices{noanonymous} smtpd_sasl_tls_security_options = $smtpd_sasl_security_options ## What AUTH mechanisms must not be, under TLS.
 size(512..) smtpd_sasl_response_limit = 12288 ## The longest AUTH response line.
 flag smtpd_tls_auth_only = no ## Offer AUTH only under TLS.
 choice{"" none may encrypt} smtpd_tls_security_level = ${{$smtpd_enforce_tls} == {yes} ? {encrypt} : {${{$smtpd_use_tls} == {yes} ? {may} : {}}}} ## Whether TLS is offered (may) or required (encrypt).
@@ -56,6 +52,6 @@ file smtpd_tls_key_file = $smtpd_tls_cert_file ## Its private key in PEM, withou
 list smtpd_tls_chain_files = ## Files with a key and its certificate chain, instead of the two above.
 flag smtpd_tls_received_header = no ## Say protocol and cipher in the Received field.
 number(0..4) smtpd_tls_loglevel = 0 ## How much is logged of TLS: 0 nothing, 1 a line per handshake.
-list smtpd_tls_protocols = >=TLSv1 ## The TLS protocols that are allowed; ours are never below TLSv1.2.
-list smtpd_tls_mandatory_protocols = >=TLSv1 ## The same where TLS is required.
+protocols smtpd_tls_protocols = >=TLSv1 ## The TLS protocols that are allowed; ours are never below TLSv1.2.
+protocols{fixed} smtpd_tls_mandatory_protocols = >=TLSv1 ## The TLS protocols that are allowed; ours are TLSv1.2 and TLSv1.3.
 """

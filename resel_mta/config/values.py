@@ -15,6 +15,7 @@ Value = str | bool | int | tuple[str, ...]
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _SPACE_UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_PROTOCOL = re.compile(r"(!|>=|<=)?((?:SSLv[23]|TLSv1(?:\.[123])?))", re.IGNORECASE)
 _TIME = re.compile(r"(\d+)\s*([smhdw]?)", re.IGNORECASE)
 _SPACE = re.compile(r"(\d+)\s*([BKMGT]?)(?:i?B)?", re.IGNORECASE)
 
@@ -111,6 +112,20 @@ def _domains(parameter: Parameter, text: str) -> Value:
     return items
 
 
+def _protocols(parameter: Parameter, text: str) -> Value:
+    """``>=TLSv1.2``, or names to allow or, after "!", to leave out."""
+    items = tuple(split_items(text))
+    for item in items:
+        match = _PROTOCOL.fullmatch(item)
+        if match is None:
+            raise ValueError(f'"{item}" is not a TLS protocol such as >=TLSv1.2 or !TLSv1.1')
+        if "fixed" in parameter.words and (
+            match[2].lower() == "tlsv1.3" or item.lower() in ("!tlsv1.2", "<tlsv1.2", "<=tlsv1.2")
+        ):
+            raise ValueError(f'"{item}" is not supported: TLSv1.2 and TLSv1.3 are used')
+    return items
+
+
 def _networks(parameter: Parameter, text: str) -> Value:
     items = tuple(split_items(text))
     for item in items:
@@ -138,5 +153,6 @@ _CONVERT: dict[str, Callable[[Parameter, str], Value]] = {
     "maps": _maps,
     "domains": _domains,
     "networks": _networks,
+    "protocols": _protocols,
     "listen": _listen,
 }
