@@ -75,9 +75,10 @@ class Database:
 
     def _attempt(self, work: Callable[[apsw.Connection], T]) -> T:
         connection = self._open()
+        result: list[T] = []
         with connection:
-            result = work(connection)
-        return result
+            result.append(work(connection))
+        return result[0]
 
     def _open(self) -> apsw.Connection:
         if self._connection is None:

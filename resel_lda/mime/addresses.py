@@ -139,9 +139,8 @@ class _Parser:
     def angle_addr(self) -> int:
         scan = self.scan
         scan.pos += 1
-        state = scan.skip_space()
-        if state != MORE:
-            return state
+        if scan.skip_space() != MORE:
+            return BROKEN
         if scan.at(b"@"):
             if self.source_route() == MORE and scan.at(b":"):
                 scan.pos += 1
@@ -149,15 +148,14 @@ class _Parser:
                 self.route = b"INVALID_ROUTE"
                 if scan.pos >= scan.end:
                     return BROKEN
-            state = scan.skip_space()
-            if state != MORE:
-                return state
+            if scan.skip_space() != MORE:
+                return BROKEN
         if not scan.at(b">"):
             state = self.local_part()
             if state == MORE and scan.at(b"@"):
                 state = self.domain_part()
             if state != MORE:
-                return state
+                return BROKEN
         if not scan.at(b">"):
             return BROKEN
         scan.pos += 1

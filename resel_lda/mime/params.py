@@ -25,7 +25,7 @@ _SIMPLE_TYPE = re.compile(
 )
 _SIMPLE_PARAM = re.compile(rb";[ \t]*(" + _TOKEN + rb")=(?:(" + _TOKEN + rb")|\"([^\"\\\r\n]*)\")")
 _BARE_VALUE = re.compile(rb"[^; \t\r\n]*")
-_CONTINUED = re.compile(rb"([^*]*)\*(?:([0-9]+)(\*?))?")
+_CONTINUED = re.compile(rb"([^*]*)\*([0-9]*)(\*?)")
 
 
 class ContentType(NamedTuple):
@@ -37,7 +37,7 @@ class ContentType(NamedTuple):
 
 
 def parse_content_type(value: bytes) -> ContentType:
-    """Never fails; a broken type keeps what could be read of it and has no parameters."""
+    """Never fails; a broken type is b"" and has no parameters."""
     simple = _SIMPLE_TYPE.fullmatch(value)
     if simple is not None:
         kind, subtype, rest = simple.groups()
@@ -51,26 +51,27 @@ def parse_content_type(value: bytes) -> ContentType:
     out: list[bytes] = []
     state = scan.token(out)
     kind = b"".join(out)
-    if state != MORE or not scan.at(b"/"):
+    if state == END and kind:
         return ContentType(kind, b"", ())
+    if state != MORE or not scan.at(b"/"):
+        return ContentType(b"", b"", ())
     scan.pos += 1
     out = []
     state = scan.skip_space()
     if state == MORE:
         state = scan.token(out)
     subtype = b"".join(out)
-    if state == BROKEN or (state == MORE and not scan.at(b";")):
-        return ContentType(kind, subtype, ())
+    if not subtype or state == BROKEN or (state == MORE and not scan.at(b";")):
+        return ContentType(b"", b"", ())
     return ContentType(kind, subtype, parse_params(scan))
 
 
 def parse_disposition(value: bytes) -> tuple[bytes, Params]:
-    """(disposition, parameters); (b"", ()) if it cannot be read."""
+    """(disposition, parameters); b"" if it cannot be read."""
     scan = Scanner(value)
     scan.skip_space()
     out: list[bytes] = []
-    if scan.token(out) == BROKEN:
-        return b"", ()
+    scan.token(out)
     return b"".join(out), parse_params(scan)
 
 
@@ -118,7 +119,7 @@ def parse_params(scan: Scanner) -> Params:
         else:
             base, number, star = match.groups()
             # name*= is a lone extended value, kept under the name it has.
-            split.append((base, int((number or b"0")[:9]), bool(star) or number is None, value))
+            split.append((base, int((number or b"0")[:9]), bool(star) or not number, value))
     if split:
         plain += _join(split)
     return tuple(plain)
@@ -127,17 +128,16 @@ def parse_params(scan: Scanner) -> Params:
 def _param(scan: Scanner) -> tuple[bytes, bytes] | None:
     if not scan.at(b";"):
         return None
-    start = scan.pos
     scan.pos += 1
     name: list[bytes] = []
     if scan.skip_space() != MORE or scan.token(name) != MORE or not scan.at(b"="):
-        scan.pos = max(start, scan.pos - 1)
         return None
     scan.pos += 1
     value: list[bytes] = []
     if scan.skip_space() == MORE:
         if scan.at(b'"'):
-            scan.quoted_string(value)
+            if scan.quoted_string(value) == BROKEN:
+                return None
         elif scan.at(b"="):
             # name==?utf-8?q?...?= without quotes: take all of it.
             value.append(scan.run(_BARE_VALUE))
@@ -166,9 +166,4 @@ def _join(split: Sequence[tuple[bytes, int, bool, bytes]]) -> list[tuple[bytes, 
 
 
 def _escape(value: bytes) -> bytes:
-    return b"".join(
-        bytes((octet,))
-        if 32 < octet < 127 and octet not in b"%*'()<>@,;:\\\"/[]?="
-        else b"%%%02x" % octet
-        for octet in value
-    )
+    return value.replace(b"%", b"%25")

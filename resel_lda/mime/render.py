@@ -17,7 +17,9 @@ from resel_lda.mime.structure import Node
 _PLAIN = re.compile(rb"[\x01-\x09\x0b\x0c\x0e-\x21\x23-\x5b\x5d-\x7f]*")
 _QUOTABLE = re.compile(rb"[\x01-\x09\x0b\x0c\x0e-\x7f]*")
 _SPACES = re.compile(rb"[ \t\r\n]+")
-_EMPTY_PART = b'("text" "plain" ("charset" "us-ascii") NIL NIL "7bit" 0 0)'
+# A multipart must have a part (RFC 3501 §9).
+_EMPTY_PART = b'("text" "plain" ("charset" "us-ascii") NIL NIL "7bit" 0 0%b)'
+_NO_NUL = "\N{REPLACEMENT CHARACTER}".encode()
 # More than this many escapes and a literal is shorter to read (as Dovecot decides).
 _MAX_ESCAPES = 4
 
@@ -31,21 +33,23 @@ def string(value: bytes) -> bytes:
         if escapes <= _MAX_ESCAPES:
             return b'"%b"' % value.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
     # NUL is not allowed in a literal (RFC 3501 §9, CHAR8).
-    return b"{%d}\r\n%b" % (len(value), value.replace(b"\0", b"\x80"))
+    value = value.replace(b"\0", _NO_NUL)
+    return b"{%d}\r\n%b" % (len(value), value)
 
 
 def nstring(value: bytes | None) -> bytes:
     return b"NIL" if value is None else string(value)
 
 
-def display_name(value: bytes | None) -> bytes:
-    """A name for people: runs of white space are one space."""
+def human_string(value: bytes | None) -> bytes:
+    """A text for people: runs of white space are one space."""
     if value is None:
         return b"NIL"
-    value = _SPACES.sub(b" ", value).strip(b" ")
-    if _PLAIN.fullmatch(value):
-        return b'"%b"' % value
-    return b"{%d}\r\n%b" % (len(value), value.replace(b"\0", b"\x80"))
+    shown = _SPACES.sub(b" ", value).strip(b" ")
+    if not shown or (shown == value and _PLAIN.fullmatch(value)):
+        return b'"%b"' % shown
+    shown = shown.replace(b"\0", _NO_NUL)
+    return b"{%d}\r\n%b" % (len(shown), shown)
 
 
 def render_envelope(node: Node) -> bytes:
@@ -53,16 +57,16 @@ def render_envelope(node: Node) -> bytes:
     if not node.is_root and node.children:
         node = node.children[0]
     sender = _addresses(node, b"from")
-    parts = [nstring(_last(node, b"date")), nstring(_last(node, b"subject")), _address_list(sender)]
+    parts = [
+        nstring(node.last_field(b"date")),
+        human_string(node.last_field(b"subject")),
+        _address_list(sender),
+    ]
     for name in (b"sender", b"reply-to"):
         parts.append(_address_list(_addresses(node, name) or sender))
     parts += [_address_list(_addresses(node, name)) for name in (b"to", b"cc", b"bcc")]
-    parts += [nstring(_last(node, b"in-reply-to")), nstring(_last(node, b"message-id"))]
+    parts += [nstring(node.last_field(b"in-reply-to")), nstring(node.last_field(b"message-id"))]
     return b"(%b)" % b" ".join(parts)
-
-
-def _last(node: Node, name: bytes) -> bytes | None:
-    return node.field(name)
 
 
 def _addresses(node: Node, name: bytes) -> list[Address]:
@@ -78,7 +82,7 @@ def _address_list(addresses: Sequence[Address]) -> bytes:
         return b"NIL"
     return b"(%b)" % b"".join(
         b"(%b %b %b %b)"
-        % (display_name(one.name), nstring(one.route), nstring(one.mailbox), nstring(one.domain))
+        % (human_string(one.name), nstring(one.route), nstring(one.mailbox), nstring(one.domain))
         for one in addresses
     )
 
@@ -107,12 +111,11 @@ def _structure(root: Node, *, extended: bool) -> bytes:
 
 
 def _multipart(node: Node, inner: bytes, extended: bool) -> bytes:
-    parts = [
-        (inner or _EMPTY_PART) + b" " + (string(node.subtype) if node.subtype else b'"x-unknown"')
-    ]
+    empty = _EMPTY_PART % (b" NIL NIL NIL NIL" if extended else b"")
+    parts = [(inner or empty) + b" " + (string(node.subtype) if node.subtype else b'"x-unknown"')]
     if extended:
         parts += [_params(node.params), _disposition(node), _language(node)]
-        parts.append(nstring(_last(node, b"content-location")))
+        parts.append(nstring(node.field(b"content-location")))
     return b"(%b)" % b" ".join(parts)
 
 
@@ -128,12 +131,12 @@ def _leaf(node: Node, inner: bytes, extended: bool) -> bytes:
     encoding = None
     for name, value in node.fields:
         if name == b"content-transfer-encoding":
-            encoding = parse_token(value) or encoding
+            encoding = encoding or parse_token(value)
     parts = [
         kind,
         _params(node.params, is_text),
-        nstring(_last(node, b"content-id")),
-        nstring(_last(node, b"content-description")),
+        nstring(node.field(b"content-id")),
+        nstring(node.field(b"content-description")),
         string(encoding or b"7bit"),
         b"%d" % node.size,
     ]
@@ -142,8 +145,8 @@ def _leaf(node: Node, inner: bytes, extended: bool) -> bytes:
     if is_text or is_message:
         parts.append(b"%d" % node.lines)
     if extended:
-        parts += [nstring(_last(node, b"content-md5")), _disposition(node), _language(node)]
-        parts.append(nstring(_last(node, b"content-location")))
+        parts += [nstring(node.field(b"content-md5")), _disposition(node), _language(node)]
+        parts.append(nstring(node.field(b"content-location")))
     return b"(%b)" % b" ".join(parts)
 
 
@@ -155,17 +158,15 @@ def _params(params: Params, is_text: bool = False) -> bytes:
 
 
 def _disposition(node: Node) -> bytes:
-    value = _last(node, b"content-disposition")
+    value = node.last_field(b"content-disposition")
     if value is None:
         return b"NIL"
     disposition, params = parse_disposition(value)
-    if not disposition:
-        return b"NIL"
     return b"(%b %b)" % (string(disposition), _params(params))
 
 
 def _language(node: Node) -> bytes:
-    value = _last(node, b"content-language")
+    value = node.field(b"content-language")
     languages = parse_languages(value) if value is not None else ()
     if not languages:
         return b"NIL"

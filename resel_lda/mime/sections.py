@@ -35,21 +35,19 @@ def find_part(node: Node, path: Sequence[int]) -> Node | None:
 
     () is the message itself. Part 1 of a message that is no multipart is its only body.
     """
-    message = True
-    for number in path:
-        if node.is_message and node.children and not message:
+    alone = False
+    for depth, number in enumerate(path):
+        if depth and node.is_message and node.children and not alone:
             node = node.children[0]
-        message = False
-        if node.is_multipart:
+        if node.is_multipart and not alone:
             if not 1 <= number <= len(node.children):
                 return None
             node = node.children[number - 1]
-        elif node.is_root:
-            # The body of a message without parts; what is below a message/rfc822 comes next.
-            if number != 1:
-                return None
-        else:
+        elif number != 1 or alone:
             return None
+        else:
+            # What has no parts is its own part 1, once.
+            alone = not node.is_message
     return node
 
 
@@ -63,7 +61,7 @@ def header_of(data: bytes, node: Node, whole: bool = False) -> bytes:
     """HEADER: of the message (whole: section is plain HEADER) or the one inside this
     message/rfc822 part, with the empty line; b"" for other parts."""
     message = _message(node, whole)
-    return b"" if message is None else data[message.start : message.body]
+    return b"" if message is None else data[message.start : message.header_end]
 
 
 def text_of(data: bytes, node: Node, whole: bool = False) -> bytes:
@@ -74,7 +72,7 @@ def text_of(data: bytes, node: Node, whole: bool = False) -> bytes:
 
 def mime_of(data: bytes, node: Node) -> bytes:
     """MIME: the part's own header with the empty line."""
-    return data[node.start : node.body]
+    return data[node.start : node.header_end]
 
 
 def body_of(data: bytes, node: Node) -> bytes:
@@ -83,22 +81,27 @@ def body_of(data: bytes, node: Node) -> bytes:
 
 
 def header_fields(header: bytes, names: Collection[bytes], exclude: bool = False) -> bytes:
-    """HEADER.FIELDS (exclude: HEADER.FIELDS.NOT): the fields as they are, and an empty line."""
+    """HEADER.FIELDS (exclude: HEADER.FIELDS.NOT): the fields as they are, and an
+    empty line. names: in any case."""
     wanted = {name.lower() for name in names}
     kept: list[bytes] = []
-    keep = False
-    for line in header.splitlines(keepends=True) if b"\r\n" not in header else _lines(header):
+    # Continuation lines before any field belong to none.
+    keep = exclude
+    for line in _lines(header):
         if line in (b"\r\n", b"\n"):
-            break
+            kept.append(line)
+            return b"".join(kept)
         if line[:1] not in (b" ", b"\t"):
             keep = (line.partition(b":")[0].rstrip(b" \t\r\n").lower() in wanted) != exclude
         if keep:
             kept.append(line)
-    return b"".join(kept) + b"\r\n"
+    # The header has no end of its own: as Dovecot, one is given to its last field only.
+    return b"".join(kept) + b"\r\n" if keep and kept else b"".join(kept)
 
 
-def _lines(header: bytes) -> list[bytes]:
-    lines = [line + b"\n" for line in header.split(b"\n")]
+def _lines(data: bytes) -> list[bytes]:
+    """With their line ends."""
+    lines = [line + b"\n" for line in data.split(b"\n")]
     last = lines.pop()[:-1]
     return [*lines, last] if last else lines
 
@@ -120,7 +123,12 @@ def section(data: bytes, root: Node, text: str) -> bytes | None:
     node = find_part(root, path)
     if node is None:
         return None
-    whole = not path
+    octets = _select(data, node, kind, names, whole=not path)
+    # RFC 3501 allows no NUL in a literal; Dovecot sends this instead.
+    return octets.replace(b"\0", b"\x80") if b"\0" in octets else octets
+
+
+def _select(data: bytes, node: Node, kind: str, names: str, *, whole: bool) -> bytes:
     if kind == "":
         return data if whole else body_of(data, node)
     if kind == "MIME":

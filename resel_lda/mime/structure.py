@@ -16,7 +16,7 @@ from resel_lda.mime.params import Params, parse_content_type
 MAX_PARTS = 10_000
 MAX_DEPTH = 100
 _MAX_BOUNDARY = 80
-_HEADER_END = re.compile(rb"\n\r?\n")
+_EMPTY_LINE = re.compile(rb"\n\r?\n")
 
 # The only fields that ENVELOPE and BODYSTRUCTURE ever look at.
 _ENVELOPE_FIELDS = frozenset(
@@ -32,20 +32,22 @@ _CONTENT_FIELDS = frozenset(
 class Node:
     """One MIME part. Offsets are into the message that was parsed.
 
-    start, body, end: its header, its body (after the empty line) and where that ends, without
-        the line end that belongs to the boundary.
+    start, header_end, body, end: its header, its body (after the empty line) and where that
+        ends, without the line end that belongs to the boundary. header_end is body, but where a
+        boundary cuts the header short.
     lines: line ends in the body.
     fields: (lower-case name, unfolded value) of the fields that matter, in order.
     children: of a multipart its parts; of a message/rfc822 the one message in it.
     """
 
     __slots__ = (
-        "body", "boundary", "children", "end", "fields", "is_message", "is_multipart", "lines",
+        "body", "boundary", "children", "end", "fields", "header_end", "is_message", "is_multipart", "lines",
         "params", "parent", "start", "subtype", "type",
     )  # fmt: skip
 
     def __init__(self, start: int, parent: Node | None) -> None:
         self.start = start
+        self.header_end = start
         self.body = start
         self.end = start
         self.lines = 0
@@ -56,7 +58,7 @@ class Node:
         self.type: bytes | None = None
         self.subtype = b""
         self.params: Params = ()
-        self.boundary = b""
+        self.boundary: bytes | None = None
         self.is_multipart = False
         self.is_message = False
 
@@ -71,7 +73,14 @@ class Node:
         return self.parent is None or self.parent.is_message
 
     def field(self, name: bytes) -> bytes | None:
-        """The last value of a field (lower-case name), or None."""
+        """The first value of a field (lower-case name), or None."""
+        for key, value in self.fields:
+            if key == name:
+                return value
+        return None
+
+    def last_field(self, name: bytes) -> bytes | None:
+        """The last value of a field, or None."""
         found = None
         for key, value in self.fields:
             if key == name:
@@ -96,6 +105,9 @@ class _Parser:
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.parts = 0
+        # The last empty line found, (where, what follows): a header may end before it, by a
+        # boundary, and then the next one need not look for it again.
+        self.empty_line = (-1, 0)
         # Open multiparts, outermost first.
         self.open: list[tuple[bytes, Node]] = []
 
@@ -114,7 +126,7 @@ class _Parser:
             node, depth = following
 
     def enter(self, node: Node, depth: int) -> int:
-        if node.boundary and depth < MAX_DEPTH and self.parts < MAX_PARTS:
+        if node.boundary is not None and depth < MAX_DEPTH and self.parts < MAX_PARTS:
             self.open.append((node.boundary, node))
         return depth
 
@@ -123,7 +135,12 @@ class _Parser:
         node = Node(start, parent)
         if parent is not None:
             parent.children.append(node)
-        node.body = _header_end(self.data, start)
+        node.body = self.header_end(start)
+        found = self.find_boundary(start, node.body)
+        if found is not None:
+            # A boundary in the header ends it, and the part.
+            node.body = found[1]
+        node.header_end = node.body
         self.read_header(node)
         return node
 
@@ -145,9 +162,9 @@ class _Parser:
         if kind == b"message" and subtype == b"rfc822":
             node.is_message = True
         elif kind == b"multipart":
+            node.is_multipart = True
             for key, value in node.params:
                 if key.lower() == b"boundary":
-                    node.is_multipart = True
                     node.boundary = value[:_MAX_BOUNDARY]
                     break
 
@@ -157,11 +174,11 @@ class _Parser:
         while True:
             found = self.find_boundary(position)
             if found is None:
-                self.close(node, None, len(self.data))
+                self.close(node, None, len(self.data), position)
                 return None
             index, line, after, final = found
             owner = self.open[index][1]
-            self.close(node, owner, max(_before_line_end(self.data, line), position))
+            self.close(node, owner, _before_line_end(self.data, line), position)
             if not final and self.parts < MAX_PARTS:
                 del self.open[index + 1 :]
                 child = self.new_part(after, owner, 0)
@@ -169,21 +186,26 @@ class _Parser:
             del self.open[index:]
             node, position = owner, after
 
-    def close(self, node: Node, owner: Node | None, end: int) -> None:
+    def close(self, node: Node, owner: Node | None, end: int, floor: int) -> None:
         """End `node` and everything around it up to `owner`."""
         current: Node | None = node
         while current is not None and current is not owner:
-            current.end = max(end, current.body)
+            if end < current.body:
+                # The boundary follows the header at once: the empty line is its line end.
+                current.header_end = max(end, current.start)
+            current.end = max(end, floor, current.body)
             current.lines = self.data.count(b"\n", current.body, current.end)
             current = current.parent
 
-    def find_boundary(self, position: int) -> tuple[int, int, int, bool] | None:
+    def find_boundary(
+        self, position: int, limit: int | None = None
+    ) -> tuple[int, int, int, bool] | None:
         """(index in `open`, start of the line, start of the next line, whether it is final)."""
         if not self.open:
             return None
         data = self.data
-        line = position if data.startswith(b"--", position) else self.next_dashes(position)
-        while line >= 0:
+        line = position if data.startswith(b"--", position) else self.next_dashes(position, limit)
+        while line >= 0 and (limit is None or line < limit):
             best = -1
             length = -1
             for index in range(len(self.open) - 1, -1, -1):
@@ -193,12 +215,28 @@ class _Parser:
             if best >= 0:
                 tail = line + 2 + length
                 stop = data.find(b"\n", tail)
-                return best, line, len(data) if stop < 0 else stop + 1, data.startswith(b"--", tail)
-            line = self.next_dashes(line + 2)
+                final = data.startswith(b"--", tail)
+                if stop < 0:
+                    # Cut off in the middle of a boundary: no part can follow.
+                    return best, line, len(data), True
+                return best, line, stop + 1, final
+            line = self.next_dashes(line + 2, limit)
         return None
 
-    def next_dashes(self, position: int) -> int:
-        found = self.data.find(b"\n--", max(position - 1, 0))
+    def header_end(self, start: int) -> int:
+        """Where the body starts: after the first empty line, or at the end."""
+        data = self.data
+        if data.startswith(b"\n", start):
+            return start + 1
+        if data.startswith(b"\r\n", start):
+            return start + 2
+        if self.empty_line[0] < start:
+            match = _EMPTY_LINE.search(data, start)
+            self.empty_line = (match.start(), match.end()) if match else (len(data), len(data))
+        return self.empty_line[1]
+
+    def next_dashes(self, position: int, limit: int | None) -> int:
+        found = self.data.find(b"\n--", max(position - 1, 0), limit)
         return found if found < 0 else found + 1
 
 
@@ -209,16 +247,6 @@ def _depth(node: Node) -> int:
         depth += 1
         parent = parent.parent
     return depth
-
-
-def _header_end(data: bytes, start: int) -> int:
-    """Where the body starts: after the first empty line, or at the end."""
-    if data.startswith(b"\n", start):
-        return start + 1
-    if data.startswith(b"\r\n", start):
-        return start + 2
-    match = _HEADER_END.search(data, start)
-    return len(data) if match is None else match.end()
 
 
 def _before_line_end(data: bytes, line: int) -> int:
@@ -242,7 +270,7 @@ def unfolded_fields(
                 value.append(line[:-1] if line.endswith(b"\r") else line)
             continue
         if value:
-            yield name, b"".join(value).lstrip(b" \t")
+            yield name, _value(value)
             value = []
         key, colon, rest = line.partition(b":")
         if colon:
@@ -250,4 +278,10 @@ def unfolded_fields(
             if name in wanted:
                 value = [rest[:-1] if rest.endswith(b"\r") else rest]
     if value:
-        yield name, b"".join(value).lstrip(b" \t")
+        yield name, _value(value)
+
+
+def _value(lines: Sequence[bytes]) -> bytes:
+    """Without the white space after the colon (one octet of it, where nothing follows)."""
+    first = lines[0].lstrip(b" \t") or lines[0][1:]
+    return b"".join([first, *lines[1:]]) if len(lines) > 1 else first

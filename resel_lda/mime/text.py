@@ -27,6 +27,11 @@ def decode_charset(data: bytes, charset: str) -> str:
     except (LookupError, ValueError, UnicodeError):
         # Unknown, no character set at all ("base64"), or a name with a NUL.
         pass
+    return decode_raw(data)
+
+
+def decode_raw(data: bytes) -> str:
+    """Text of which nothing is said: UTF-8, or Latin-1 where it is not that."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -77,12 +82,12 @@ def decoded_text(data: bytes, node: Node) -> str:
 def decode_header(value: bytes) -> str:
     """A field value with its encoded words (RFC 2047) decoded."""
     if b"=?" not in value:
-        return decode_charset(value, "utf-8")
+        return decode_raw(value)
     value = _BETWEEN_WORDS.sub(rb"\1", value)
     out: list[str] = []
     position = 0
     for match in _ENCODED_WORD.finditer(value):
-        out.append(decode_charset(value[position : match.start()], "utf-8"))
+        out.append(decode_raw(value[position : match.start()]))
         charset, kind, text = match.groups()
         if kind in b"bB":
             raw = decode_base64(text)
@@ -90,5 +95,5 @@ def decode_header(value: bytes) -> str:
             raw = binascii.a2b_qp(text.replace(b"_", b" "), header=False)
         out.append(decode_charset(raw, charset.partition(b"*")[0].decode("ascii", "replace")))
         position = match.end()
-    out.append(decode_charset(value[position:], "utf-8"))
+    out.append(decode_raw(value[position:]))
     return "".join(out)

@@ -96,7 +96,7 @@ class Scanner:
     def dot_atom(self, out: list[bytes]) -> int:
         """Atoms with dots between, white space and comments around the dots allowed."""
         first = self.run(_ATEXT)
-        if not first:
+        if not first and not self.at(b"."):
             return BROKEN
         out.append(first)
         while True:

@@ -159,7 +159,7 @@ async def test_folder_tree(tmp_path: Path) -> None:
     await store.subscribe("A/B/C")
     await store.subscribe("Gone")
     found = {info.name: info for info in await store.folders()}
-    assert list(found)[0] == "INBOX"
+    assert next(iter(found)) == "INBOX"
     assert found["A"].attributes == {"\\Noselect", "\\HasChildren"}
     assert found["A/B/C"].subscribed
     assert found["Sent"].attributes == {"\\HasNoChildren", "\\Sent"}
