@@ -7,6 +7,7 @@ bob`` reaches root's own mailbox, and a chain that bites its tail ends.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from resel_mta.config import Settings
 from resel_mta.mail import AddressClass, Notify, PermFail, Recipient, Reply, TempFail
 from resel_mta.routing.address import add_extension, address_key, domain_key, local_name
 from resel_mta.routing.table import RoutingTable
-from resel_mta.routing.targets import read_targets, split_addresses
+from resel_mta.routing.targets import YIELD_AFTER, read_targets, split_addresses
 from resel_mta.wire import xtext
 from resel_mta.wire.path import split_address
 
@@ -70,7 +71,9 @@ class Expander:
         direct: list[Recipient] = []
         made: list[Recipient] = []
         trouble: list[tuple[str, Reply]] = []
-        for recipient in recipients:
+        for count, recipient in enumerate(recipients, 1):
+            if not count % YIELD_AFTER:
+                await asyncio.sleep(0)
             address = qualify(recipient.address)
             if address != recipient.address:
                 recipient.orig_to = recipient.orig_to or recipient.address
@@ -94,8 +97,14 @@ class Expander:
     ) -> list[Recipient]:
         """Whoever was named directly keeps that, and gets no second copy through an alias."""
         kept = _once(direct)
-        seen = {await self._person(recipient.address) for recipient in kept}
-        for recipient in made:
+        seen = set()
+        for count, recipient in enumerate(kept, 1):
+            if not count % YIELD_AFTER:
+                await asyncio.sleep(0)
+            seen.add(await self._person(recipient.address))
+        for count, recipient in enumerate(made, 1):
+            if not count % YIELD_AFTER:
+                await asyncio.sleep(0)
             person = await self._person(recipient.address)
             if person not in seen:
                 seen.add(person)
@@ -126,7 +135,11 @@ class Expander:
         final: dict[str, _Item] = {}
         looped = False
         virtual_results = 0
+        steps = 0
         while work:
+            steps += 1
+            if not steps % YIELD_AFTER:
+                await asyncio.sleep(0)
             item = work.popleft()
             try:
                 replaced = await self._replace(item)

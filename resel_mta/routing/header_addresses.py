@@ -55,7 +55,7 @@ def find_addresses(value: bytes) -> list[Span]:
 
 
 def _is_address(text: bytes) -> bool:
-    if _ENCODED_WORD.fullmatch(text):
+    if _ENCODED_WORD.fullmatch(text) or text.startswith(b"["):
         return False
     local, at, domain = text.rpartition(b"@")
     return bool(local and domain) if at else True

@@ -10,6 +10,8 @@ import stat
 from resel_mta.config.aliases import Target, TargetKind, parse_targets
 from resel_mta.mail import Reply, TempFail
 
+#: Addresses handled before other tasks get their turn.
+YIELD_AFTER = 200
 #: Files that include files.
 _MAX_INCLUDES = 20
 
@@ -78,7 +80,9 @@ async def read_targets(text: str) -> list[tuple[str, bool]]:
 
 
 async def _collect(text: str, found: list[tuple[str, bool]], depth: int) -> None:
-    for item in split_list(text):
+    for count, item in enumerate(split_list(text), 1):
+        if not count % YIELD_AFTER:
+            await asyncio.sleep(0)
         if item.startswith("\\"):
             found.append((_address(item[1:]), True))
             continue

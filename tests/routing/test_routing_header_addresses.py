@@ -44,6 +44,8 @@ def qualified(address: str) -> str:
         (b" a, c (never ends, b\r\n", b" a@x.org, c@x.org (never ends, b\r\n"),
         (b" <a\r\n", b" <a\r\n"),
         (b" a <b <c>>, d\r\n", b" a <b <c>>, d@x.org\r\n"),
+        (b" [x]\r\n", b" [x]\r\n"),
+        (b" a;b\r\n", b" a@x.org;b@x.org\r\n"),
         (b"\r\n", b"\r\n"),
     ],
 )  # fmt: skip
