@@ -26,7 +26,7 @@ class Permit(enum.Enum):
 Verdict = Permit | Reply | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """What a rule may look at.
 
@@ -124,30 +124,33 @@ async def permits(rules: tuple[str, ...], request: Request) -> bool:
 
 
 class AccessPolicy:
-    """The rule lists of one session. All methods give the refusal or None, and raise TempFail."""
+    """The rule lists of one session. All methods give the refusal or None, and raise TempFail.
 
-    __slots__ = ("_client", "_early", "_options", "_router")
+    early: without smtpd_delay_reject, `on_connect`, `on_helo` and `on_mail` are to be asked when
+    their time comes; else they have nothing to say.
+    """
+
+    __slots__ = ("_client", "_options", "_router", "early")
 
     def __init__(self, options: Options, router: Router, client: Client) -> None:
         self._options = options
         self._router = router
         self._client = client
-        # Without delay_reject the lists before RCPT are tried when their time comes.
-        self._early = not options.delay_reject
+        self.early = not options.delay_reject
 
     async def on_connect(self) -> Reply | None:
-        return await self._client_rules() if self._early else None
+        return await self._client_rules() if self.early else None
 
     async def on_helo(self) -> Reply | None:
-        return await self._helo_rules() if self._early else None
+        return await self._helo_rules() if self.early else None
 
     async def on_mail(self, sender: str) -> Reply | None:
-        return await self._sender_rules(sender) if self._early else None
+        return await self._sender_rules(sender) if self.early else None
 
     async def on_rcpt(self, sender: str | None, recipient: str, shown: str) -> Reply | None:
         """sender: None for VRFY. shown: the recipient as the client wrote it."""
         options = self._options
-        if not self._early:
+        if not self.early and options.has_early_rules:
             refusal = await self._client_rules() or await self._helo_rules()
             if refusal is None and sender is not None:
                 refusal = await self._sender_rules(sender)

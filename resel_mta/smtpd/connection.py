@@ -254,10 +254,11 @@ class Connection(SMTP):
 
     async def start_tls(self, context: ssl.SSLContext) -> None:
         # Whatever came in the clear after STARTTLS was not said under TLS: it is dropped, not
-        # carried over (command injection).
+        # carried over (command injection). What comes during the handshake was said under TLS: a
+        # client may send its EHLO together with the handshake's last flight.
         self._buffer = b""
         self._position = 0
-        self.input.clear()
+        self.input.detach()
         try:
             transport = await self.loop.start_tls(
                 self.transport,

@@ -24,9 +24,16 @@ class Input:
         self._waiter: asyncio.Future[None] | None = None
 
     def attach(self, transport: asyncio.ReadTransport) -> None:
-        """Read from this transport; what another one brought is forgotten."""
-        self.clear()
+        """Read from this transport from now on."""
         self._transport = transport
+
+    def detach(self) -> None:
+        """Forget everything that has not been read, and the transport that brought it."""
+        self._blocks.clear()
+        self._size = 0
+        if self._paused:
+            self._resume()
+        self._transport = None
 
     def feed(self, data: bytes) -> None:
         self._blocks.append(data)
@@ -44,12 +51,6 @@ class Input:
         """Make the reader raise `error`, now or at its next call."""
         self._error = error
         self._wake()
-
-    def clear(self) -> None:
-        """Forget everything that has not been read."""
-        self._blocks.clear()
-        self._size = 0
-        self._resume()
 
     async def read(self) -> bytes:
         """All that is there, waiting until there is something; b"" at the end."""
@@ -74,9 +75,9 @@ class Input:
         return data
 
     def _resume(self) -> None:
-        if self._paused and self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
         self._paused = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

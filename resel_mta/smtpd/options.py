@@ -68,6 +68,11 @@ class Options:
     sasl_authenticated_header: bool
     sasl_response_limit: int
 
+    @property
+    def has_early_rules(self) -> bool:
+        """Whether there are rules about the client, HELO or the sender."""
+        return bool(self.client_restrictions or self.helo_restrictions or self.sender_restrictions)
+
     @classmethod
     def from_settings(cls, service: str, settings: Settings) -> Options:
         """settings: the service's own view. Raises ValueError, OSError for a bad network list."""

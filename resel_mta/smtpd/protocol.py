@@ -54,10 +54,10 @@ class SmtpProtocol(TransactionCommands):
 
     async def smtp_DATA(self, arg: bytes) -> None:
         refusal = self._data_order(arg)
-        if refusal is None and self.mail is not None:
+        if refusal is None and self.options.data_restrictions:
             refusal = await self.access.on_data()
             if refusal is not None:
-                self.log_reject("DATA", refusal, self._parties(), self.queue_id)
+                self.log_reject("DATA", refusal, _parties(self.mail), self.queue_id)
         if refusal is not None:
             self.say(refusal)
             if self.has_input:
@@ -153,10 +153,12 @@ class SmtpProtocol(TransactionCommands):
     async def _end_of_data(self, receiver: ContentReceiver, decoder: LineNormalizer) -> None:
         """Content is complete: hand the message over, or say why not. Ends the transaction."""
         self.where = "END-OF-MESSAGE"
-        envelope, queue_id, details = self.mail, self.queue_id, self._parties()
+        envelope, queue_id = self.mail, self.queue_id
         assert envelope is not None
         try:
-            refusal = await self.access.on_end_of_data()
+            refusal = None
+            if self.options.end_of_data_restrictions:
+                refusal = await self.access.on_end_of_data()
             if refusal is None and decoder.bare_cr:
                 refusal = replies.BARE_CR
             if refusal is not None:
@@ -176,7 +178,7 @@ class SmtpProtocol(TransactionCommands):
             self.forget_mail()
         if refusal is not None:
             await receiver.fail(refusal)
-            self.log_reject("END-OF-MESSAGE", refusal, details, queue_id)
+            self.log_reject("END-OF-MESSAGE", refusal, _parties(envelope), queue_id)
             self.say(refusal)
 
     async def _submit(self, receiver: ContentReceiver, envelope: Envelope) -> None:
@@ -220,12 +222,12 @@ class SmtpProtocol(TransactionCommands):
             received=field,
         )
 
-    def _parties(self) -> str:
-        """ " from=<…> to=<…>" for the log; the recipient where there is one only."""
-        envelope = self.mail
-        if envelope is None:
-            return ""
-        text = f" from=<{envelope.reverse_path}>"
-        if len(envelope.recipients) == 1:
-            text += f" to=<{envelope.recipients[0].address}>"
-        return text
+
+def _parties(envelope: Envelope | None) -> str:
+    """ " from=<…> to=<…>" for the log; the recipient where there is one only."""
+    if envelope is None:
+        return ""
+    text = f" from=<{envelope.reverse_path}>"
+    if len(envelope.recipients) == 1:
+        text += f" to=<{envelope.recipients[0].address}>"
+    return text

@@ -135,7 +135,9 @@ class TransactionCommands(LoginCommands):
                 self._refuse_syntax("MAIL", text, refused)
                 return
             envelope.reverse_path = qualify(envelope.reverse_path, options.myorigin)
-            refusal = await self.access.on_mail(envelope.reverse_path)
+            refusal = None
+            if self.access.early:
+                refusal = await self.access.on_mail(envelope.reverse_path)
             if refusal is not None:
                 self.log_reject("MAIL", refusal, f" from=<{envelope.reverse_path}>")
                 self.say(refusal)

@@ -30,6 +30,8 @@ _ROUTE = rf"@{_DOMAIN}(?:,@{_DOMAIN})*:"
 _dot_atom = re.compile(_DOT_ATOM)
 _path = re.compile(rf"(?:{_ROUTE})?({_LOCAL})(?:@({_DOMAIN}))?")
 _address_end = re.compile(rf"<(?:{_ROUTE})?(?:{_LOCAL}(?:@{_DOMAIN})?)?>|<[^>\s]*>|[^\s<>]+")
+# What nearly all mail has: a plain address in brackets, and nothing more to be looked at.
+_simple = re.compile(rf"<({_ATEXT}(?:\.{_ATEXT}){{0,9}}@{_LABEL}(?:\.{_LABEL}){{1,20}})>")
 _keyword = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 _value = re.compile(r"[!-<>-~\x80-\U0010ffff]+")
 _escaped = re.compile(r"\\(.)", re.DOTALL)
@@ -134,6 +136,13 @@ def parse_command(argument: str, prefix: str) -> tuple[str, dict[str, str]]:
     if argument[:size].upper() != prefix:
         raise PathError("")
     rest = argument[size:].strip()
+    match = _simple.match(rest)
+    if match is not None and len(rest) < 200:
+        tail = rest[match.end() :]
+        if not tail:
+            return match[1], {}
+        if tail[0] in " \t":
+            return match[1], parse_parameters(tail)
     match = _address_end.match(rest)
     if match is None:
         raise PathError("Bad address syntax")

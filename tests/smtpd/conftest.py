@@ -228,7 +228,9 @@ class Server:
         return peer
 
     async def log(self) -> list[str]:
-        """Log lines once all sessions are over, without their prefix."""
+        """Ends all sessions. Their log lines, without prefix."""
+        for peer in self.peers:
+            await peer.close()
         for _ in range(200):
             if not self.service.session_count:
                 break
