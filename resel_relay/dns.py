@@ -13,7 +13,7 @@ import ipaddress
 import os
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import dns.asyncresolver
 import dns.exception
@@ -22,6 +22,9 @@ import dns.nameserver
 import dns.rdtypes.ANY.MX
 import dns.resolver
 import idna
+
+if TYPE_CHECKING:
+    from resel_mta.config import Settings
 
 RESOLV_CONF = "/etc/resolv.conf"
 CACHE_SIZE = 10_000
@@ -218,6 +221,9 @@ class Resolver:
         try:
             qname = dns.name.from_text(_to_ascii(name))
         except (dns.exception.DNSException, UnicodeError):
+            qname = dns.name.root
+        if qname == dns.name.root:
+            # No name at all, or none that could exist: nothing to ask.
             return _cached(MAX_NEGATIVE_TTL, HostNotFound)
         self.queries += 1
         try:
@@ -262,6 +268,20 @@ class Resolver:
         resolver.timeout = self._try_timeout
         resolver.use_edns(0, 0, 1232)
         return resolver
+
+
+def open_resolver(settings: Settings) -> Resolver:
+    """The resolver that `dns_nameservers`, `inet_protocols` and `smtp_host_lookup` ask for.
+
+    Raises ValueError for a name server that is no address.
+    """
+    protocols = settings.items("inet_protocols")
+    families = [f for f in ("ipv4", "ipv6") if f in protocols or "all" in protocols]
+    return Resolver(
+        settings.items("dns_nameservers"),
+        families=families,
+        native="native" in settings.items("smtp_host_lookup"),
+    )
 
 
 async def _outcome(look_up: object) -> tuple[object, ...] | DnsError:

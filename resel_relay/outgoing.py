@@ -22,7 +22,8 @@ class LineBreaker:
     __slots__ = ("_column", "_limit")
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        # The space that begins a continuation is an octet of its line; another must fit behind it.
+        self._limit = max(limit, 2) if limit else 0
         self._column = 0
 
     def feed(self, block: bytes) -> bytes:

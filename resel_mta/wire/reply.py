@@ -98,9 +98,10 @@ class ReplyParser:
             if end - line > MAX_LINE:
                 raise ReplyError("over-long reply line")
             digits = buffer[line : line + 3]
-            mark = buffer[line + 3]
             if not digits.isdigit() or not 0x32 <= digits[0] <= 0x35:
                 raise ReplyError(_shown(buffer[line:end]))
+            # Three digits stand before the line end, so there is a fourth octet.
+            mark = buffer[line + 3]
             if mark == 0x2D:
                 line = end + 1
                 continue

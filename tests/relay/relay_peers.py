@@ -36,7 +36,7 @@ class Peer:
     """A server that plays scripts, one per connection, the last one again and again.
 
     ``S: text`` sends a line, ``C: text`` expects one that starts so, ``C: <content>`` reads up to
-    the end mark, ``RAW text`` sends without line end (escapes allowed), ``DROP`` closes, ``STALL``
+    the end mark, ``C: <anything>`` an octet, ``RAW text`` sends without line end (escapes allowed), ``DROP`` closes, ``STALL``
     waits for the client to go. Lines of the client after the script's end are only recorded.
     """
 
@@ -95,6 +95,8 @@ class Peer:
                 writer.write(step[3:].encode() + b"\r\n")
             elif step == "C: <content>":
                 self.contents.append(await _content(reader))
+            elif step == "C: <anything>":
+                await reader.read(1)
             elif step.startswith("C: "):
                 got = (await reader.readuntil(b"\r\n")).decode().rstrip("\r\n")
                 lines.append(got)
