@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ class FakeRouter:
             f"<{address}>: Recipient address rejected: User unknown in local recipient table",
         )
 
-    async def route(self, address: str, reverse_path: str = "") -> Route:
+    async def route(self, address: str, reverse_path: str = "", via: Collection[str] = ()) -> Route:
         raise AssertionError("the SMTP service routes nothing")
 
 

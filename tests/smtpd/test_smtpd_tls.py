@@ -160,9 +160,16 @@ async def test_login_dialogs(start: Start) -> None:
     assert not any("wrong-password" in line or wrong in line for line in lines)
 
 
-async def test_passwords_do_not_travel_in_the_clear(start: Start, certificate: Certificate) -> None:
-    _, path = certificate
-    server = await start("submission", tls=path)
+@pytest.mark.parametrize("why", ["configured", "not loopback"])
+async def test_passwords_do_not_travel_in_the_clear(
+    start: Start, certificate: Certificate, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    if why == "not loopback":
+        monkeypatch.setattr("resel_mta.smtpd.client.is_loopback", lambda address: False)
+    only = "yes" if why == "configured" else "no"
+    server = await start(
+        "submission", tls=certificate[1], **{"submission/smtpd_tls_auth_only": only}
+    )
     peer = await server.connect()
     assert "AUTH" not in await peer.hello()
     assert await peer.ask(f"AUTH PLAIN {PLAIN}") == (
