@@ -132,7 +132,7 @@ def _relational(inside: str, lookup: Lookup, depth: int) -> str:
     b = _expand(right.strip(), lookup, depth + 1)
     outcome = _compare(a, operator.group(1), b, by_level=operator.group(2) is not None)
     if not rest:
-        return "bool" if outcome else ""
+        return "true" if outcome else ""
     if rest[0] not in "?:":
         raise ExpansionError(f'"${{{inside}}}": "?" or ":" was expected at "{rest}"')
     when_true, when_false = _branches(rest, inside)

@@ -23,6 +23,7 @@ from resel_mta.config import (
     table_harmless,
     table_mta,
     table_own,
+    table_programs,
     table_refused,
     table_smtp,
     table_smtpd,
@@ -139,6 +140,7 @@ def table() -> Mapping[str, Parameter]:
         (table_smtp.ROWS, Support.IMPLEMENTED),
         (table_own.ROWS, Support.IMPLEMENTED),
         (table_harmless.ROWS, Support.HARMLESS),
+        (table_programs.ROWS, Support.HARMLESS),
         (table_refused.ROWS, Support.REFUSED),
     ):
         for parameter in parse_rows(rows, support):
