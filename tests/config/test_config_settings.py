@@ -254,34 +254,35 @@ def test_tls_protocols_that_cannot_be_had_are_refused() -> None:
         Settings.build(smtp_tls_protocols=">=TLSv1.3")
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("$a ${a} $(a)", "1 1 1"),
-        ("${a?yes}${b?no}", "yes"),
-        ("${a:no}${b:yes}", "yes"),
-        ("${a?{x}:{y}} ${b?{x}:{y}}", "x y"),
-        ("${a ? {x} : {y}}", "x"),
-        ("${{$a} == {1} ? {x} : {y}}", "x"),
-        ("${{$a} < {10} ? {x}:{y}}", "x"),
-        ("${{3.10} <level {3.6} ? {x} : {y}}", "y"),
-        ("${{a} != {b}}${{a} == {b}}", "true"),
-        ("$$a", "$a"),
-        ("${a?$b}z${b:${a}}", "z1"),
-    ],
-)
-def test_expansion(text: str, expected: str, tmp_path: Path) -> None:
-    assert expand(text, {"a": "1", "b": ""}.get) == expected
-    if POSTCONF and text != "$$a":
-        (tmp_path / "main.cf").write_text(f"a = 1\nb =\nmydestination = {text}\n")
-        shutil.copy("/etc/postfix/master.cf", tmp_path)
-        done = subprocess.run(
-            [POSTCONF, "-c", str(tmp_path), "-x", "-h", "mydestination"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout.split() == expected.split()
+EXPRESSIONS = {
+    "$a ${a} $(a)": "1 1 1",
+    "${a?yes}${b?no}": "yes",
+    "${a:no}${b:yes}": "yes",
+    "${a?{x}:{y}} ${b?{x}:{y}}": "x y",
+    "${a ? {x} : {y}}": "x",
+    "${{$a} == {1} ? {x} : {y}}": "x",
+    "${{$a} < {10} ? {x}:{y}}": "x",
+    "${{3.10} <level {3.6} ? {x} : {y}}": "y",
+    "${{a} != {b}}${{a} == {b}}": "true",
+    "${a?$b}z${b:${a}}": "z1",
+}
+
+
+@pytest.mark.parametrize("text", EXPRESSIONS)
+def test_expansion(text: str) -> None:
+    assert expand(text, {"a": "1", "b": ""}.get) == EXPRESSIONS[text]
+    assert expand("$$a", {}.get) == "$a"
+
+
+@needs_postconf
+def test_postfix_expands_the_same(tmp_path: Path) -> None:
+    lines = [f"x{number} = {text}" for number, text in enumerate(EXPRESSIONS)]
+    used = "mydestination = " + " ".join(f"$x{number}" for number in range(len(lines)))
+    (tmp_path / "main.cf").write_text("\n".join(["a = 1", "b =", *lines, used, ""]))
+    shutil.copy("/etc/postfix/master.cf", tmp_path)
+    command = [str(POSTCONF), "-c", str(tmp_path), "-x", "-h", "mydestination"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == " ".join(EXPRESSIONS.values()).split()
 
 
 @needs_postconf
