@@ -15,6 +15,7 @@ from typing import Any
 from resel_mta import __version__, sockets
 from resel_mta.composition import SERVICES, Composition
 from resel_mta.config import ConfigError, Settings
+from resel_mta.config.live import publish_maps
 from resel_mta.control import ControlError, ControlServer, Row, Verb, control_path
 from resel_mta.maillog import MailLog
 from resel_mta.notify import notify, notify_reloading
@@ -73,6 +74,7 @@ class Daemon:
     async def run(self) -> None:
         """Serve until SIGTERM, SIGINT or `resel-mta stop`. Raises what `Composition.open` does."""
         data = self._settings.text("data_directory")
+        await self._publish_maps(self._settings)
         await self._parts.open(self._bound)
         control = ControlServer(control_path(data), self._verbs(), self._log)
         await control.start()
@@ -93,6 +95,11 @@ class Daemon:
         record.unlink(missing_ok=True)
         self._log.event("master", "terminated: all that was accepted is delivered or queued")
         self._log.flush()
+
+    async def _publish_maps(self, settings: Settings) -> None:
+        """Tables as their sources have them now; a broken one keeps its last good copy."""
+        for problem in await asyncio.to_thread(publish_maps, settings):
+            self._log.warning("master", str(problem))
 
     def _announce(self) -> None:
         for warning in self._settings.warnings:
@@ -154,6 +161,7 @@ class Daemon:
                 f"the configuration says role = {settings.role}, but role {self._settings.role} is "
                 "running: a role changes only by a restart",
             )
+        await self._publish_maps(settings)
         await self._parts.reconfigure(settings)
         self._settings = settings
         await self._relisten(settings)

@@ -42,9 +42,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(EX_USAGE, f"{self.prog}: fatal: {message}\n")
 
 
-def parser(
-    program: str, description: str, epilog: str = "", *, short_help: bool = True
-) -> Parser:
+def parser(program: str, description: str, epilog: str = "", *, short_help: bool = True) -> Parser:
     """A parser with -c, -o, --version and --help. short_help: whether -h means --help too."""
     made = Parser(
         prog=program,
