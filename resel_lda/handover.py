@@ -2,7 +2,8 @@
 
 A packet is one kind octet, the length of the fields (4 octets, big-endian), the fields as a JSON
 object, and raw octets. A session's packet also carries a descriptor (SCM_RIGHTS): the client's
-socket itself, or one end of a stream that the front pumps.
+socket itself, or one end of a stream that the front pumps. A delivery's carries the message, as a
+file without a name: it holds the header block, an empty line and the body.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-# To the worker: the configuration; a session. From it: ready; a session ended; a line to log.
+# To the worker: the configuration; a session; a message to deliver. From it: ready; a session
+# ended; what became of a message; a line to log.
 CONFIGURE = b"C"
 SESSION = b"S"
+DELIVER = b"D"
 READY = b"R"
 ENDED = b"E"
+DELIVERED = b"O"
 LOG = b"L"
 
 # The largest packet; the socket's buffers are set to hold some of them.

@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from resel_lda import handover
+from resel_lda.delivery import carry_out
+from resel_lda.deposit import ThreadDepositor
 from resel_lda.handover import Handover, HandoverError
 from resel_lda.imap.names import Names
 from resel_lda.imap.serve import Server
@@ -71,6 +73,9 @@ class Worker:
         self._outgoing: deque[bytes] = deque()
         self._ending = asyncio.Event()
         self._closers: set[asyncio.Task[None]] = set()
+        self._deliveries: set[asyncio.Task[None]] = set()
+        self._depositor: ThreadDepositor | None = None
+        self._loop = asyncio.get_running_loop()
 
     async def run(self) -> None:
         """Until the front closes the socket or `stop` is called."""
@@ -107,6 +112,10 @@ class Worker:
         self._stores.clear()
         if self._closers:
             await asyncio.wait(self._closers)
+        if self._deliveries:
+            await asyncio.wait(self._deliveries, timeout=_DRAIN)
+        if self._depositor is not None:
+            await self._depositor.close()
 
     # The socket to the front.
 
@@ -137,6 +146,9 @@ class Worker:
                 task = asyncio.get_running_loop().create_task(self._serve(request, connection))
                 self._servers[task] = None
                 task.add_done_callback(self._servers.pop)
+            elif kind == handover.DELIVER and descriptor is not None:
+                self._deliver(fields, descriptor)
+                descriptor = None
         except (HandoverError, ConfigError) as error:
             self.log("master", f"error: {error}")
         finally:
@@ -148,6 +160,32 @@ class Worker:
         if not isinstance(values, dict):
             raise HandoverError("configuration is not a mapping")
         self._settings = Settings.build(str(fields.get("role")), **values)
+        if self._depositor is None:
+            self._depositor = ThreadDepositor(self._settings, self._warn_from_thread, Disk())
+        else:
+            self._depositor.reconfigure(self._settings)
+
+    def _deliver(self, fields: Mapping[str, object], descriptor: int) -> None:
+        if self._depositor is None:
+            os.close(descriptor)
+            raise HandoverError("delivery before configuration")
+        depositor = self._depositor
+
+        async def deliver() -> None:
+            try:
+                answer = await carry_out(depositor, fields, descriptor)
+            except (KeyError, TypeError, ValueError, OSError) as error:
+                self.log("local", f"warning: delivery failed: {error!r}")
+                answer = {"number": fields.get("number"), "outcomes": None}
+            self._say(handover.DELIVERED, answer)
+
+        task = asyncio.get_running_loop().create_task(deliver())
+        self._deliveries.add(task)
+        task.add_done_callback(self._deliveries.discard)
+
+    def _warn_from_thread(self, service: str, text: str, queue_id: str) -> None:
+        fields = {"service": service, "text": f"warning: {text[:4000]}", "id": queue_id}
+        self._loop.call_soon_threadsafe(self._say, handover.LOG, fields)
 
     def _say(self, kind: bytes, fields: Mapping[str, object]) -> None:
         self._outgoing.append(handover.pack(kind, fields))

@@ -11,11 +11,12 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 from resel_lda import handover
+from resel_lda.delivery import WorkerGone
 from resel_lda.handover import Handover, HandoverError
 from resel_mta.config import Settings
 from resel_mta.maillog import MailLog
@@ -98,6 +99,8 @@ class WorkerPool:
         self._log = log
         self._spawn_worker = spawn
         self._sessions: dict[str, Callable[[], None]] = {}
+        self._deliveries: dict[int, asyncio.Future[Any]] = {}
+        self._number = 0
         self._control: socket.socket | None = None
         self._worker: Spawned | None = None
         self._ready = asyncio.Event()
@@ -106,9 +109,10 @@ class WorkerPool:
         self._keeper: asyncio.Task[None] | None = None
         self.pid = 0
 
-    async def start(self) -> None:
-        """Start the worker; it need not be waited for."""
-        self._keeper = asyncio.create_task(self._keep())
+    def start(self) -> None:
+        """Start the worker, if it was not yet; it need not be waited for."""
+        if self._keeper is None:
+            self._keeper = asyncio.get_running_loop().create_task(self._keep())
 
     async def stop(self, timeout: float) -> None:
         """Have the worker say BYE to its sessions, and wait for its end."""
@@ -155,6 +159,32 @@ class WorkerPool:
         except TimeoutError:
             raise WorkerUnavailable("no mailbox worker") from None
         self._sessions[request.session] = ended
+
+    async def deliver(self, fields: Mapping[str, object], descriptor: int) -> list[Any]:
+        """Have the worker deliver the message in `descriptor` (see `delivery`): its outcomes.
+        Raises WorkerGone."""
+        self.start()
+        await self._started()
+        self._number += 1
+        number = self._number
+        packet = handover.pack(handover.DELIVER, {"number": number, **fields})
+        answer = asyncio.get_running_loop().create_future()
+        self._deliveries[number] = answer
+        try:
+            control = self._control
+            if control is None or not await self._send(control, packet, descriptor):
+                raise WorkerGone
+            return cast("list[Any]", await answer)
+        finally:
+            self._deliveries.pop(number, None)
+
+    async def _started(self) -> None:
+        """Raises WorkerGone when there is no worker for long."""
+        try:
+            async with asyncio.timeout(_READY):
+                await self._ready.wait()
+        except TimeoutError:
+            raise WorkerGone from None
 
     async def _send(self, control: socket.socket, packet: bytes, descriptor: int) -> bool:
         """False if the worker is gone."""
@@ -211,6 +241,9 @@ class WorkerPool:
         sessions, self._sessions = self._sessions, {}
         for ended in sessions.values():
             ended()
+        for answer in self._deliveries.values():
+            if not answer.done():
+                answer.set_exception(WorkerGone())
 
     def _readable(self) -> None:
         while self._control is not None:
@@ -241,8 +274,18 @@ class WorkerPool:
             ended = self._sessions.pop(str(fields.get("session")), None)
             if ended is not None:
                 ended()
+        elif kind == handover.DELIVERED:
+            answer = self._deliveries.get(int(str(fields.get("number"))))
+            if answer is not None and not answer.done():
+                outcomes = fields.get("outcomes")
+                if isinstance(outcomes, list):
+                    answer.set_result(outcomes)
+                else:
+                    answer.set_exception(WorkerGone())
         elif kind == handover.LOG:
-            self._log.event(str(fields.get("service")), str(fields.get("text")))
+            self._log.event(
+                str(fields.get("service")), str(fields.get("text")), str(fields.get("id", ""))
+            )
 
 
 async def _until_writable(control: socket.socket) -> None:

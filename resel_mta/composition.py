@@ -10,11 +10,14 @@ import asyncio
 import os
 import ssl
 import stat
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Protocol, runtime_checkable
 
+from resel_lda.delivery import WorkerDepositor
+from resel_lda.deposit import Depositor, ThreadDepositor
 from resel_lda.front import ImapService
 from resel_lda.local import LocalTransport
 from resel_lda.worker_pool import WorkerPool, spawn_child
@@ -110,14 +113,20 @@ class Composition:
         self.expander = Expander(settings, self.router)
         self.intake = MailIntake(settings, self.expander, self.router, self.store, log)
         self.resolver = _resolver(settings)
-        self.transports = self._transports()
-        self.scheduler = Scheduler(
-            settings, self.store, self.router, self.transports, self.intake, log
-        )
         above = self.supervisor
         if above is not None:
             await above.look_at_files()
         self.pool = WorkerPool(settings, log, above.spawn if above else spawn_child)
+        self.depositor: Depositor
+        if above is not None:
+            # Mailboxes belong to an account of their own.
+            self.depositor = WorkerDepositor(self.pool, settings.text("queue_directory"))
+        else:
+            self.depositor = ThreadDepositor(settings, log.warning, Disk())
+        self.transports = self._transports()
+        self.scheduler = Scheduler(
+            settings, self.store, self.router, self.transports, self.intake, log
+        )
         self.tls = ServerTLS(
             settings,
             warn=partial(log.warning, "master"),
@@ -139,13 +148,13 @@ class Composition:
                 name, program, settings, self.resolver, log, protocol=protocol
             )
         for name in ("local", "virtual"):
-            transports[name] = LocalTransport(settings, self.users, log, Disk(), name=name)
+            transports[name] = LocalTransport(settings, self.users, log, self.depositor, name=name)
         transports["expand"] = ExpandTransport(self.expander, self.intake)
         return transports
 
     async def _imap_service(self) -> ImapService:
         if self.imap is None:
-            await self.pool.start()
+            self.pool.start()
             self.imap = ImapService(self.settings, self.users, self.log, self.tls, self.pool)
         return self.imap
 
@@ -206,6 +215,7 @@ class Composition:
             self.expander,
             self.intake,
             self.resolver,
+            self.depositor,
             *self.transports.values(),
             self.scheduler,
             self.pool,
@@ -224,12 +234,15 @@ class Composition:
         """Stop accepting, finish what is in flight within `timeout` seconds, then let go."""
         for server in self._servers.values():
             server.close()
+        deadline = time.monotonic() + timeout
+        # What is still submitted after the scheduler's end is queued for the next start.
         stops = [service.stop(timeout) for service in self.smtp.values()]
+        stops.append(self.scheduler.stop(timeout))
         if self.imap is not None:
             stops.append(self.imap.stop(timeout))
-            stops.append(self.pool.stop(timeout))
         await asyncio.gather(*stops)
-        await self.scheduler.stop(timeout)
+        await self.pool.stop(max(deadline - time.monotonic(), 1.0))
+        await self.depositor.close()
         for transport in self.transports.values():
             await transport.close()
         await self.store.close()

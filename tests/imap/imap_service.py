@@ -89,7 +89,7 @@ async def imap_service(
     tls = FixedTLS(context) if context is not None else None
     service = ImapService(settings, users, log, tls, pool, failure_delay=0.05)
     running = Running(service, pool, sink, root)
-    await pool.start()
+    pool.start()
     plain, running.port = await listen(service.factory(implicit_tls=False))
     secure, running.tls_port = await listen(service.factory(implicit_tls=True))
     try:

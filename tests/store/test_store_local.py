@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from resel_lda.deposit import ThreadDepositor
 from resel_lda.local import LocalTransport
 from resel_mta.config import Settings
 from resel_mta.content import Content
@@ -78,10 +79,11 @@ class Recorder(Disk):
 
 
 def transport(path: Path, *names: str, disk: Disk | None = None, **settings: str) -> LocalTransport:
-    built = Settings.build(
-        myhostname="mx.example.org", mail_location=f"maildir:{path}/%u", **settings
-    )
-    return LocalTransport(built, FakeUsers(*names, home=path), MailLog(Sink()), disk or Disk())
+    values = {"myhostname": "mx.example.org", "mail_location": f"maildir:{path}/%u"}
+    built = Settings.build(**(values | settings))
+    log = MailLog(Sink())
+    depositor = ThreadDepositor(built, log.warning, disk or Disk())
+    return LocalTransport(built, FakeUsers(*names, home=path), log, depositor)
 
 
 async def deliver(local: LocalTransport, *addresses: str, data: bytes = MAIL) -> list[Outcome]:
@@ -175,14 +177,11 @@ async def test_disk_errors_defer_and_leave_nothing(
 
 
 async def test_mbox_and_bad_locations_defer(tmp_path: Path) -> None:
-    local = transport(tmp_path, "lcarr")
-    local.reconfigure(Settings.build(myhostname="mx.example.org"))
+    local = transport(tmp_path, "lcarr", mail_location="")
     [outcome] = await deliver(local, "lcarr@resel.fr")
     assert isinstance(outcome, Deferred)
     assert outcome.reply.enhanced == "4.3.5"
-    local.reconfigure(
-        Settings.build(myhostname="mx.example.org", home_mailbox="Maildir/", mail_location="")
-    )
+    local = transport(tmp_path, "lcarr", home_mailbox="Maildir/", mail_location="")
     [outcome] = await deliver(local, "lcarr@resel.fr")
     assert isinstance(outcome, Delivered)
     assert (tmp_path / "lcarr" / "Maildir" / "new").is_dir()

@@ -1,0 +1,163 @@
+"""Putting one message into one mailbox: what is done on disk, in a thread.
+
+The message is on disk, synced, under its final name in new/ and that directory synced, before it
+is reported as delivered. What is unexpected defers; only a full quota bounces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from resel_lda.maildir.files import MaildirFiles, create_maildir
+from resel_lda.maildir.layout import LocationError, MailLocation
+from resel_lda.maildir.locate import locate
+from resel_lda.maildir.names import NameMaker
+from resel_lda.maildir.quota import add_to_maildirsize
+from resel_mta.config import Settings
+from resel_mta.content import Content
+from resel_mta.disk import Disk
+from resel_mta.mail import Bounced, Deferred, Delivered, Outcome, PermFail, Reply, TempFail
+from resel_mta.users import User
+
+_THREADS = 4
+_BLOCK = 1 << 18
+
+DELIVERED = Reply(250, "2.0.0", "delivered to maildir")
+
+# Would this many more octets go over the user's quota? Called in a thread.
+QuotaCheck = Callable[[User, MailLocation, int], bool]
+
+
+def no_quota(user: User, location: MailLocation, size: int) -> bool:
+    """Nobody has a quota."""
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One recipient of a message. address, orig_to: for Delivered-To and X-Original-To.
+
+    relay: "local" or "virtual", as in the log.
+    """
+
+    user: User
+    address: str
+    orig_to: str
+    reverse_path: str
+    queue_id: str
+    size: int
+    relay: str
+
+
+class Depositor(Protocol):
+    """Whoever may write the mailboxes."""
+
+    async def deposit(self, content: Content, jobs: Sequence[Job]) -> list[Outcome]:
+        """One outcome for each job, in their order."""
+        ...
+
+    def reconfigure(self, settings: Settings) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+# Told (service, text, queue id) in a thread, for the log.
+Warn = Callable[[str, str, str], None]
+
+
+class ThreadDepositor:
+    """Writes them itself, in threads: for a process that runs as their owner."""
+
+    def __init__(
+        self, settings: Settings, warn: Warn, disk: Disk, over_quota: QuotaCheck = no_quota
+    ) -> None:
+        self._settings = settings
+        self._warn = warn
+        self._disk = disk
+        self._over_quota = over_quota
+        self._maker = NameMaker()
+        self._executor = ThreadPoolExecutor(_THREADS, "deposit")
+
+    def reconfigure(self, settings: Settings) -> None:
+        """For deliveries from now on."""
+        self._settings = settings
+
+    async def deposit(self, content: Content, jobs: Sequence[Job]) -> list[Outcome]:
+        loop = asyncio.get_running_loop()
+        done = loop.run_in_executor(
+            self._executor, self._deposit_all, content, jobs, self._settings
+        )
+        # The thread goes on if we are cancelled; its result is what happened on disk.
+        return await asyncio.shield(done)
+
+    async def close(self) -> None:
+        """Wait for what is being written."""
+        await asyncio.to_thread(self._executor.shutdown, True)
+
+    def _deposit_all(
+        self, content: Content, jobs: Sequence[Job], settings: Settings
+    ) -> list[Outcome]:
+        return [self._deposit_one(content, job, settings) for job in jobs]
+
+    def _deposit_one(self, content: Content, job: Job, settings: Settings) -> Outcome:
+        try:
+            location = locate(job.user, settings)
+        except LocationError as error:
+            self._warn(job.relay, f"user {job.user.name}: {error}", job.queue_id)
+            return deferred(job, f"mail system configuration error: {error}", "4.3.5")
+        try:
+            if self._over_quota(job.user, location, job.size):
+                text = f"mailbox of {job.user.name} is full: quota exceeded"
+                return Bounced(Reply(554, "5.2.2", text), relay=job.relay)
+            create_maildir(self._disk, location.inbox)
+            files = MaildirFiles(self._disk, location.inbox, self._maker)
+            base = files.deliver(_blocks(content, job))
+            add_to_maildirsize(self._disk, location.root, base, 1)
+        except OSError as error:
+            return _failed(job, location, error)
+        except (TempFail, PermFail) as error:
+            return deferred(job, error.reply.text, "4.3.0")
+        except Exception as error:
+            self._warn(job.relay, f"delivery failed: {error!r}", job.queue_id)
+            return deferred(job, "unexpected failure in local delivery", "4.3.0")
+        return Delivered(DELIVERED, relay=job.relay)
+
+
+def deferred(job: Job, text: str, enhanced: str) -> Outcome:
+    """It is to be tried again."""
+    return Deferred(Reply(451, enhanced, text), relay=job.relay)
+
+
+def _failed(job: Job, location: MailLocation, error: OSError) -> Outcome:
+    number = error.errno or errno.EIO
+    where = f"maildir delivery to {location.inbox} failed"
+    if number == errno.ENOSPC:
+        return deferred(job, f"{where}: disk full", "4.3.1")
+    if number == errno.EDQUOT:
+        return deferred(job, f"{where}: disk quota exceeded", "4.2.2")
+    path = f"{error.filename}: " if isinstance(error.filename, str) else ""
+    return deferred(job, f"{where}: {path}{os.strerror(number)}", "4.2.0")
+
+
+def _blocks(content: Content, job: Job) -> Iterator[bytes]:
+    """The message as stored: Postfix's three fields, the header, an empty line, the body."""
+    prefix = (
+        f"Return-Path: <{job.reverse_path}>\r\n"
+        f"X-Original-To: {job.orig_to}\r\n"
+        f"Delivered-To: {job.address}\r\n"
+    )
+    yield prefix.encode("utf-8", "surrogateescape") + content.header.raw + b"\r\n"
+    position = 0
+    body = content.body
+    while position < body.size:
+        block = body.read(position, _BLOCK)
+        if not block:
+            raise OSError(errno.EIO, "the queue file is shorter than it should be")
+        yield block
+        position += len(block)
