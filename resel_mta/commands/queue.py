@@ -12,7 +12,7 @@ import base64
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from resel_mta.commands import cli
@@ -51,9 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> cli.Parser:
-    parser = cli.parser(
-        PROGRAM, "List the mail queue and work on it.", EPILOG, short_help=False
-    )
+    parser = cli.parser(PROGRAM, "List the mail queue and work on it.", EPILOG, short_help=False)
     what = parser.add_argument_group("listing")
     what.add_argument("-p", action="store_true", help="list the queue, as postqueue -p")
     what.add_argument("-j", action="store_true", help="one JSON object a line, as postqueue -j")
@@ -93,9 +91,9 @@ def _main(arguments: Sequence[str]) -> int:
     settings = load(options.config, options.override)
     queue = Queue(settings)
     if options.p:
-        return _print(listing.postqueue(map(entry_from_row, queue.ask("queue.walk"))))
+        return print_queue(queue)
     if options.j:
-        return _print(map(listing.json_line, map(entry_from_row, queue.ask("queue.walk"))))
+        return _write(map(listing.as_json, map(entry_from_row, queue.ask("queue.walk"))))
     if options.b:
         return _show(queue, options.b)
     if others:
@@ -165,21 +163,23 @@ class Queue:
                 await asyncio.sleep(0.05)
 
 
-def _print(lines: Iterator[str]) -> int:
-    for line in lines:
-        print(line)
+def print_queue(queue: Queue) -> int:
+    """``postqueue -p``, which is also ``mailq``."""
+    return _write(listing.mailq(map(entry_from_row, queue.ask("queue.walk"))))
+
+
+def _write(pieces: Iterable[str]) -> int:
+    for piece in pieces:
+        sys.stdout.write(piece)
     return cli.EX_OK
 
 
 def _show(queue: Queue, queue_id: str) -> int:
     rows = queue.ask("queue.show", id=queue_id)
-    for line in listing.envelope(entry_from_row(next(rows))):
-        print(line)
-    sys.stdout.flush()
-    for row in rows:
-        sys.stdout.buffer.write(base64.b64decode(row["data"]).replace(b"\r\n", b"\n"))
-    sys.stdout.flush()
-    print(f"*** END OF MESSAGE {queue_id} ***")
+    entry = entry_from_row(next(rows))
+    blocks = (base64.b64decode(row["data"]) for row in rows)
+    for piece in listing.postcat(entry, blocks):
+        sys.stdout.buffer.write(piece)
     return cli.EX_OK
 
 
@@ -211,7 +211,9 @@ def _change(queue: Queue, options: argparse.Namespace, letters: Sequence[str]) -
 def _not_found(letter: str) -> str:
     if letter == "H":
         return "no such message on hold"
-    return "no such message in the queue" if letter != "h" else "no such message, or on hold already"
+    return (
+        "no such message in the queue" if letter != "h" else "no such message, or on hold already"
+    )
 
 
 def _ids(given: Sequence[str]) -> list[str] | None:
