@@ -203,7 +203,8 @@ def _recipient_fields(
     lines += [f"Action: {_action(report.kind, outcome)}", f"Status: {status_code(outcome)}"]
     if outcome.host:
         lines.append(f"Remote-MTA: dns; {_printable(outcome.host)}")
-        lines.append(f"Diagnostic-Code: smtp; {_printable(str(outcome.reply))}")
+        words = outcome.diagnostic or str(outcome.reply)
+        lines.append(f"Diagnostic-Code: smtp; {_printable(words)}")
     else:
         lines.append(f"Diagnostic-Code: x-resel-mta; {_printable(outcome.reply.text)}")
     if report.kind is Kind.DELAY:

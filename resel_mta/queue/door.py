@@ -54,13 +54,17 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class RecipientEntry:
-    """A recipient as listings show it. reply, relay: of the last attempt, "" before the first."""
+    """A recipient as listings show it.
+
+    reason: why it is still here, as the log has it; relay: who said so; "" before the first
+    attempt.
+    """
 
     address: str
     orig_to: str
     next_attempt: float
     attempts: int
-    reply: str
+    reason: str
     relay: str
 
 

@@ -26,16 +26,11 @@ def format_delay(seconds: float) -> str:
 
 
 def reason(outcome: Outcome) -> str:
-    """What Postfix puts in the parentheses after the status, and in a listing."""
-    text = outcome.reply.text.replace("\n", " ")
-    if not outcome.host:
-        return text
+    """What Postfix puts in the parentheses after the status, and in a listing: a success in the
+    peer's own words with their codes, anything else as the transport tells it."""
     if isinstance(outcome, Relayed):
         return str(outcome.reply)
-    if text.startswith("host "):
-        return text
-    host = outcome.relay.rpartition(":")[0] or outcome.host
-    return f"host {host} said: {outcome.reply}"
+    return outcome.reply.text.replace("\n", " ")
 
 
 class Journal:

@@ -12,6 +12,7 @@ import apsw
 from resel_mta.mail import Envelope, Message, Notify, Recipient
 from resel_mta.queue.door import Result, Watcher
 from resel_mta.queue.ids import format_id
+from resel_mta.queue.journal import reason
 from resel_mta.queue.schema import DONE, HELD, LIVE, PENDING
 from resel_mta.queue.spool import THRESHOLD, FileBody
 
@@ -119,7 +120,7 @@ def _record_progress(db: apsw.Connection, number: int, result: Result) -> None:
         db.execute(
             "UPDATE recipient SET status = ?, attempts = attempts + 1, reply = ?, relay = ?, "
             "waits_for = '' WHERE message = ? AND row = ?",
-            (DONE, _text(str(outcome.reply)), outcome.relay, number, recipient.row),
+            (DONE, _text(reason(outcome)), outcome.relay, number, recipient.row),
         )
     for retry in result.retries:
         if retry.outcome is None:
@@ -133,7 +134,7 @@ def _record_progress(db: apsw.Connection, number: int, result: Result) -> None:
                 "relay = ?, waits_for = ? WHERE message = ? AND row = ?",
                 (
                     retry.next_attempt,
-                    _text(str(retry.outcome.reply)),
+                    _text(reason(retry.outcome)),
                     retry.outcome.relay,
                     retry.waits_for,
                     number,

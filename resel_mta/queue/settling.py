@@ -65,9 +65,7 @@ class Settler:
         for recipient, given in outcomes:
             outcome = given
             if self._policy.soft_bounce and isinstance(given, Bounced):
-                outcome = Deferred(
-                    given.reply.softened(), given.host, given.relay, given.connect, given.transmit
-                )
+                outcome = _softened(given)
             self._journal.outcome(
                 service,
                 message,
@@ -199,6 +197,17 @@ class Settler:
         if gone and not active.withdrawn:
             self._journal.removed(active.message.queue_id)
         self._ended(active, gone)
+
+
+def _softened(outcome: Bounced) -> Deferred:
+    return Deferred(
+        outcome.reply.softened(),
+        outcome.host,
+        outcome.relay,
+        outcome.connect,
+        outcome.transmit,
+        outcome.diagnostic,
+    )
 
 
 def _nothing_more(gone: bool, entered: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 
 from resel_mta.content import Body, Content, MemoryBody
 from resel_mta.mail import (
@@ -110,7 +110,7 @@ class FakeRouter:
     async def check_recipient(self, address: str) -> Reply | None:
         return None
 
-    async def route(self, address: str, reverse_path: str = "") -> Route:
+    async def route(self, address: str, reverse_path: str = "", via: Collection[str] = ()) -> Route:
         return self.decide(address)
 
 
@@ -153,7 +153,7 @@ class FakeTransport:
 async def until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
     """Let the loop run until something is so."""
     async with asyncio.timeout(timeout):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.002)
 
 
@@ -308,7 +308,7 @@ class MemoryStore:
                 row.due[retry.recipient.row] = retry.next_attempt
                 if retry.outcome is not None:
                     row.replies[retry.recipient.row] = (
-                        str(retry.outcome.reply),
+                        retry.outcome.reply.text,
                         retry.outcome.relay,
                     )
                     row.waits[retry.recipient.row] = retry.waits_for
@@ -420,7 +420,9 @@ class MemoryStore:
         self._watchers.append(watcher)
 
     async def next_due(self) -> float | None:
-        due = [r.next_attempt for r in self._rows.values() if r.owner is None and not r.message.hold]
+        due = [
+            r.next_attempt for r in self._rows.values() if r.owner is None and not r.message.hold
+        ]
         return min(due, default=None)
 
     async def stats(self) -> QueueStats:

@@ -96,7 +96,11 @@ async def test_entered_message_is_claimed_whole(store: QueueStore) -> None:
     assert claimed.envelope.smtputf8 is True
     assert [r.address for r in claimed.recipients] == ["a@example.net", "b@example.net"]
     got = claimed.recipients[0]
-    assert (got.orig_to, got.orcpt, got.via) == ("root@example.net", "rfc822;root@x", ("root", "ops"))
+    assert (got.orig_to, got.orcpt, got.via) == (
+        "root@example.net",
+        "rfc822;root@x",
+        ("root", "ops"),
+    )
     assert got.notify == Notify.SUCCESS | Notify.DELAY
     assert got.reverse_path == "owner-list@example.net"
     assert claimed.recipients[1].reverse_path is None
@@ -173,7 +177,7 @@ async def test_retry_is_due_at_its_time(store: QueueStore, clock: Clock) -> None
     entry = await store.get(message.queue_id)
     assert entry is not None
     assert entry.queue == "deferred"
-    assert entry.recipients[0].reply == "450 4.2.1 busy"
+    assert entry.recipients[0].reason == "busy"
     assert entry.recipients[0].relay == "mx[192.0.2.1]:25"
     clock.now += 100
     (again,) = await store.claim("me", 60, 10)
@@ -270,7 +274,9 @@ async def test_waiting_for_a_next_hop(store: QueueStore, clock: Clock) -> None:
     assert await store.wake_waiting("smtp:b") == 0
 
 
-async def test_named_messages_are_claimed_before_their_time(store: QueueStore, clock: Clock) -> None:
+async def test_named_messages_are_claimed_before_their_time(
+    store: QueueStore, clock: Clock
+) -> None:
     message = make_message(store, "a@x.org", "b@x.org")
     await store.enter(message, claim_for="me")
     retries = [Retry(r, clock.now + 1000, BUSY) for r in message.recipients]
@@ -307,7 +313,7 @@ async def test_delete_by_queue(store: QueueStore) -> None:
 async def test_counts(store: QueueStore, clock: Clock) -> None:
     for _ in range(4):
         await store.enter(make_message(store))
-    first, second = await store.claim("me", 60, 2)
+    first, _ = await store.claim("me", 60, 2)
     later = Retry(first.recipients[0], clock.now + 9, BUSY)
     await store.apply("me", [Result(first, retries=[later], release=True)])
     stats = await store.stats()
