@@ -1,0 +1,108 @@
+"""`make bench`: resel-mta beside the real Postfix on this machine.
+
+make bench                          the main case, three pairs
+make bench BENCH_ARGS="--all"       all cases
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import relay, report
+from benchmarks.load import BenchmarkError
+from demo.launcher import CHECKOUT, LaunchError
+from demo.machines import MachineError
+
+
+def main() -> int:
+    """Measure, print, write; the exit code."""
+    options = parse()
+    # So that the servers are stopped then too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))
+    if os.geteuid() == 0 and not shutil.which("postfix", path="/usr/sbin"):
+        install_postfix()
+    if not shutil.which("smtp-source", path="/usr/sbin:/usr/bin"):
+        print("Skipped: smtp-source and smtp-sink are missing. Install them: apt install postfix")
+        return 0
+    with_postfix = os.geteuid() == 0 and "postfix" not in options.without
+    if os.geteuid() != 0:
+        print("Postfix is not measured: its master needs root. Only resel-mta's figures follow.")
+    try:
+        results = measure(options, with_postfix)
+    except (BenchmarkError, MachineError, LaunchError, subprocess.TimeoutExpired, OSError) as error:
+        print(f"The benchmark failed: {error}", file=sys.stderr)
+        for line in getattr(error, "log", [])[-15:]:
+            print(f"  | {line}", file=sys.stderr)
+        return 1
+    print()
+    print(report.table(results))
+    for path in report.write(results, CHECKOUT / "benchmarks" / "results"):
+        print(f"Written: {path.relative_to(CHECKOUT)}")
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks", description="resel-mta beside Postfix")
+    parser.add_argument("--all", action="store_true", help="the extra cases too")
+    parser.add_argument("--case", default="", help="only cases with this in their name")
+    parser.add_argument("--pairs", type=int, default=3, help="measurements of each (3)")
+    parser.add_argument("--messages", type=int, default=0, help="per measurement")
+    parser.add_argument("--directory", default="/var/tmp", help="where the queues lie; a real disk")
+    parser.add_argument(
+        "--without", action="append", default=[], choices=["postfix", "resel-mta"], help="leave out"
+    )
+    return parser.parse_args()
+
+
+def measure(options: argparse.Namespace, with_postfix: bool) -> list[relay.Result]:
+    """The results of the cases asked for."""
+    if filesystem(options.directory) in ("tmpfs", "ramfs"):
+        raise BenchmarkError(f"{options.directory} is not on a disk; choose with --directory")
+    cases = [relay.MAIN_CASE, *(relay.EXTRA_CASES if options.all or options.case else ())]
+    cases = [case for case in cases if options.case in case.name]
+    if options.messages:
+        cases = [dataclasses.replace(case, messages=options.messages) for case in cases]
+    results = []
+    with tempfile.TemporaryDirectory(prefix="resel-bench-", dir=options.directory) as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        without_ours = "resel-mta" in options.without
+        with relay.contenders(directory, with_postfix, not without_ours) as rivals:
+            for case in cases:
+                results.append(relay.run_case(case, options.pairs, rivals, print))
+    return results
+
+
+def filesystem(directory: str) -> str:
+    """The type of the file system that a directory lies on."""
+    words = ["stat", "--file-system", "--format=%T", directory]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def install_postfix() -> None:
+    """By apt, without starting it. Raises nothing: what is missing is said later."""
+    print("Installing Postfix, to measure against")
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    words = ["apt-get", "-qq", "install", "--yes", "--no-install-recommends", "postfix"]
+    policy = Path("/usr/sbin/policy-rc.d")
+    ours = not policy.exists()
+    if ours:
+        policy.write_text("#!/bin/sh\nexit 101\n")
+        policy.chmod(0o755)
+    try:
+        subprocess.run(words, env=environment, stdin=subprocess.DEVNULL, timeout=600, check=False)
+    finally:
+        if ours:
+            policy.unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""The two that are compared, each a relay to a sink: a private Postfix, and resel-mta.
+
+Both with the sync settings they are shipped with, a queue on a real disk, and logs in a file.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Protocol
+
+from benchmarks.load import BenchmarkError, tool
+from demo.launcher import Launcher
+from demo.machines import Machine, free_port
+
+MASTER_CF = """\
+127.0.0.1:{port} inet n - n - - smtpd
+pickup unix n - n 60 1 pickup
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+verify unix - - n - 1 verify
+flush unix n - n 1000? 0 flush
+proxymap unix - - n - - proxymap
+smtp unix - - n - - smtp
+relay unix - - n - - smtp
+showq unix n - n - - showq
+error unix - - n - - error
+retry unix - - n - - error
+discard unix - - n - - discard
+local unix - n n - - local
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+postlog unix-dgram n - n - 1 postlogd
+"""
+
+MAIN_CF = """\
+compatibility_level = 3.6
+queue_directory = {directory}/spool
+data_directory = {directory}/data
+maillog_file = {directory}/log
+maillog_file_prefixes = {directory}
+myhostname = bench.example
+mydestination =
+alias_maps =
+alias_database =
+mynetworks = 127.0.0.0/8
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+relayhost = [127.0.0.1]:{sink}
+"""
+
+
+class Server(Protocol):
+    """A relay under load. name: for people; port: where it takes mail; pid: root of its processes."""
+
+    name: str
+    port: int
+    pid: int
+
+    def await_empty(self, messages: int, timeout: float) -> None:
+        """Returns when the queue is empty after `messages` more messages."""
+        ...
+
+    def stop(self) -> None: ...
+
+
+class PostfixServer:
+    """A Postfix of our own: the machine's, if it runs one, is not touched. Needs root."""
+
+    name = "Postfix"
+
+    def __init__(self, directory: Path, sink_port: int) -> None:
+        self._directory = directory / "postfix"
+        self._config = self._directory / "etc"
+        self.port = free_port(["127.0.0.1"])
+        for part in ("etc", "spool", "data"):
+            (self._directory / part).mkdir(parents=True)
+        shutil.chown(self._directory / "data", "postfix")
+        self._write("main.cf", MAIN_CF.format(directory=self._directory, sink=sink_port))
+        self._write("master.cf", MASTER_CF.format(port=self.port))
+        self._postfix("start")
+        self.pid = self._await_master()
+
+    def _write(self, name: str, text: str) -> None:
+        (self._config / name).write_text(text)
+
+    def _postfix(self, verb: str) -> None:
+        result = subprocess.run(
+            [tool("postfix"), "-c", str(self._config), verb],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if result.returncode != 0:
+            log = self._directory / "log"
+            lines = log.read_text().splitlines()[-3:] if log.exists() else []
+            raise BenchmarkError(f"postfix {verb}: {result.stderr.strip()} {' / '.join(lines)}")
+
+    def _await_master(self) -> int:
+        path = self._directory / "spool/pid/master.pid"
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            if path.exists() and path.read_text().strip():
+                return int(path.read_text())
+            time.sleep(0.05)
+        raise BenchmarkError("Postfix did not start")
+
+    def await_empty(self, messages: int, timeout: float) -> None:
+        spool = self._directory / "spool"
+        until = time.monotonic() + timeout
+        for queue in ("maildrop", "incoming", "active"):
+            while os.listdir(spool / queue):
+                if time.monotonic() > until:
+                    raise BenchmarkError("Postfix's queue did not become empty")
+                time.sleep(0.005)
+
+    def stop(self) -> None:
+        self._postfix("stop")
+
+
+class ReselServer:
+    """`resel-mta --role relay` with conf/relay.cf, unprivileged."""
+
+    name = "resel-mta"
+
+    def __init__(self, directory: Path, sink_port: int) -> None:
+        self.port = free_port(["127.0.0.1"])
+        overrides = {
+            "myhostname": "bench.example",
+            "smtpd_listen": f":{self.port}",
+            "relayhost": f"[127.0.0.1]:{sink_port}",
+        }
+        launcher = Launcher(directory)
+        self._machine = Machine(
+            "resel", "relay", "127.0.0.1", directory / "resel", launcher, overrides
+        )
+        self._machine.start()
+        self.pid = self._machine.pid
+        self._offset = 0
+
+    def await_empty(self, messages: int, timeout: float) -> None:
+        """Each message's last log line says that it was removed from the queue."""
+        until = time.monotonic() + timeout
+        removed = 0
+        rest = b""
+        with self._machine.log_path.open("rb") as log:
+            log.seek(self._offset)
+            while True:
+                block = log.read()
+                lines = (rest + block).split(b"\n")
+                rest = lines.pop()
+                removed += sum(line.endswith(b": removed") for line in lines)
+                if removed >= messages:
+                    self._offset = log.tell() - len(rest)
+                    return
+                if time.monotonic() > until:
+                    raise BenchmarkError(
+                        f"resel-mta removed {removed} of {messages} from its queue"
+                    )
+                time.sleep(0.005)
+
+    def stop(self) -> None:
+        self._machine.stop()
+
+    def kill(self) -> None:
+        self._machine.kill()
