@@ -27,6 +27,11 @@ X-Cron-Env: <LOGNAME=root>
 """
 
 
+def cron_mail(body: str) -> bytes:
+    """As it goes over the wire."""
+    return CRON_MAIL.format(body=body).replace("\n", "\r\n").encode()
+
+
 class StepFailed(Exception):
     """What did not happen, and the log lines that tell more."""
 
@@ -104,7 +109,7 @@ class Story:
             code, text = client.rcpt("root")
             if code != 250:
                 raise StepFailed(f"the VM refused root: {code} {text.decode()}")
-            code, text = client.data(CRON_MAIL.format(body=body).encode())
+            code, text = client.data(cron_mail(body))
         answer = f"{code} {text.decode()}"
         if code != 250 or "queued as" not in answer:
             raise StepFailed(f"the VM did not take the mail: {answer}", self.network.vm.log())
@@ -167,7 +172,8 @@ class Story:
         text = message.get_content().replace("\r\n", "\n").rstrip("\n")
         if text != body:
             raise StepFailed(f"the text is not the one that was sent: {text!r}")
-        self.quote([f"{name}: {message[name]}" for name in ("From", "To", "Subject", "Date")])
+        raw = dict(message.raw_items())
+        self.quote([f"{name}: {raw.get(name)}" for name in ("From", "To", "Subject", "Date")])
         self.quote(["", *text.split("\n")])
 
     def _fetch(self, count: int) -> EmailMessage:
@@ -194,9 +200,7 @@ class Story:
         self.heading("Toad is stopped, and cron writes again")
         network.toad.stop()
         with network.smtp(network.vm) as client:
-            client.sendmail(
-                "root", ["root"], CRON_MAIL.format(body=body).encode(), ["BODY=8BITMIME"]
-            )
+            client.sendmail("root", ["root"], cron_mail(body), ["BODY=8BITMIME"])
         match = network.pegase.await_log(
             r"\b([0-9A-Za-z]+): to=<root@resel\.fr>.* status=deferred", TIME_LIMIT, before
         )
