@@ -47,7 +47,7 @@ queue_directory = {directory}/spool
 data_directory = {directory}/data
 maillog_file = {directory}/log
 maillog_file_prefixes = {directory}
-myhostname = bench.example
+myhostname = mta.bench.example
 mydestination =
 alias_maps =
 alias_database =
@@ -136,7 +136,7 @@ class ReselServer:
     def __init__(self, directory: Path, sink_port: int) -> None:
         self.port = free_port(["127.0.0.1"])
         overrides = {
-            "myhostname": "bench.example",
+            "myhostname": "mta.bench.example",
             "smtpd_listen": f":{self.port}",
             "relayhost": f"[127.0.0.1]:{sink_port}",
         }
