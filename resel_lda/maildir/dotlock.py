@@ -62,7 +62,7 @@ def _acquire(disk: Disk, temporary: str, lock: str, host: str, timeout: float) -
             continue
         if seen != watched:
             watched, since = seen, time.monotonic()
-        stale = time.time() - seen[2] > STALE_AFTER and time.monotonic() - since > 0
+        stale = time.time() - seen[2] > STALE_AFTER
         if _owner_is_dead(lock, host) or stale or time.monotonic() - since > STALE_AFTER:
             _break(disk, lock, seen)
             continue

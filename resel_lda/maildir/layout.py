@@ -143,7 +143,7 @@ class Layout:
         ):
             return self.directory(name)
         if is_inbox(name):
-            return os.path.join(location.control, "INBOX" if location.fs else "")
+            return os.path.join(location.control, "INBOX" if location.fs else ".INBOX")
         return os.path.join(location.control, os.path.relpath(self.directory(name), location.root))
 
     def exists(self, name: str) -> bool:

@@ -9,6 +9,7 @@ next UID as the larger of N and the last line's plus one. Versions 1 and 2 are r
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -138,8 +139,16 @@ def append_entries(disk: Disk, path: str, uidlist: Uidlist, entries: Iterable[Ui
     """Add lines to the file as `uidlist` has it. Durable. The lock is held by the caller."""
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     try:
-        disk.write(fd, b"".join(_line(entry) for entry in entries))
-        disk.fsync(fd)
+        size = os.fstat(fd).st_size
+        try:
+            disk.write(fd, b"".join(_line(entry) for entry in entries))
+            disk.fsync(fd)
+        except BaseException:
+            # Half a line (full disk) would spoil the next one appended, by us or by Dovecot.
+            uidlist.stamp = None
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, size)
+            raise
         stat = os.fstat(fd)
     finally:
         disk.close(fd)

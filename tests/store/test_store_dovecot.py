@@ -1,0 +1,179 @@
+"""A Dovecot store taken over in place, and given back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent.parent / "mime"))
+from dovecot_imap import DovecotImap, give, missing
+
+from resel_lda.mailbox import AppendData
+from resel_lda.maildir.folder import MaildirFolder
+from resel_lda.maildir.store import MaildirStore
+from resel_mta.config import Settings
+from resel_mta.disk import Disk
+from resel_mta.maillog import MailLog
+from resel_mta.users import User
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "Dovecot is there")
+
+MAIL = b"From: a@b.c\r\nSubject: %d\r\n\r\nbody\r\n"
+Seen = dict[int, tuple[frozenset[str], bytes]]
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, lines: list[str]) -> None:
+        self.text += "".join(lines)
+
+    def reopen(self) -> None: ...
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    # Not tmp_path: the user nobody must be able to reach it.
+    path = Path(tempfile.mkdtemp(prefix="resel-store-"))
+    os.chmod(path, 0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def our_store(root: Path, options: str = "") -> MaildirStore:
+    settings = Settings.build(
+        myhostname="mx.example.org", mail_location=f"maildir:{root}/Maildir{options}"
+    )
+    return MaildirStore(User("tester", home=str(root)), settings, Disk(), MailLog(Sink()))
+
+
+def dovecot_append(session: DovecotImap, folder: str, mail: bytes, flags: str = "") -> None:
+    literal = b"append %s (%s) {%d+}\r\n%s" % (folder.encode(), flags.encode(), len(mail), mail)
+    assert b"OK" in session.command(literal)[-1]
+
+
+def dovecot_view(session: DovecotImap, folder: str) -> tuple[int, int, Seen]:
+    """(UIDVALIDITY, UIDNEXT, uid -> (flags, message))."""
+    lines = session.command(f"select {folder}")
+    assert b"OK" in lines[-1], lines
+    text = b"".join(lines)
+    validity = int(re.search(rb"UIDVALIDITY (\d+)", text)[1])
+    uidnext = int(re.search(rb"UIDNEXT (\d+)", text)[1])
+    found: Seen = {}
+    for line in session.command("uid fetch 1:* (uid flags body.peek[])"):
+        match = re.search(rb"UID (\d+) FLAGS \(([^)]*)\) BODY\[\] \{\d+\}\r\n", line)
+        if match:
+            flags = frozenset(match[2].decode().split()) - {"\\Recent"}
+            found[int(match[1])] = (flags, line[match.end() : -3])
+    return validity, uidnext, found
+
+
+async def our_view(folder: MaildirFolder) -> tuple[int, int, Seen]:
+    found = {info.uid: (info.flags, await folder.read(info.uid)) for info in folder.messages()}
+    return folder.uidvalidity, folder.uidnext, found
+
+
+@pytest.mark.parametrize(
+    ("options", "subfolder", "ours"),
+    [("", "Sub.Deep", "Sub/Deep"), (":LAYOUT=fs", "Sub/Deep", "Sub/Deep"),
+     (":CONTROL={root}/control:INDEX={root}/index", "Sub.Deep", "Sub/Deep")],
+    ids=["maildir++", "fs", "control"],
+)  # fmt: skip
+async def test_taken_over_and_given_back(
+    root: Path, options: str, subfolder: str, ours: str
+) -> None:
+    options = options.format(root=root)
+    with DovecotImap(root, options) as dovecot:
+        for folder in ("inbox", subfolder):
+            if folder != "inbox":
+                assert b"OK" in dovecot.command(f"create {folder}")[-1]
+                dovecot.command(f"subscribe {folder}")
+            dovecot_append(dovecot, folder, MAIL % 1, "\\Seen")
+            dovecot_append(dovecot, folder, MAIL % 2, "$Forwarded Work")
+            dovecot_append(dovecot, folder, MAIL % 3, "\\Flagged Second")
+            dovecot_append(dovecot, folder, MAIL % 4, "\\Deleted")
+            dovecot.command(f"select {folder}")
+            dovecot.command("expunge")
+        dovecot.command('create "&AMk-t&AOk-"')
+        before = {f: dovecot_view(dovecot, f) for f in ("inbox", subfolder)}
+    store = our_store(root, options)
+    after = {}
+    for theirs, name in (("inbox", "INBOX"), (subfolder, ours)):
+        folder = await store.open_folder(name)
+        assert await our_view(folder) == before[theirs]
+        await folder.append([AppendData([MAIL % 5], 0, ("\\Answered", "Ours", "work"))])
+        await folder.store([1], ["\\Seen", "New"], "set")
+        await folder.store([2], ["$Forwarded"], "remove")
+        await folder.expunge([3])
+        after[theirs] = await our_view(folder)
+        assert after[theirs][1] == before[theirs][1] + 1
+        folder.release()
+    folders = {info.name: info for info in await store.folders()}
+    assert ours in folders
+    assert "Été" in folders
+    assert folders[ours].subscribed
+    await store.subscribe("Été")
+    await store.create("New/Ours")
+    await store.close()
+    with DovecotImap(root, options) as dovecot:
+        assert {f: dovecot_view(dovecot, f) for f in ("inbox", subfolder)} == after
+        listed = b"".join(dovecot.command('list "" "*"'))
+        assert b"&AMk-t&AOk-" in listed
+        assert b"New" in listed
+        assert b"&AMk-t&AOk-" in b"".join(dovecot.command('lsub "" "*"'))
+        dovecot_append(dovecot, "inbox", MAIL % 6)
+        back = dovecot_view(dovecot, "inbox")
+        assert back[0] == before["inbox"][0]
+        assert b"OK" in dovecot.command("logout")[-1]
+    store = our_store(root, options)
+    assert await our_view(await store.open_folder("INBOX")) == back
+    await store.close()
+
+
+async def test_both_at_once_never_differ(root: Path) -> None:
+    """Dovecot and we deliver, flag and expunge in turns on the same open folder."""
+    with DovecotImap(root) as dovecot:
+        user = dovecot.user
+        dovecot_append(dovecot, "inbox", MAIL % 0)
+        dovecot.command("select inbox")
+        store = our_store(root)
+        folder = await store.open_folder("INBOX")
+        for number in range(1, 25):
+            if number % 3 == 0:
+                name = f"{1700000000 + number}.M{number}P1.other"
+                (root / "Maildir" / "new" / name).write_bytes(MAIL.replace(b"\r", b"") % number)
+            elif number % 3 == 1:
+                await folder.append([AppendData([MAIL % number], 0)])
+            else:
+                dovecot_append(dovecot, "inbox", MAIL % number)
+            give(root / "Maildir", user)
+            if number % 4 == 0:
+                dovecot.command(f"uid store {number // 2} +flags (\\Seen Kw{number % 8})")
+            elif number % 4 == 2:
+                await folder.store([number // 2], ["\\Flagged"], "add")
+            if number % 7 == 0:
+                await folder.expunge([number // 2 + 1])
+        give(root / "Maildir", user)
+        for _ in range(100):
+            await folder.refresh()
+            dovecot.command("noop")
+            if await our_view(folder) == dovecot_view(dovecot, "inbox"):
+                break
+            await asyncio.sleep(0.02)
+        view = await our_view(folder)
+        assert view == dovecot_view(dovecot, "inbox")
+        bodies = [int(re.search(rb"Subject: (\d+)", body)[1]) for _, body in view[2].values()]
+        assert len(set(bodies)) == len(bodies)
+        assert len(bodies) == 25 - 3
+        await store.close()
