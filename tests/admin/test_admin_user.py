@@ -1,0 +1,45 @@
+"""`resel-adm user`, with the streams and exit codes that Dovecot 2.3's doveadm was seen to give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from resel_mta.commands.adm import main
+
+LCARR = "uid\t1500\ngid\t1500\nhome\t/home/lcarr\nmail\tmaildir:~/Maildir\n"
+UNKNOWN = "\nuserdb lookup: user nosuch doesn't exist\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "out", "err", "status"),
+    [
+        (["lcarr"], f"field\tvalue\n{LCARR}", "", 0),
+        (["nosuch"], f"field\tvalue\n{UNKNOWN}", "", 67),
+        (["-f", "home", "lcarr"], "/home/lcarr\n", "", 0),
+        (["-f", "home", "nosuch"], "", UNKNOWN, 67),
+        (["lcarr", "lcarr"], f"field\tvalue\n{LCARR}{LCARR}\n", "", 0),
+        (["lcarr", "nosuch"], f"field\tvalue\n{LCARR}\n{UNKNOWN}", "", 67),
+        (["-f", "uid", "nosuch", "lcarr"], "\n1500\n", UNKNOWN, 67),
+        (["lc*"], "lcarr\n", "", 0),
+        (["zz*"], "", "", 0),
+    ],
+)
+def test_doveadm_user(
+    arguments: list[str],
+    out: str,
+    err: str,
+    status: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    passwd = tmp_path / "passwd"
+    passwd.write_text("lcarr:{PLAIN}x:1500:1500::/home/lcarr::\n")
+    config = tmp_path / "main.cf"
+    config.write_text(
+        f"passdb = passwd-file:{passwd}\nuserdb = passwd-file:{passwd}\n"
+        "mail_location = maildir:~/Maildir\n"
+    )
+    assert main(["-c", str(config), "user", *arguments]) == status
+    assert tuple(capsys.readouterr()) == (out, err)
