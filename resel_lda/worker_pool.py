@@ -106,6 +106,7 @@ class WorkerPool:
         self._ready = asyncio.Event()
         self._gone = asyncio.Event()
         self._writable = asyncio.Lock()
+        self._telling: set[asyncio.Task[bool]] = set()
         self._keeper: asyncio.Task[None] | None = None
         self.pid = 0
 
@@ -136,8 +137,9 @@ class WorkerPool:
         """Stores opened from now on use these."""
         self._settings = settings
         if self._control is not None:
-            with contextlib.suppress(OSError):
-                handover.send(self._control, self._configuration())
+            task = asyncio.create_task(self._send(self._control, self._configuration(), None))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
 
     async def hand_over(
         self, request: Handover, connection: socket.socket, ended: Callable[[], None]
@@ -186,7 +188,7 @@ class WorkerPool:
         except TimeoutError:
             raise WorkerGone from None
 
-    async def _send(self, control: socket.socket, packet: bytes, descriptor: int) -> bool:
+    async def _send(self, control: socket.socket, packet: bytes, descriptor: int | None) -> bool:
         """False if the worker is gone."""
         async with self._writable:
             while True:

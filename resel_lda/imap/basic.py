@@ -19,6 +19,7 @@ AFTER_LOGIN = (
     "UNSELECT",
     "MOVE",
     "SPECIAL-USE",
+    "CREATE-SPECIAL-USE",
     "LIST-EXTENDED",
     "LIST-STATUS",
     "STATUS=SIZE",

@@ -16,3 +16,12 @@ class Refused(Exception):
         """Without tag and CR LF."""
         code = f"[{self.code}] " if self.code else ""
         return f"{self.status} {code}{self.text}".encode("utf-8", "replace")
+
+
+class End(Exception):
+    """The session ends. said: in the BYE; "" where that has been said already."""
+
+    def __init__(self, reason: str, said: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.said = reason if said is None else said

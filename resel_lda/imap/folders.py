@@ -8,6 +8,9 @@ from resel_lda.imap.parser import ParseError, Parser
 from resel_lda.imap.session import Session
 from resel_lda.mailbox import FolderStatus
 
+SPECIAL_USES = frozenset(
+    ("\\All", "\\Archive", "\\Drafts", "\\Flagged", "\\Junk", "\\Sent", "\\Trash")
+)
 _STATUS_ITEMS = {
     b"MESSAGES": "messages",
     b"RECENT": "recent",
@@ -26,15 +29,40 @@ def _one_name(args: Parser) -> bytes:
 
 
 async def create(session: Session, args: Parser) -> str:
-    wire = _one_name(args)
+    """With the special use of RFC 6154 §3, if one is given."""
+    args.space()
+    wire = args.astring()
+    use = _special_use(args) if args.skip(b" ") else ""
+    args.finish()
     separator = session.names.separator.encode("ascii")
     # A trailing separator only says that children will follow (RFC 3501 §6.3.3).
     wire = wire.removesuffix(separator) if len(wire) > 1 else wire
     name = session.names.store_name(wire)
     if name == "INBOX":
         raise Refused("NO", "Mailbox already exists", "ALREADYEXISTS")
-    await session.store.create(name)
+    await session.store.create(name, use)
     return "Create completed."
+
+
+def _special_use(args: Parser) -> str:
+    """``(USE (\\Sent))``: a folder has one use here."""
+    args.expect(b"(")
+    if args.word() != b"USE":
+        raise ParseError("Unknown CREATE parameter")
+    args.space()
+    args.expect(b"(")
+    uses: list[str] = []
+    while not args.skip(b")"):
+        args.expect(b"\\")
+        given = "\\" + args.word().decode("ascii").capitalize()
+        if given not in SPECIAL_USES or given == "\\All" or given == "\\Flagged":
+            raise Refused("NO", f"Special use {given} is not supported", "USEATTR")
+        uses.append(given)
+        args.skip(b" ")
+    args.expect(b")")
+    if len(uses) > 1:
+        raise Refused("NO", "A mailbox can have only one special use", "USEATTR")
+    return uses[0] if uses else ""
 
 
 async def delete(session: Session, args: Parser) -> str:

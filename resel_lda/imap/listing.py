@@ -11,9 +11,6 @@ from resel_lda.imap.parser import ParseError, Parser
 from resel_lda.imap.session import Session
 from resel_lda.mailbox import FolderInfo, MailboxError
 
-_SPECIAL_USES = frozenset(
-    ("\\All", "\\Archive", "\\Drafts", "\\Flagged", "\\Junk", "\\Sent", "\\Trash")
-)
 _CHILDREN = frozenset(("\\HasChildren", "\\HasNoChildren"))
 _SELECT_OPTIONS = (b"SUBSCRIBED", b"REMOTE", b"RECURSIVEMATCH", b"SPECIAL-USE")
 _MAX_PATTERNS = 64
@@ -140,7 +137,7 @@ def _is_selected(request: _Request, folder: FolderInfo) -> bool:
             return False
     elif "\\NonExistent" in folder.attributes:
         return False
-    return b"SPECIAL-USE" not in request.select or bool(folder.attributes & _SPECIAL_USES)
+    return b"SPECIAL-USE" not in request.select or bool(folder.attributes & folders.SPECIAL_USES)
 
 
 def _attributes(request: _Request, folder: FolderInfo) -> list[str]:
@@ -149,7 +146,7 @@ def _attributes(request: _Request, folder: FolderInfo) -> list[str]:
     words = set(folder.attributes)
     if request.extended:
         if not {b"SPECIAL-USE"} & (request.returns | request.select):
-            words -= _SPECIAL_USES
+            words -= folders.SPECIAL_USES
         if b"CHILDREN" not in request.returns and request.returns:
             words -= _CHILDREN
         if folder.subscribed and b"SUBSCRIBED" in request.returns | request.select:

@@ -48,6 +48,11 @@ class Candidate:
             self._fields = _header_values(self.header)
         return self._fields
 
+    @property
+    def plain_header(self) -> bool:
+        """Whether the header's octets are its text: no encoded words, nothing beyond ASCII."""
+        return self.header is not None and self.header.isascii() and b"=?" not in self.header
+
     def body(self) -> str | None:
         """All decoded text of the body, casefolded."""
         if self._text is None and self.message is not None:
@@ -228,11 +233,16 @@ def _field(name: bytes, needle: str) -> Key:
     """An empty needle asks whether the field is there at all."""
     wanted = name.lower()
     needle = needle.casefold()
+    # White space may be folded differently in the header, so one word is what to look for first.
+    word = max(needle.split(), key=len, default="").encode()
 
     def ask(candidate: Candidate) -> Answer:
-        fields = candidate.fields()
-        if fields is None:
+        header = candidate.header
+        if header is None:
             return None
+        if word and candidate.plain_header and word not in header.lower():
+            return False
+        fields = candidate.fields() or ()
         return any(name == wanted and needle in value for name, value in fields)
 
     return ask

@@ -25,7 +25,6 @@ async def _select(session: Session, args: Parser, read_only: bool) -> str:
         session.untagged(b"OK [CLOSED] Previous mailbox closed.")
     mailbox = await session.open_folder(wire)
     try:
-        await mailbox.refresh()
         name = session.names.store_name(wire)
         recent = (await session.store.status(name)).recent if read_only else 0
         session.view = View(mailbox, name, read_only, recent)
@@ -42,9 +41,8 @@ def _describe(session: Session, view: View) -> None:
     session.extend(view.flag_responses())
     session.untagged(b"%d EXISTS" % len(view.uids))
     session.untagged(b"%d RECENT" % len(view.recent))
-    for number, uid in enumerate(view.uids, 1):
-        info = mailbox.get(uid)
-        if info is not None and "\\Seen" not in info.flags:
+    for number, info in enumerate(mailbox.messages(), 1):
+        if "\\Seen" not in info.flags:
             session.untagged(b"OK [UNSEEN %d] First unseen." % number)
             break
     session.untagged(b"OK [UIDVALIDITY %d] UIDs valid" % mailbox.uidvalidity)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from resel_lda.imap import append, basic, fetch, folders, listing, search, selecting, storing
-from resel_lda.imap.errors import Refused
+from resel_lda.imap.errors import End, Refused
 from resel_lda.imap.parser import ParseError, Parser
 from resel_lda.imap.reader import CommandRefused, Incoming, tag_of
 from resel_lda.imap.session import Session
@@ -55,15 +55,6 @@ _NUMBERED: dict[bytes, NumberHandler] = {
 _NO_EXPUNGE = frozenset((b"FETCH", b"STORE", b"SEARCH"))
 
 
-class End(Exception):
-    """The session ends; `said` has been or is to be said in a BYE."""
-
-    def __init__(self, reason: str, said: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.said = said
-
-
 @dataclass(slots=True)
 class _State:
     waiting: bool = False
@@ -100,7 +91,7 @@ class Server:
         finally:
             session.close_view()
         if self._task.cancelled():
-            end = End("Server shutting down.", "Server shutting down.")
+            end = End("Server shutting down.")
         if isinstance(end, End):
             if end.said:
                 await self._bye(end.said)
@@ -133,17 +124,17 @@ class Server:
             if incoming is not None:
                 await self._command(incoming)
             await session.flush()
-        raise End("Logged out")
+        raise End("Logged out", said="")
 
     async def _next(self) -> Incoming | None:
         if self._state.stopping:
-            raise End("Server shutting down.", "Server shutting down.")
+            raise End("Server shutting down.")
         self._state.waiting = True
         try:
             async with asyncio.timeout(self._inactivity):
                 return await self.session.reader.next()
         except TimeoutError:
-            raise End("Disconnected for inactivity.", "Disconnected for inactivity.") from None
+            raise End("Disconnected for inactivity.") from None
         except CommandRefused as error:
             self._count_bad()
             self.session.tagged(error.tag, error.status + b" " + error.text.encode())
@@ -154,8 +145,7 @@ class Server:
     def _count_bad(self) -> None:
         self._state.bad_commands += 1
         if self._state.bad_commands >= MAX_BAD_COMMANDS:
-            said = "Too many invalid IMAP commands."
-            raise End(said, said)
+            raise End("Too many invalid IMAP commands.")
 
     async def _command(self, incoming: Incoming) -> None:
         """Run it and answer it, whatever happens."""

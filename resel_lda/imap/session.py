@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from resel_lda.imap.errors import Refused
+from resel_lda.imap.errors import End, Refused
 from resel_lda.imap.names import Names
 from resel_lda.imap.reader import AUTHENTICATED, CommandReader
 from resel_lda.imap.stream import Stream
@@ -86,13 +86,21 @@ class Session:
             view.mailbox.release()
 
     async def look(self, now: bool = False) -> None:
-        """Have the folder look at the disk, if it is time to."""
-        if self.view is None:
+        """Have the folder look at the disk, if it is time to. Raises End when it is no more."""
+        view = self.view
+        if view is None:
             return
         moment = time.monotonic()
         if now or moment - self._looked > _LOOK_INTERVAL:
             self._looked = moment
-            await self.view.mailbox.refresh()
+            try:
+                await view.mailbox.refresh()
+            except MailboxError as error:
+                if error.code == "NONEXISTENT":
+                    raise End("Selected mailbox was deleted, have to disconnect.") from None
+                raise
+            if view.mailbox.uidvalidity != view.uidvalidity:
+                raise End("UIDVALIDITY changed, have to disconnect.")
 
     def sync(self, expunges: bool) -> None:
         """Queue what changed in the selected folder."""

@@ -25,6 +25,7 @@ class View:
         self.mailbox = mailbox
         self.name = name
         self.read_only = read_only
+        self.uidvalidity = mailbox.uidvalidity
         self.with_modseq = False
         self._modseq = self._expunged_to = mailbox.highestmodseq
         self.uids: list[int] = [info.uid for info in mailbox.messages()]

@@ -492,3 +492,38 @@ async def test_a_long_search_leaves_others_alone(fake: FakeStore) -> None:
         assert await answered == "* SEARCH"
         assert rounds > 5
         assert worst < 0.5
+
+
+async def test_create_with_a_special_use(store: MailStore) -> None:
+    async with session_on(store) as client:
+        await client.script(r"""
+            C: a CREATE Outgoing (USE (\sent))
+            S: a OK Create completed.
+            C: b CREATE Some (USE (\All))
+            S: b NO [USEATTR] ...
+            C: c CREATE Some (USE (\Sent \Trash))
+            S: c NO [USEATTR] ...
+            C: d CREATE Some (FOO)
+            S: d BAD ...
+        """)
+        if not isinstance(store, FakeStore):
+            lines = await client.command('LIST (SPECIAL-USE) "" *')
+            assert lines[0] == r'* LIST (\HasNoChildren \Sent) "/" Outgoing'
+
+
+async def test_a_selected_folder_that_is_deleted_ends_the_session(
+    store: MailStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resel_lda.imap.session._LOOK_INTERVAL", 0.0)
+    await store.create("Box")
+    async with session_on(store) as client, session_on(store) as other:
+        await client.command("SELECT Box")
+        await other.command("DELETE Box")
+        client.send(b"a NOOP\r\n")
+        if isinstance(store, FakeStore):
+            # In memory the folder lives as long as somebody holds it.
+            assert await client.line() == "a OK NOOP completed."
+        else:
+            assert await client.line() == (
+                "* BYE Selected mailbox was deleted, have to disconnect."
+            )

@@ -160,3 +160,30 @@ async def test_stopping_says_bye(tmp_path: Path) -> None:
         await running.pool.stop(10)
         assert await asyncio.to_thread(client.readline) == b"* BYE Server shutting down.\r\n"
         client.shutdown()
+
+
+@pytest.mark.parametrize("under_tls", [False, True])
+async def test_much_that_is_sent_behind_the_login(
+    tmp_path: Path,
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    under_tls: bool,
+) -> None:
+    """More than a packet of the hand-over holds, and more than any buffer on the way."""
+    body = b"Subject: large\r\n\r\n" + b"0123456789abcdef\r\n" * 200_000
+    async with imap_service(tmp_path, server_context) as running:
+        port = running.tls_port if under_tls else running.port
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=client_context if under_tls else None, limit=1 << 24
+        )
+        async with asyncio.timeout(20):
+            await reader.readline()
+            writer.write(
+                b'a LOGIN lcarr "%b"\r\nb APPEND INBOX {%d+}\r\n%b\r\n'
+                b"c SELECT INBOX\r\nd FETCH 1 BODY.PEEK[]\r\ne LOGOUT\r\n"
+                % (PASSWORD.encode(), len(body), body)
+            )
+            answer = await reader.read()
+        writer.close()
+        assert b"* 1 FETCH (BODY[] {%d}\r\n%b)\r\n" % (len(body), body) in answer
+        assert answer.endswith(b"e OK Logout completed.\r\n")
