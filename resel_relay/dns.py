@@ -13,7 +13,7 @@ import ipaddress
 import os
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import dns.asyncresolver
 import dns.exception
@@ -22,9 +22,6 @@ import dns.nameserver
 import dns.rdtypes.ANY.MX
 import dns.resolver
 import idna
-
-if TYPE_CHECKING:
-    from resel_mta.config import Settings
 
 RESOLV_CONF = "/etc/resolv.conf"
 CACHE_SIZE = 10_000
@@ -268,20 +265,6 @@ class Resolver:
         resolver.timeout = self._try_timeout
         resolver.use_edns(0, 0, 1232)
         return resolver
-
-
-def open_resolver(settings: Settings) -> Resolver:
-    """The resolver that `dns_nameservers`, `inet_protocols` and `smtp_host_lookup` ask for.
-
-    Raises ValueError for a name server that is no address.
-    """
-    protocols = settings.items("inet_protocols")
-    families = [f for f in ("ipv4", "ipv6") if f in protocols or "all" in protocols]
-    return Resolver(
-        settings.items("dns_nameservers"),
-        families=families,
-        native="native" in settings.items("smtp_host_lookup"),
-    )
 
 
 async def _outcome(look_up: object) -> tuple[object, ...] | DnsError:

@@ -6,8 +6,7 @@ import asyncio
 
 import pytest
 
-from resel_mta.config import Settings
-from resel_relay.dns import MX, HostNotFound, NoData, Resolver, TryAgain, open_resolver
+from resel_relay.dns import MX, HostNotFound, NoData, Resolver, TryAgain
 
 
 async def test_mx_sorted_by_preference_and_normalised(dns, resolver):
@@ -195,8 +194,13 @@ async def _hosts_file(host: str) -> list[str]:
     return ["192.0.2.9"] if host == "in-hosts.example" else []
 
 
-def test_resolver_from_settings():
-    settings = Settings.build(dns_nameservers="127.0.0.1:5353, [::1]:54", inet_protocols="ipv4")
-    made = open_resolver(settings)
-    assert made.families == ("ipv4",)
-    assert [str(server) for server in made._servers] == ["Do53:127.0.0.1@5353", "Do53:::1@54"]
+def test_forms_of_name_servers():
+    made = Resolver(["127.0.0.1", "127.0.0.1:5353", "[::1]:54", "::1"])
+    assert [str(server) for server in made._servers] == [
+        "Do53:127.0.0.1@53",
+        "Do53:127.0.0.1@5353",
+        "Do53:::1@54",
+        "Do53:::1@53",
+    ]
+    with pytest.raises(ValueError, match="not-an-address"):
+        Resolver(["not-an-address"])
