@@ -128,9 +128,9 @@ class Dispatcher:
         started = time.time()
         try:
             outcomes = await self._attempt(lane.transport, batch)
+            waits_for = self._feedback(batch.site, outcomes)
         finally:
             lane.end(batch.site)
-        waits_for = self._feedback(batch.site, outcomes)
         self._settle(batch.active, outcomes, lane.transport.log_name, started, waits_for)
         lane.forget_idle(batch.site)
         self.pump(lane)
@@ -177,7 +177,8 @@ class Dispatcher:
         first = outcomes[0][1]
         down = all(isinstance(o, Deferred) and o.host_down for _, o in outcomes)
         if not down:
-            if site.succeeded():
+            tried_before = any(recipient.attempts for recipient, _ in outcomes)
+            if site.succeeded(tried_before):
                 self._spawn(self._wake_backlog(site.key))
             return ""
         if site.failed(first, time.time(), self._policy.minimal_backoff):

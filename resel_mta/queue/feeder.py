@@ -72,8 +72,10 @@ class Feeder:
                 self._journal.exception("claiming from the queue", "", error)
                 pause = RETRY_AFTER
             if pause > 0:
+                # Not wait_for: before Python 3.12 it can swallow a cancellation.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._event.wait(), pause)
+                    async with asyncio.timeout(pause):
+                        await self._event.wait()
 
     async def _claim(self) -> float:
         """Claim what is due; the seconds until that is worth while again."""

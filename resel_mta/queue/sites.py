@@ -75,7 +75,9 @@ class Site:
     """One next hop of one transport."""
 
     __slots__ = (
+        "backlog",
         "dead_until",
+        "failed_at",
         "failures",
         "in_flight",
         "initial",
@@ -95,6 +97,10 @@ class Site:
         self.in_flight = 0
         self.failures = 0.0
         self.dead_until = 0.0
+        self.failed_at = 0.0
+        # Whether mail may wait in the store for this next hop to come back; as little is known
+        # of a new one, the first success of mail that was tried before asks.
+        self.backlog: bool | None = None
         self.last_failure: Outcome | None = None
         self.runs: deque[Run] = deque()
         self.queued = False
@@ -109,7 +115,8 @@ class Site:
 
     @property
     def is_idle(self) -> bool:
-        return not self.runs and not self.in_flight and not self.dead_until
+        """Whether there is nothing to do and nothing to remember."""
+        return not self.runs and not self.in_flight and not self.failed_at
 
     def add(self, run: Run) -> None:
         self.runs.append(run)
@@ -142,19 +149,24 @@ class Site:
         self.dead_until = 0.0
         self.window = max(self.initial, 1)
 
-    def succeeded(self) -> bool:
-        """The next hop answered. Whether it had been dead."""
-        self.failures = 0.0
-        was_dead = self.dead_until > 0.0
-        if was_dead:
+    def succeeded(self, tried_before: bool) -> bool:
+        """The next hop answered (before the delivery is counted as ended). Whether to wake what
+        waits for it."""
+        self.failures = self.failed_at = 0.0
+        wake = self.backlog or (self.backlog is None and tried_before)
+        if wake:
+            self.backlog = False
+        if self.dead_until:
             self.revive()
         elif self.in_flight >= self.window and (not self.limit or self.window < self.limit):
             self.window += 1
-        return was_dead
+        return bool(wake)
 
     def failed(self, outcome: Outcome, now: float, retry_after: float) -> bool:
         """The next hop did not answer. Whether it is dead now."""
         self.last_failure = outcome
+        self.backlog = True
+        self.failed_at = now
         self.failures += 1.0 / self.window
         probe_failed = self.dead_until > 0.0
         if self.failures < 0.999 and not probe_failed:
@@ -217,7 +229,7 @@ class Lane:
             self.sites.pop(site.key, None)
 
     def forget_old(self, before: float) -> None:
-        """Drop dead sites that nobody has asked for since their probe was due."""
+        """Drop sites that failed and that nobody has asked for since their probe was due."""
         for site in [s for s in self.sites.values() if not s.runs and not s.in_flight]:
-            if site.dead_until < before:
+            if max(site.dead_until, site.failed_at) < before:
                 del self.sites[site.key]

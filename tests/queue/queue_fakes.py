@@ -142,6 +142,7 @@ class FakeTransport:
             assert message.content is not None
             self.seen[message.queue_id] = read_all(message.content)
             await self.gate.wait()
+            await asyncio.sleep(0)
             return {r: self.answer(message, r, route) for r in recipients}
         finally:
             self.running -= 1

@@ -150,8 +150,9 @@ async def test_deferred_then_tried_again(house: House) -> None:
 async def test_back_off_doubles_up_to_the_maximum(house: House) -> None:
     house.smtp.answer = lambda m, r, route: BUSY
     message = await house.enter()
-    waits = []
+    waits: list[float] = []
     for _ in range(6):
+        await until(lambda: len(house.smtp.deliveries) == len(waits) + 1)
         await house.idle()
         entry = await house.store.get(message.queue_id)
         assert entry is not None
