@@ -7,8 +7,9 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING
 
+from resel_mta.config import Settings
+from resel_mta.config.maps import open_maps
 from resel_mta.mail import (
     Bounced,
     Deferred,
@@ -31,9 +32,6 @@ from resel_relay.sasl import Credentials, PasswordMaps, find_credentials
 from resel_relay.session import Opener, Session
 from resel_relay.tls import client_context
 from resel_relay.transaction import Result, Transaction
-
-if TYPE_CHECKING:
-    from resel_mta.config import Settings
 
 RECIPIENT = "recipient"
 
@@ -71,8 +69,6 @@ class SmtpTransport:
         else:
             parameters = read_parameters(settings, self._protocol)
             if parameters.sasl_auth_enable and maps is None:
-                from resel_mta.config.maps import open_maps
-
                 maps = open_maps(settings, "smtp_sasl_password_maps")
         context = None
         if parameters.protocol == "smtp" and parameters.tls_security_level != "none":
