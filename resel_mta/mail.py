@@ -270,7 +270,6 @@ class Intake(Protocol):
         """
         ...
 
-
     async def prepare(
         self, envelope: Envelope, content: Content, origin: Origin, queue_id: str = ""
     ) -> Message:
@@ -315,9 +314,7 @@ class Router(Protocol):
         """None if mail for it can be accepted; else the refusal (550 5.1.1). Raises TempFail."""
         ...
 
-    async def route(
-        self, address: str, reverse_path: str = "", via: Collection[str] = ()
-    ) -> Route:
+    async def route(self, address: str, reverse_path: str = "", via: Collection[str] = ()) -> Route:
         """via: `Recipient.via`, so that an alias already followed is not followed again; one that
         is not, because its map failed at intake, gives the transport "expand".
 

@@ -83,3 +83,7 @@ def _fields(user: User, location: str) -> dict[str, str]:
         "mail": user.mail_location or location,
     }
     return {key: str(value) for key, value in known.items() if value not in (None, "")}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
