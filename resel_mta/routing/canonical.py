@@ -6,9 +6,9 @@ from resel_mta.config import Settings
 from resel_mta.config.maps import MapSet
 from resel_mta.content import Header
 from resel_mta.routing.address import add_extension, local_name
-from resel_mta.routing.header_addresses import find_addresses, replace_addresses
 from resel_mta.routing.rewrite import RECIPIENT_FIELDS, SENDER_FIELDS
 from resel_mta.routing.table import RoutingTable, configured_maps
+from resel_mta.wire.header_addresses import find_addresses, replace_addresses
 from resel_mta.wire.path import split_address
 
 #: Results of results that are looked up (as in Postfix's cleanup(8)).

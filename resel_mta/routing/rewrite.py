@@ -10,7 +10,7 @@ from email.utils import formatdate
 from resel_mta.config import Settings
 from resel_mta.content import Header
 from resel_mta.routing.address import AddressRules
-from resel_mta.routing.header_addresses import find_addresses, replace_addresses
+from resel_mta.wire.header_addresses import find_addresses, replace_addresses
 
 #: Fields with addresses, by what they name, as in Postfix's header_opts.c.
 SENDER_FIELDS = frozenset(

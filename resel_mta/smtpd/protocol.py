@@ -7,10 +7,11 @@ import asyncio
 import time
 from typing import ClassVar
 
+from resel_mta import trace
 from resel_mta.mail import Envelope, Origin, PermFail, Reply, TempFail
-from resel_mta.smtpd import replies, trace
+from resel_mta.receiver import ContentReceiver
+from resel_mta.smtpd import replies
 from resel_mta.smtpd.connection import Closing, Lost, TimedOut
-from resel_mta.smtpd.receiver import ContentReceiver
 from resel_mta.smtpd.transaction import TransactionCommands
 from resel_mta.wire.data import DataDecoder, LineNormalizer
 

@@ -64,8 +64,6 @@ AUTH_FAILED = _wire(535, "5.7.8", "Error: authentication failed")
 AUTH_TEMPORARY = _wire(454, "4.7.0", "Temporary authentication failure")
 
 SIZE_LIMIT = Reply(552, "5.3.4", "Message size exceeds fixed limit")
-TOO_BIG = Reply(552, "5.3.4", "Error: message file too big")
-HEADER_TOO_BIG = Reply(552, "5.3.4", "Error: message header too big")
 BARE_CR = Reply(
     550, "5.5.2", "Error: bare <CR> received; lines must end in <CR><LF> (RFC 5321 section 2.3.8)"
 )

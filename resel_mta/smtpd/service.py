@@ -6,11 +6,11 @@ import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
 
+from resel_mta import trace
 from resel_mta.config import ConfigError, Settings
 from resel_mta.config.problems import Problem
 from resel_mta.mail import Intake, Router
 from resel_mta.maillog import MailLog
-from resel_mta.smtpd import trace
 from resel_mta.smtpd.client import Client
 from resel_mta.smtpd.connection import Connection
 from resel_mta.smtpd.options import Options

@@ -13,9 +13,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # From the bottom up; docs/architecture.md says what each level is for. A room imports its own
 # level's rooms only where the lists below say so, and those of the levels beneath.
-VOCABULARY = {"content", "mail", "wire", "disk", "maillog", "config", "users", "tls"}
+VOCABULARY = {
+    "content",
+    "mail",
+    "wire",
+    "disk",
+    "maillog",
+    "config",
+    "users",
+    "tls",
+    "trace",
+    "receiver",
+}
 SYSTEM = {"sockets", "privileges", "notify", "control"}
-JOBS = {"intake", "routing", "smtpd", "queue", "fixed_transports"}
+JOBS = {"intake", "routing", "smtpd", "queue", "pickup", "fixed_transports"}
 DAEMON = {"composition", "daemon", "supervisor", "supervised", "verbs"}
 COMMANDS = {"commands"}
 LEVELS = (VOCABULARY, SYSTEM, JOBS, DAEMON, COMMANDS)
@@ -32,6 +43,8 @@ WITHIN_VOCABULARY = {
     "config": {"disk", "mail"},
     "users": {"config", "mail", "maillog"},
     "tls": {"config", "maillog"},
+    "trace": {"content", "mail"},
+    "receiver": {"content", "mail"},
 }
 
 LINES, FUNCTION_LINES = 400, 50

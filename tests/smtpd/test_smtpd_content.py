@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from resel_mta.content import split_header
 from resel_mta.mail import Notify, Reply, TempFail
-from resel_mta.smtpd.receiver import HEADER_LIMIT, split_streamed_header
+from resel_mta.receiver import HEADER_LIMIT, split_streamed_header
 from resel_mta.wire.data import dot_stuff
 
 Start = Callable[..., Any]

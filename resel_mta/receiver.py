@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from resel_mta.content import CRLF, Content, Header, split_header
 from resel_mta.mail import BodySink, Intake, PermFail, Reply, TempFail
-from resel_mta.smtpd import replies
 
 #: Content up to this many octets stays in memory; blocks of this size go to the sink.
 MEMORY_LIMIT = 256 * 1024
 #: The most octets that a header block may have. It lies in memory whole, and is refused rather
 #: than cut.
 HEADER_LIMIT = 2 * 1024 * 1024
+
+TOO_BIG = Reply(552, "5.3.4", "Error: message file too big")
+HEADER_TOO_BIG = Reply(552, "5.3.4", "Error: message header too big")
 
 
 class ContentReceiver:
@@ -51,7 +53,7 @@ class ContentReceiver:
             return
         self.size += len(piece)
         if 0 < self._limit < self.size:
-            await self.fail(replies.TOO_BIG)
+            await self.fail(TOO_BIG)
             return
         self._blocks.append(piece)
         self._held += len(piece)
@@ -96,7 +98,7 @@ class ContentReceiver:
                 self._blocks.append(data)
                 self._held = len(data)
                 if self._held > HEADER_LIMIT:
-                    await self.fail(replies.HEADER_TOO_BIG)
+                    await self.fail(HEADER_TOO_BIG)
                 # Looking again at every small block would cost time in its square.
                 self._spill_at = self._held + MEMORY_LIMIT
                 return
