@@ -80,11 +80,13 @@ def _is_socket(path: str) -> bool:
     return False
 
 
-def _resolver(settings: Settings) -> Resolver:
+def _configure(resolver: Resolver, settings: Settings) -> None:
     protocols = settings.items("inet_protocols")
-    families = ("ipv4", "ipv6") if "all" in protocols else protocols
-    native = "native" in settings.items("smtp_host_lookup")
-    return Resolver(settings.items("dns_nameservers"), families=families, native=native)
+    resolver.use(
+        settings.items("dns_nameservers"),
+        families=("ipv4", "ipv6") if "all" in protocols else protocols,
+        native="native" in settings.items("smtp_host_lookup"),
+    )
 
 
 class Composition:
@@ -112,7 +114,8 @@ class Composition:
         self.router = RoutingTable(settings, self.users)
         self.expander = Expander(settings, self.router)
         self.intake = MailIntake(settings, self.expander, self.router, self.store, log)
-        self.resolver = _resolver(settings)
+        self.resolver = Resolver()
+        _configure(self.resolver, settings)
         above = self.supervisor
         if above is not None:
             await above.look_at_files()
@@ -208,13 +211,13 @@ class Composition:
     async def _reconfigure(self, settings: Settings) -> None:
         if self.supervisor is not None:
             await self.supervisor.look_at_files()
+        _configure(self.resolver, settings)
         parts: list[object] = [
             self.tls,
             self.users,
             self.router,
             self.expander,
             self.intake,
-            self.resolver,
             self.depositor,
             *self.transports.values(),
             self.scheduler,

@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from typing import Protocol
 
@@ -116,6 +117,7 @@ class MailLog:
         self.as_json = as_json
         self._pid = os.getpid()
         self._waiting: list[str] = []
+        self._lock = threading.Lock()
         self._scheduled = False
         self._second = 0
         self._stamp = ""
@@ -129,7 +131,9 @@ class MailLog:
                 f"{self._prefix()}{self.syslog_name}/{service}[{self._pid}]: "
                 f"{queue_id}{': ' if queue_id else ''}{_printable(text)}\n"
             )
-        self._waiting.append(line)
+        # Deliveries log from their threads too.
+        with self._lock:
+            self._waiting.append(line)
         if not self._scheduled:
             self._schedule()
 
@@ -150,7 +154,8 @@ class MailLog:
         """Write what is waiting. A sink that fails (full disk) must not stop the mail: it is told
         once on standard error and the lines are dropped."""
         self._scheduled = False
-        lines, self._waiting = self._waiting, []
+        with self._lock:
+            lines, self._waiting = self._waiting, []
         if not lines:
             return
         try:

@@ -102,8 +102,6 @@ class Resolver:
         try_timeout: float = TRY_TIMEOUT,
         lifetime: float = LIFETIME,
     ) -> None:
-        self.families = tuple(families)
-        self.native = native
         self.queries = 0
         self.hits = 0
         self._cache_size = cache_size
@@ -111,10 +109,24 @@ class Resolver:
         self._lifetime = lifetime
         self._cache: dict[tuple[str, str], _Cached] = {}
         self._running: dict[tuple[str, str], asyncio.Task[_Cached]] = {}
-        self._servers: list[dns.nameserver.Nameserver] = [_nameserver(t) for t in nameservers]
+        self.use(nameservers, families=families, native=native)
+
+    def use(
+        self,
+        nameservers: Sequence[str] = (),
+        *,
+        families: Sequence[str] = ("ipv4", "ipv6"),
+        native: bool = False,
+    ) -> None:
+        """Ask these from now on; what the ones before said is forgotten."""
+        servers: list[dns.nameserver.Nameserver] = [_nameserver(text) for text in nameservers]
+        self.families = tuple(families)
+        self.native = native
+        self._servers = servers
         self._system = not nameservers
         self._resolv_stamp = 0
         self._resolver: dns.asyncresolver.Resolver | None = None
+        self._cache.clear()
 
     async def mx(self, domain: str) -> list[MX]:
         """The domain's mail exchangers, best first, equal ones in the server's order.

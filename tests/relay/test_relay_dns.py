@@ -204,3 +204,14 @@ def test_forms_of_name_servers():
     ]
     with pytest.raises(ValueError, match="not-an-address"):
         Resolver(["not-an-address"])
+
+
+async def test_other_servers_after_a_reload(dns, resolver):
+    dns.add("example.org", "MX", "10 a.example.org.")
+    assert await resolver.mx("example.org") == [MX(10, "a.example.org")]
+    resolver.use(["127.0.0.1:9"])
+    task = asyncio.create_task(resolver.mx("example.org"))
+    await asyncio.sleep(0)
+    assert not task.done()
+    task.cancel()
+    assert dns.asked("example.org", "MX") == 1

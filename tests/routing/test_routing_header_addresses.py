@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from resel_mta.wire.header_addresses import find_addresses
 from resel_mta.routing.rewrite import rewrite_addresses
+from resel_mta.wire.header_addresses import find_addresses
 
 
 def qualified(address: str) -> str:

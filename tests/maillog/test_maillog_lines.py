@@ -1,0 +1,92 @@
+"""The operator's log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+
+from resel_mta.maillog import MailLog
+
+
+class Kept:
+    """A sink that remembers."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def write(self, lines: list[str]) -> None:
+        self.lines += lines
+
+    def reopen(self) -> None: ...
+
+
+class Full(Kept):
+    def write(self, lines: list[str]) -> None:
+        raise OSError(28, "No space left on device")
+
+
+def test_maillog_lines_are_worded_as_postfix_words_them() -> None:
+    sink = Kept()
+    log = MailLog(sink, hostname="toad", stamped=False)
+    log.event("smtpd", "client=unknown[192.0.2.1]", "4D2")
+    log.warning("master", "hm")
+    assert sink.lines[0].startswith("postfix/smtpd[")
+    assert sink.lines[0].endswith("]: 4D2: client=unknown[192.0.2.1]\n")
+    assert sink.lines[1].endswith("]: warning: hm\n")
+
+
+def test_maillog_a_peer_cannot_forge_a_line() -> None:
+    sink = Kept()
+    MailLog(sink, stamped=False).event("smtpd", "helo=<a>\nNov 24 00:00:00 x\x1b[0m")
+    [line] = sink.lines
+    assert line.count("\n") == 1
+    assert "\x1b" not in line
+
+
+async def test_maillog_one_write_for_what_one_turn_of_the_loop_logs() -> None:
+    class Counting(Kept):
+        writes = 0
+
+        def write(self, lines: list[str]) -> None:
+            self.writes += 1
+            super().write(lines)
+
+    sink = Counting()
+    log = MailLog(sink)
+    for number in range(5):
+        log.event("qmgr", "removed", str(number))
+    await asyncio.sleep(0)
+    assert (sink.writes, len(sink.lines)) == (1, 5)
+
+
+def test_maillog_no_line_is_lost_between_threads() -> None:
+    sink = Kept()
+    log = MailLog(sink, stamped=False)
+
+    def chatter() -> None:
+        for number in range(2000):
+            log.event("local", str(number))
+
+    threads = [threading.Thread(target=chatter) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.flush()
+    assert len(sink.lines) == 8000
+
+
+def test_maillog_a_full_disk_does_not_stop_the_mail(capfd) -> None:
+    MailLog(Full()).event("qmgr", "removed", "1")
+    assert "1 log lines lost" in capfd.readouterr().err
+
+
+def test_maillog_json_is_one_ecs_object_a_line() -> None:
+    sink = Kept()
+    log = MailLog(sink, as_json=True, hostname="toad")
+    log.event("smtpd", "client=x", "4D2", client_ip="192.0.2.1")
+    record = json.loads(sink.lines[0])
+    assert record["client.ip"] == "192.0.2.1"
+    assert record["email.local_id"] == "4D2"
+    assert record["message"] == "4D2: client=x"
