@@ -27,12 +27,14 @@ from resel_mta.fixed_transports import fixed_transports
 from resel_mta.intake import MailIntake
 from resel_mta.mail import Transport
 from resel_mta.maillog import FileSink, MailLog, Sink, StreamSink, SyslogSink
+from resel_mta.pickup import PickupService
+from resel_mta.pickup.drop import smtp_path
 from resel_mta.queue.scheduler import Scheduler
 from resel_mta.queue.sqlite import SQLiteStore
 from resel_mta.routing import Expander, RoutingTable
 from resel_mta.routing.deferred import ExpandTransport
 from resel_mta.smtpd import ConnectionCounter, SmtpService
-from resel_mta.sockets import Bound
+from resel_mta.sockets import Bound, bind_unix
 from resel_mta.supervised import SupervisorLink
 from resel_mta.tls import ServerTLS
 from resel_mta.users import open_users
@@ -103,6 +105,7 @@ class Composition:
         self.imap: ImapService | None = None
         self._counter = ConnectionCounter()
         self._servers: dict[Listener, asyncio.Server] = {}
+        self._local_smtp: asyncio.Server | None = None
 
     async def open(self, bound: list[Bound]) -> None:
         """Raises queue.QueueLocked, TLS and file errors: nothing listens then."""
@@ -138,6 +141,23 @@ class Composition:
         await self.scheduler.start()
         for entry in bound:
             await self.listen(entry)
+        await self._serve_users()
+
+    async def _serve_users(self) -> None:
+        """Mail of this machine's programs: sendmail(1), and its -bs, which speaks SMTP."""
+        self.pickup = PickupService(
+            self.settings,
+            self.intake,
+            self.router,
+            self.log,
+            self.supervisor.open_letter if self.supervisor else None,
+        )
+        await self.pickup.start()
+        listening = bind_unix(smtp_path(self.settings.text("queue_directory")), 0o666)
+        listening.setblocking(False)
+        self._local_smtp = await asyncio.get_running_loop().create_unix_server(
+            self._smtp_service("smtpd").factory, sock=listening
+        )
 
     def _transports(self) -> Mapping[str, Transport]:
         settings, log = self.settings, self.log
@@ -222,6 +242,7 @@ class Composition:
             *self.transports.values(),
             self.scheduler,
             self.pool,
+            self.pickup,
         ]
         if self.imap is not None:
             parts.append(self.imap)
@@ -237,9 +258,12 @@ class Composition:
         """Stop accepting, finish what is in flight within `timeout` seconds, then let go."""
         for server in self._servers.values():
             server.close()
+        if self._local_smtp is not None:
+            self._local_smtp.close()
         deadline = time.monotonic() + timeout
         # What is still submitted after the scheduler's end is queued for the next start.
         stops = [service.stop(timeout) for service in self.smtp.values()]
+        stops.append(self.pickup.stop(timeout))
         stops.append(self.scheduler.stop(timeout))
         if self.imap is not None:
             stops.append(self.imap.stop(timeout))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from resel_mta.config import Settings
 from resel_mta.disk import Disk
+
+#: In queue_directory: where programs of the machine hand in mail (see `pickup`), and their modes.
+PUBLIC_FOLDERS = MappingProxyType({"public": 0o755, "drop": 0o1777})
 
 
 class PrivilegeError(Exception):
@@ -79,7 +84,8 @@ def mailbox_account(settings: Settings, owner: Account) -> Account:
 
 
 def prepare_directories(settings: Settings, account: Account, disk: Disk) -> None:
-    """queue_directory and data_directory exist, belong to the account, and are closed to others.
+    """queue_directory and data_directory exist, belong to the account, and are closed to others;
+    in queue_directory are the folders that all users of the machine may reach.
 
     Raises PrivilegeError.
     """
@@ -95,5 +101,31 @@ def prepare_directories(settings: Settings, account: Account, disk: Disk) -> Non
                     f"{parameter} = {path}: belongs to uid {os.stat(path).st_uid}, but the daemon runs as "
                     f"{account.name}; 'chown -R {account.name} {path}' or name another folder"
                 )
+            if parameter == "queue_directory":
+                for name, mode in PUBLIC_FOLDERS.items():
+                    _prepare_public(path, name, mode, account)
         except OSError as error:
             raise PrivilegeError(f"{parameter} = {path}: {error.strerror}") from error
+
+
+def _prepare_public(queue: Path, name: str, mode: int, account: Account) -> None:
+    """A folder of queue_directory with this very mode, whatever the umask.
+
+    Whoever has taken over the account could put a link in its place: what root changes is the
+    folder itself, by descriptor. Raises PrivilegeError, OSError.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(queue / name, 0o700)
+    folder = os.open(queue / name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        owner = os.fstat(folder).st_uid
+        if owner not in (account.uid, 0):
+            raise PrivilegeError(
+                f"{queue / name}: belongs to uid {owner}, but the daemon runs as {account.name}; "
+                f"'chown {account.name} {queue / name}'"
+            )
+        if owner != account.uid:
+            os.fchown(folder, account.uid, account.gid)
+        os.fchmod(folder, mode)
+    finally:
+        os.close(folder)

@@ -14,6 +14,7 @@ from typing import Any
 
 from resel_lda.worker_pool import Spawned
 from resel_mta.config import Listener
+from resel_mta.pickup.drop import Unfit
 from resel_mta.sockets import BindError, Bound
 from resel_mta.tls import KeyFiles
 
@@ -131,6 +132,16 @@ class SupervisorLink:
         listening = socket.socket(fileno=descriptor)
         listening.setblocking(False)
         return Bound(listener, listening)
+
+    async def open_letter(self, name: str) -> int:
+        """A file of the drop folder. Raises pickup.drop.Unfit, OSError."""
+        answer, descriptors = await self.ask(do="letter", name=name)
+        if descriptors:
+            return descriptors[0]
+        if "unfit" in answer["ok"]:
+            raise Unfit(answer["ok"]["unfit"])
+        number = answer["ok"]["errno"]
+        raise OSError(number, os.strerror(number), name)
 
     async def look_at_files(self) -> None:
         """Have certificates and keys read again."""

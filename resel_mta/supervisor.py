@@ -8,6 +8,8 @@ with a running loop. The network process asks over a socket pair, one JSON objec
     {"do": "bind", "service", "host", "port", "path"}
                                            a listener that the configuration has now
     {"do": "files"}                        TLS files named by the configuration, as memfds
+    {"do": "letter", "name": name}         a file of the drop folder, which may be anybody's;
+                                           {"errno": n} or {"unfit": why} if it cannot be had
 
 and gets {"ok": …} or {"error": text}, with descriptors (SCM_RIGHTS). Nothing else is done for it:
 if it is taken over, it can neither become root nor read another file.
@@ -27,13 +29,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from resel_lda import handover
 from resel_lda.worker_pool import COMMAND as WORKER_COMMAND
 from resel_mta import sockets
 from resel_mta.config import ConfigError, Listener, Settings
 from resel_mta.maillog import MailLog
+from resel_mta.pickup.drop import Unfit, drop_directory, open_letter
 from resel_mta.privileges import Account, PrivilegeError, mailbox_account
 from resel_mta.sockets import BindError, Bound
 from resel_mta.tls import tls_files
@@ -54,6 +57,33 @@ def python_environment() -> dict[str, str]:
     path = environment.get("PYTHONPATH")
     environment["PYTHONPATH"] = f"{root}{os.pathsep}{path}" if path else root
     return environment
+
+
+def can_run(account: Account) -> bool:
+    """Whether the account can execute this interpreter and read these packages: a checkout in
+    root's home is closed to it."""
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-P", "-c", "import resel_mta, resel_lda, resel_relay, uvloop"],
+            env=python_environment(),
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            user=account.uid,
+            group=account.gid,
+            extra_groups=[account.gid],
+            check=False,
+        )
+    except OSError:
+        return False
+    return tried.returncode == 0
+
+
+class Closable(Protocol):
+    """A descriptor that is closed once it was passed on."""
+
+    def close(self) -> None: ...
 
 
 class Supervisor:
@@ -80,6 +110,11 @@ class Supervisor:
         self._network: subprocess.Popen[bytes] | None = None
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
         self._stopping = False
+        # Opened before anything runs that could put something else in its place.
+        self._drop = os.open(
+            drop_directory(settings.text("queue_directory")),
+            os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC,
+        )
 
     def run(self) -> int:
         """The exit status of the network process that ended for good."""
@@ -164,7 +199,7 @@ class Supervisor:
         if not packet:
             return False
         descriptors: list[int] = []
-        held: list[socket.socket] = []
+        held: list[Closable] = []
         try:
             request = json.loads(packet)
             answer = self._do(request, descriptors, held)
@@ -188,7 +223,7 @@ class Supervisor:
         return True
 
     def _do(
-        self, request: Mapping[str, Any], descriptors: list[int], held: list[socket.socket]
+        self, request: Mapping[str, Any], descriptors: list[int], held: list[Closable]
     ) -> dict[str, Any]:
         match request["do"]:
             case "worker":
@@ -210,6 +245,8 @@ class Supervisor:
                 )
                 descriptors.append(self._bind(wanted).socket.fileno())
                 return {"ok": {}}
+            case "letter":
+                return {"ok": self._open_letter(str(request["name"]), descriptors, held)}
             case "files":
                 return {"ok": {}, "files": self._read_files(descriptors)}
         raise ValueError(f"unknown request {request['do']!r}")
@@ -242,6 +279,19 @@ class Supervisor:
         if wanted not in self._bound:
             self._bound[wanted] = sockets.bind(wanted)
         return self._bound[wanted]
+
+    def _open_letter(
+        self, name: str, descriptors: list[int], held: list[Closable]
+    ) -> dict[str, Any]:
+        try:
+            file = os.fdopen(open_letter(self._drop, name), "rb", buffering=0)
+        except Unfit as error:
+            return {"unfit": str(error)}
+        except OSError as error:
+            return {"errno": error.errno}
+        held.append(file)
+        descriptors.append(file.fileno())
+        return {}
 
     def _read_files(self, descriptors: list[int]) -> dict[str, Any]:
         """{path: {"stamp": […], "index": position of its descriptor} or {"errno": n}}."""
