@@ -316,6 +316,8 @@ async def serve(control: socket.socket, open_store: OpenStore) -> None:
     loop.add_signal_handler(signal.SIGTERM, worker.stop)
     # The terminal's interrupt goes to the whole group: the front decides, and tells by SIGTERM.
     loop.add_signal_handler(signal.SIGINT, lambda: None)
+    # A hang-up of the terminal, or a reload sent to the whole group: its settings come by packet.
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
     await worker.run()
 
 

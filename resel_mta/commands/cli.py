@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -101,3 +102,10 @@ def run(
         where = f"{error.filename}: " if error.filename else ""
         print(f"{program}: fatal: {where}{error.strerror or error}", file=sys.stderr)
         return EX_NOPERM if isinstance(error, PermissionError) else EX_OSERR
+    except Exception as error:
+        # A bug. Where it is says more than a traceback to whoever reports it.
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else "?"
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"{program}: fatal: unexpected error at {place}: {what}", file=sys.stderr)
+        return EX_SOFTWARE

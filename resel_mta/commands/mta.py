@@ -33,7 +33,7 @@ from resel_mta.queue.schema import UnknownVersion, UnusableLibrary
 from resel_mta.queue.sqlite import QueueLocked
 from resel_mta.sockets import BindError, Bound
 from resel_mta.supervised import SupervisorLink, from_environment
-from resel_mta.supervisor import ENVIRONMENT, Supervisor
+from resel_mta.supervisor import ENVIRONMENT, Supervisor, can_run
 
 EPILOG = """\
 Without a command: run the role in the foreground until SIGTERM; SIGHUP reloads.
@@ -128,10 +128,17 @@ def _account(settings: Settings) -> Account:
         return current_account()
     try:
         owner = mail_owner(settings)
-        mailbox_account(settings, owner)
-        return owner
+        mailbox = mailbox_account(settings, owner)
     except PrivilegeError as error:
         raise Failure(cli.EX_CONFIG, str(error)) from None
+    for account in {owner, mailbox}:
+        if not can_run(account):
+            raise Failure(
+                cli.EX_CONFIG,
+                f"{account.name} cannot run {sys.executable} with this program's packages: install "
+                "it where every account can read it (/opt, not a home directory)",
+            )
+    return owner
 
 
 # -- talk to the one that runs ------------------------------------------------------------------
