@@ -133,6 +133,7 @@ class MailIntake:
             content,
             submission.origin.protocol,
             submission.hold,
+            token=submission.origin.token,
         )
 
     def _fix_header(self, submission: Submission, now: float) -> str:

@@ -134,6 +134,7 @@ class Origin:
     rewrite: whether missing Date, From and Message-ID are added and bare header addresses are
         qualified (Postfix's local_header_rewrite_clients).
     received: the ready Received field (CR LF at its end), or b"" for none.
+    token: of a client that may hand in the same message twice; "" for none.
     """
 
     protocol: str
@@ -147,6 +148,7 @@ class Origin:
     uid: int | None = None
     rewrite: bool = False
     received: bytes = b""
+    token: str = ""
 
 
 @dataclass(slots=True)
@@ -158,6 +160,7 @@ class Message:
     expires: when it is given up; 0 where the queue decides (maximal_queue_lifetime or
         bounce_queue_lifetime after arrival).
     content: loaded before a Transport sees it.
+    token: `Origin.token`, while it is entered; no other message can be entered with it.
     """
 
     queue_id: str
@@ -171,6 +174,7 @@ class Message:
     next_attempt: float = 0.0
     expires: float = 0.0
     warned: bool = False
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)

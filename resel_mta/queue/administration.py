@@ -10,7 +10,7 @@ from typing import Any
 import apsw
 
 from resel_mta.mail import QueueStats
-from resel_mta.queue import changes, rows
+from resel_mta.queue import changes, rows, tokens
 from resel_mta.queue.door import Entry, Watcher
 from resel_mta.queue.ids import format_id, parse_id
 from resel_mta.queue.spool import Spool
@@ -72,6 +72,15 @@ class Administration:
             total += count
             self._arrived()
         return total
+
+    async def knows_token(self, token: str) -> bool:
+        known: bool = await self._writer.submit(
+            lambda db: tokens.is_known(db, token), changes=False
+        )
+        return known
+
+    async def forget_tokens(self, before: float) -> None:
+        await self._writer.submit(lambda db: tokens.forget(db, before))
 
     async def delete(
         self, queue_ids: Iterable[str] | None = None, *, queue: str | None = None

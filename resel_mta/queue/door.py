@@ -15,6 +15,10 @@ from resel_mta.content import Content
 from resel_mta.mail import BodySink, Message, Outcome, QueueStats, Recipient
 
 
+class AlreadyEntered(Exception):
+    """Another message has the token of this one, which was not entered."""
+
+
 @dataclass(frozen=True, slots=True)
 class Retry:
     """A recipient that is to be tried again.
@@ -201,6 +205,14 @@ class QueueStore(Protocol):
 
     async def wake_waiting(self, waits_for: str) -> int:
         """Recipients that wait for this next hop are due at once: it is back. How many."""
+        ...
+
+    async def knows_token(self, token: str) -> bool:
+        """Whether a message with this `Message.token` was entered, also if it is gone again."""
+        ...
+
+    async def forget_tokens(self, before: float) -> None:
+        """Of messages that arrived before then."""
         ...
 
     def walk(self, queue: str | None = None) -> AsyncIterator[Entry]:

@@ -10,6 +10,7 @@ from typing import Any
 import apsw
 
 from resel_mta.mail import Envelope, Message, Notify, Recipient
+from resel_mta.queue import tokens
 from resel_mta.queue.door import Result, Watcher
 from resel_mta.queue.ids import format_id
 from resel_mta.queue.journal import reason
@@ -62,6 +63,8 @@ def insert(db: apsw.Connection, number: int, message: Message, owner: str | None
     data = None if spooled else body.read(0, body.size)
     execute(_INSERT_CONTENT, (number, content.header.raw, data))
     add_recipients(db, number, message.recipients, message.next_attempt, first=1)
+    if message.token:
+        tokens.record(db, message.token, number, message.arrival)
 
 
 def add_recipients(

@@ -69,6 +69,16 @@ CREATE TABLE meta(key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT 
 """
 
 
+# Beside a version's own tables.
+TOKENS = """
+CREATE TABLE IF NOT EXISTS token(
+  token TEXT PRIMARY KEY,
+  message INTEGER NOT NULL,
+  at REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+
 class UnusableLibrary(Exception):
     """SQLite is too old to be trusted with WAL."""
 
@@ -113,3 +123,4 @@ def _prepare(db: apsw.Connection) -> None:
             db.pragma("user_version", VERSION)
     elif version != VERSION:
         raise UnknownVersion(f"the queue was written by a newer release (format {version})")
+    db.execute(TOKENS)

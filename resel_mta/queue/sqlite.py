@@ -23,7 +23,7 @@ from resel_mta.content import Body, Content, Header, MemoryBody
 from resel_mta.disk import Disk
 from resel_mta.mail import BodySink, Message, Reply, TempFail
 from resel_mta.maillog import MailLog
-from resel_mta.queue import changes, rows
+from resel_mta.queue import changes, rows, tokens
 from resel_mta.queue.administration import Administration, number_of, numbers_of
 from resel_mta.queue.door import Result, Watcher
 from resel_mta.queue.ids import IdSource, format_id, parse_id
@@ -138,7 +138,9 @@ class SQLiteStore(Administration):
         return open_database(self._path, self._vfs)
 
     def _withdraw(self, db: apsw.Connection, numbers: Iterable[int]) -> None:
-        rows.remove_all(db, numbers)
+        withdrawn = tuple(numbers)
+        rows.remove_all(db, withdrawn)
+        tokens.withdraw(db, withdrawn)
 
     def _keep_ceiling(self, db: apsw.Connection) -> None:
         if self._ids.low:

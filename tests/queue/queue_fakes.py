@@ -22,7 +22,7 @@ from resel_mta.mail import (
     TempFail,
 )
 from resel_mta.maillog import MailLog
-from resel_mta.queue.door import Entry, QueueStore, RecipientEntry, Result, Watcher
+from resel_mta.queue.door import AlreadyEntered, Entry, QueueStore, RecipientEntry, Result, Watcher
 
 OK = Reply(250, "2.0.0", "Ok: queued as X")
 
@@ -196,6 +196,7 @@ class MemoryStore:
         self._leases: dict[str, float] = {}
         self._watchers: list[Watcher] = []
         self._last = 0
+        self._tokens: dict[str, float] = {}
 
     def new_id(self) -> str:
         self._last += 1
@@ -229,6 +230,10 @@ class MemoryStore:
                 if owner is not None:
                     watcher = candidate
                     break
+        if message.token:
+            if message.token in self._tokens:
+                raise AlreadyEntered(message.token)
+            self._tokens[message.token] = message.arrival
         self._insert(message, owner)
         await asyncio.sleep(0)
         if watcher is not None:
@@ -283,6 +288,12 @@ class MemoryStore:
         for row in found[:n]:
             row.owner = owner
         return [self._copy(row, now if wanted is None else None) for row in found[:n]]
+
+    async def knows_token(self, token: str) -> bool:
+        return token in self._tokens
+
+    async def forget_tokens(self, before: float) -> None:
+        self._tokens = {name: at for name, at in self._tokens.items() if at >= before}
 
     async def renew(self, owner: str, lease: float) -> None:
         self._leases[owner] = self._clock() + lease

@@ -10,7 +10,7 @@ import pytest
 from queue_fakes import OK, MemoryStore, make_message, read_all
 
 from resel_mta.mail import Deferred, Delivered, Message, Notify, Recipient, Reply
-from resel_mta.queue.door import QueueStore, Result, Retry
+from resel_mta.queue.door import AlreadyEntered, QueueStore, Result, Retry
 from resel_mta.queue.sqlite import SQLiteStore
 
 BUSY = Deferred(Reply(450, "4.2.1", "busy"), relay="mx[192.0.2.1]:25")
@@ -330,6 +330,24 @@ async def test_load_shows_what_somebody_delivers(store: QueueStore) -> None:
     assert await store.load("ABCDEF") is None
     assert await store.load("../../etc/passwd") is None
     assert await store.get("") is None
+
+
+async def test_a_token_is_known_after_its_message_is_gone(store: QueueStore) -> None:
+    message = make_message(store)
+    message.token = "1000.abc"
+    assert not await store.knows_token("1000.abc")
+    await store.enter(message)
+    await store.delete([message.queue_id])
+    assert await store.knows_token("1000.abc")
+    again = make_message(store)
+    again.token = "1000.abc"
+    with pytest.raises(AlreadyEntered):
+        await store.enter(again)
+    assert await store.get(again.queue_id) is None
+    await store.forget_tokens(message.arrival)
+    assert await store.knows_token("1000.abc")
+    await store.forget_tokens(message.arrival + 1)
+    assert not await store.knows_token("1000.abc")
 
 
 async def test_watchers_are_asked_and_told(store: QueueStore) -> None:
