@@ -27,8 +27,8 @@ from resel_mta.fixed_transports import fixed_transports
 from resel_mta.intake import MailIntake
 from resel_mta.mail import Transport
 from resel_mta.maillog import FileSink, MailLog, Sink, StreamSink, SyslogSink
-from resel_mta.pickup import PickupService
 from resel_mta.pickup.drop import smtp_path
+from resel_mta.pickup.service import PickupService
 from resel_mta.queue.scheduler import Scheduler
 from resel_mta.queue.sqlite import SQLiteStore
 from resel_mta.routing import Expander, RoutingTable
@@ -149,6 +149,7 @@ class Composition:
             self.settings,
             self.intake,
             self.router,
+            self.store,
             self.log,
             self.supervisor.open_letter if self.supervisor else None,
         )

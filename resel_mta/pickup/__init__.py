@@ -3,7 +3,3 @@
 A `Letter` (envelope, then content) goes over the daemon's public socket; while the daemon is down
 it lies in the drop folder, and is taken from there at its next start.
 """
-
-from resel_mta.pickup.service import PickupService
-
-__all__ = ["PickupService"]

@@ -15,12 +15,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from resel_mta.disk import Disk
+from resel_mta.mail import TempFail
 from resel_mta.maillog import MailLog
 from resel_mta.pickup.drop import Unfit, check_letter
 from resel_mta.pickup.letter import BLOCK, ENVELOPE_LIMIT, Letter, LetterError, is_token
-from resel_mta.pickup.taker import EX_TEMPFAIL, CutShort, Taker
+from resel_mta.pickup.taker import EX_TEMPFAIL, CutShort, Taker, token_of
 
 #: Seconds between two looks; a look at an empty folder costs next to nothing.
 INTERVAL = 2.0
@@ -33,8 +35,20 @@ LONGEST_PAUSE = 600.0
 #: Seconds after which a file that was never finished is swept away: its writer is dead.
 UNFINISHED = 2 * 86400.0
 
+#: Seconds that a letter is known after it was taken, and how often older ones are forgotten.
+KNOWN_FOR = 7 * 86400.0
+FORGET_EVERY = 3600.0
+
 #: Opens a file of the folder, by name. Raises Unfit, OSError.
 Opener = Callable[[str], Awaitable[int]]
+
+
+class Ledger(Protocol):
+    """What the queue knows of letters that it took (see `queue.door.QueueStore`)."""
+
+    async def knows_token(self, token: str) -> bool: ...
+
+    async def forget_tokens(self, before: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +73,7 @@ class DropReader:
         directory: Path,
         opener: Opener,
         taker: Taker,
+        ledger: Ledger,
         log: MailLog,
         disk: Disk,
         interval: float = INTERVAL,
@@ -67,6 +82,8 @@ class DropReader:
         self._aside = directory.with_name("aside")
         self._opener = opener
         self._taker = taker
+        self._ledger = ledger
+        self._forgot: float | None = None
         self._log = log
         self._disk = disk
         self._interval = interval
@@ -84,8 +101,11 @@ class DropReader:
         while not self._stopping.is_set():
             try:
                 await self.look()
+                await self._forget()
             except OSError as error:
                 self._tell("", f"{self._directory}: {error.strerror or error}")
+            except TempFail as failure:
+                self._tell("", f"the queue does not answer: {failure.reply.text}")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval):
                     await self._stopping.wait()
@@ -103,6 +123,12 @@ class DropReader:
             if await self._handle(entry):
                 taken += 1
         return taken
+
+    async def _forget(self) -> None:
+        now = time.time()
+        if self._forgot is None or now - self._forgot > FORGET_EVERY:
+            await self._ledger.forget_tokens(now - KNOWN_FOR)
+            self._forgot = now
 
     def _scan(self) -> list[_Entry]:
         entries = []
@@ -172,6 +198,11 @@ class DropReader:
                 raise LetterError(f"{status.st_size} octets, not {len(line) + letter.size}")
         except (Unfit, LetterError) as error:
             await self._set_aside(entry, str(error))
+            return False
+        if await self._ledger.knows_token(token_of(letter, status.st_uid)):
+            # The daemon or the client ended before it heard that this was taken.
+            self._log.event("pickup", f"{self._of(entry)}: was taken before")
+            await self._remove(entry)
             return False
         blocks = _blocks(fd, len(line), letter.size)
         try:

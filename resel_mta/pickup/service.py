@@ -11,7 +11,7 @@ from resel_mta.disk import Disk
 from resel_mta.mail import Intake, Router
 from resel_mta.maillog import MailLog
 from resel_mta.pickup.drop import drop_directory, open_letter, submit_path
-from resel_mta.pickup.reader import DropReader, Opener
+from resel_mta.pickup.reader import DropReader, Ledger, Opener
 from resel_mta.pickup.server import SubmitServer
 from resel_mta.pickup.taker import Taker
 
@@ -19,7 +19,7 @@ from resel_mta.pickup.taker import Taker
 class PickupService:
     """Takes letters from the public socket and the drop folder.
 
-    opener: opens drop files where this process may not read those of others; None where it can
+    ledger: the queue, which knows what it took. opener: opens drop files where this process may not read those of others; None where it can
     do no better than itself.
     """
 
@@ -28,6 +28,7 @@ class PickupService:
         settings: Settings,
         intake: Intake,
         router: Router,
+        ledger: Ledger,
         log: MailLog,
         opener: Opener | None = None,
     ) -> None:
@@ -36,7 +37,7 @@ class PickupService:
         self._taker = Taker(settings, intake, router, log)
         self._server = SubmitServer(submit_path(queue), self._taker, log)
         self._reader = DropReader(
-            directory, opener or partial(_open, str(directory)), self._taker, log, Disk()
+            directory, opener or partial(_open, str(directory)), self._taker, ledger, log, Disk()
         )
         self._reading: asyncio.Task[None] | None = None
 

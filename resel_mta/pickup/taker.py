@@ -145,6 +145,7 @@ class Taker:
             uid=uid,
             rewrite=letter.rewrite,
             received=received.encode("utf-8", "replace"),
+            token=token_of(letter, uid),
         )
         return await self._intake.submit(envelope, content, origin, queue_id)
 
@@ -171,6 +172,11 @@ class Taker:
         if refusal is not None:
             raise PermFail(refusal)
         return content
+
+
+def token_of(letter: Letter, uid: int) -> str:
+    """As the queue knows it: nobody can use up somebody else's."""
+    return f"{uid}.{letter.token}"
 
 
 def _answer(reply: Reply) -> Answer:
