@@ -67,6 +67,10 @@ class Hold:
                 continue
         return os.fdopen(os.memfd_create("message", os.MFD_CLOEXEC), "w+b")
 
+    def close(self) -> None:
+        """Forget them."""
+        self._file.close()
+
     def blocks(self) -> Iterator[bytes]:
         """All of it, from the start."""
         self._file.seek(0)
@@ -134,8 +138,7 @@ class _Reader:
                 self._ended = True
                 break
             if not bare:
-                if line.endswith(b"\n"):
-                    self._keep(b"\r\n")
+                self._keep(b"\r\n")
                 break
             if not (_FIELD.match(bare) or (lines and bare[:1] in b" \t")):
                 self._first = line
@@ -152,10 +155,10 @@ class _Reader:
     def read_body(self) -> None:
         # `held` is what follows the last LF seen, or all of it where a line is very long: then
         # `inside` says that its beginning was kept already.
-        held, self._first = self._first, b""
+        held = b""
         inside = False
         while not self._ended:
-            block = self._source.read1(BLOCK)
+            block, self._first = self._first or self._source.read1(BLOCK), b""
             data = held + block
             if not block:
                 self._keep_end(data, inside)
@@ -178,11 +181,11 @@ class _Reader:
 
     def _keep_end(self, data: bytes, inside: bool) -> None:
         """A last line that nothing ended."""
-        data = data.rstrip(b"\r")
-        if self._dot_ends and not inside and data == b".":
+        line = data.rstrip(b"\r")
+        if self._dot_ends and not inside and line == b".":
             return
         if data or inside:
-            self._keep(_normalize(data) + b"\r\n")
+            self._keep(_normalize(line) + b"\r\n")
 
 
 def _normalize(lines: bytes) -> bytes:

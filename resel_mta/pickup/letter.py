@@ -76,7 +76,9 @@ class Letter:
         return letter
 
     def _check(self) -> None:
-        texts = (self.sender, self.full_name, self.envid, *self.recipients)
+        if not isinstance(self.recipients, tuple) or not isinstance(self.notify, tuple):
+            raise LetterError("the envelope holds something that is no list")
+        texts = (self.sender, self.full_name, self.envid, *self.recipients, *self.notify)
         if not all(isinstance(text, str) for text in texts):
             raise LetterError("the envelope holds something that is no text")
         if any(not _is_clean(text) for text in texts):
