@@ -27,6 +27,7 @@ from resel_mta.queue import changes, rows, tokens
 from resel_mta.queue.administration import Administration, number_of, numbers_of
 from resel_mta.queue.door import Result, Watcher
 from resel_mta.queue.ids import IdSource, format_id, parse_id
+from resel_mta.queue.salvage import salvage
 from resel_mta.queue.schema import open_database
 from resel_mta.queue.spool import THRESHOLD, FileBody, Spool, SpoolSink, disk_failure
 from resel_mta.queue.writer import Writer
@@ -73,10 +74,14 @@ class SQLiteStore(Administration):
         self._path = os.path.join(directory, "queue.db")
         self._executor = ThreadPoolExecutor(4, "queue-disk")
         self._loop = asyncio.get_running_loop()
-        self._writer = Writer(self._reopen, self._withdraw, self._keep_ceiling, self._report)
+        self._writer = Writer(
+            self._reopen, self._withdraw, self._keep_ceiling, self._report, self._damaged
+        )
         self._watchers: list[Watcher] = []
         self._lock_fd = -1
         self._reserving = False
+        # Whether the database was found damaged and has to be checked when it is opened.
+        self._suspect = False
         self._ids: IdSource
 
     @classmethod
@@ -112,7 +117,7 @@ class SQLiteStore(Administration):
         self._spool.disk.make_directories(root)
         self._lock_fd = lock_queue(root)
         self._spool.make()
-        db = open_database(self._path, self._vfs)
+        db = self._reopen()
         try:
             self._spool.disk.sync_directory(root)
             found = db.execute("SELECT value FROM meta WHERE key = 'id_ceiling'").get
@@ -135,12 +140,29 @@ class SQLiteStore(Administration):
     # What the writer calls, in its thread.
 
     def _reopen(self) -> apsw.Connection:
-        return open_database(self._path, self._vfs)
+        try:
+            db = open_database(self._path, self._vfs)
+            if self._suspect:
+                check = db.pragma("quick_check")
+                if check != "ok":
+                    db.close()
+                    raise apsw.CorruptError(str(check))
+        except (apsw.CorruptError, apsw.NotADBError):
+            corrupt = self._spool.root / "corrupt"
+            db, text = salvage(self._path, corrupt, self._spool.disk, self._vfs)
+            self._report(text)
+        self._suspect = False
+        return db
 
     def _withdraw(self, db: apsw.Connection, numbers: Iterable[int]) -> None:
         withdrawn = tuple(numbers)
-        rows.remove_all(db, withdrawn)
-        tokens.withdraw(db, withdrawn)
+        with db:
+            rows.remove_all(db, withdrawn)
+            tokens.withdraw(db, withdrawn)
+        self._spool.remove_content(format_id(number) for number in withdrawn)
+
+    def _damaged(self) -> None:
+        self._suspect = True
 
     def _keep_ceiling(self, db: apsw.Connection) -> None:
         if self._ids.low:
@@ -151,6 +173,7 @@ class SQLiteStore(Administration):
         db.execute("INSERT OR REPLACE INTO meta VALUES('id_ceiling', ?)", (ceiling,))
 
     def _report(self, text: str) -> None:
+        """In any thread."""
         if self._log is not None:
             self._loop.call_soon_threadsafe(self._log.warning, "qmgr", text)
 

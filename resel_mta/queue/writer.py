@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future as ThreadFuture
@@ -22,7 +23,8 @@ from typing import Any, TypeVar
 
 import apsw
 
-from resel_mta.mail import TempFail
+from resel_mta.mail import PermFail, TempFail
+from resel_mta.queue.door import AlreadyEntered
 from resel_mta.queue.spool import DISK_FULL, STORE_FAILED
 
 T = TypeVar("T")
@@ -48,15 +50,11 @@ class Job:
     error: BaseException | None = None
 
 
-class Damaged(Exception):
-    """The database is corrupt; the store has to salvage it."""
-
-
 class Writer:
     """open_database: opens or reopens; called in the writer's thread.
-    withdraw: takes messages out again (their numbers), within a transaction.
+    withdraw: takes messages out again (their numbers), in a transaction of its own.
     before_commit: called in the transaction of every group that changes something.
-    report: told what went wrong, in the writer's thread.
+    report, damaged: told what went wrong, and that the database is corrupt.
     """
 
     def __init__(
@@ -65,11 +63,13 @@ class Writer:
         withdraw: Callable[[apsw.Connection, Iterable[int]], None],
         before_commit: Callable[[apsw.Connection], None],
         report: Callable[[str], None],
+        damaged: Callable[[], None],
     ) -> None:
         self._open = open_database
         self._withdraw = withdraw
         self._before_commit = before_commit
         self._report = report
+        self._damaged = damaged
         self._jobs: deque[Job] = deque()
         self._wake = threading.Condition(threading.Lock())
         self._stopping = False
@@ -89,8 +89,8 @@ class Writer:
     ) -> asyncio.Future[Any]:
         """Run `operation` in the next group; its answer once that is committed and synced.
 
-        The future raises TempFail, or what the operation itself raised if that is a TempFail or
-        PermFail. Called on the event loop.
+        The future raises TempFail, or what the operation itself raised if that is a TempFail,
+        PermFail or AlreadyEntered. Called on the event loop.
         """
         future = self._loop.create_future()
         if self._stopping:
@@ -144,8 +144,7 @@ class Writer:
         if self._db is None:
             self._db = self._open()
         if self._refused:
-            with self._db:
-                self._withdraw(self._db, self._refused)
+            self._withdraw(self._db, self._refused)
             self._refused = []
         return self._db
 
@@ -153,13 +152,13 @@ class Writer:
         execute = db.execute
         if not any(job.changes for job in group):
             for job in group:
-                _run_job(db, job)
+                self._run_job(db, job)
             return
         execute("BEGIN IMMEDIATE")
         try:
             for job in group:
                 execute("SAVEPOINT job")
-                _run_job(db, job)
+                self._run_job(db, job)
                 if job.error is not None:
                     execute("ROLLBACK TO job")
                 execute("RELEASE job")
@@ -170,12 +169,31 @@ class Writer:
                 execute("ROLLBACK")
             raise
 
+    def _run_job(self, db: apsw.Connection, job: Job) -> None:
+        """An error that is about this job stays with it; one about the database fails the group."""
+        try:
+            job.result = job.operation(db)
+        except _FATAL:
+            raise
+        except (TempFail, PermFail, AlreadyEntered) as error:
+            job.error = error
+        except Exception as error:
+            job.error = TempFail(STORE_FAILED)
+            for line in "".join(traceback.format_exception(error)).splitlines():
+                self._report(f"queue operation: {line}")
+
     def _fail(self, group: list[Job], error: Exception) -> None:
         full = isinstance(error, apsw.FullError)
         self._report(f"queue database: {type(error).__name__}: {error}")
         for job in group:
             if job.error is None:
                 job.error = TempFail(DISK_FULL if full else STORE_FAILED)
+        if full and self._db is not None and not self._db.in_transaction:
+            # Rolled back, as SQLite promises, and nothing was synced in vain.
+            return
+        if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+            self._damaged()
+        for job in group:
             self._refused.extend(job.entering)
         self._close_database()
 
@@ -189,16 +207,6 @@ class Writer:
 
 
 _FATAL = (apsw.IOError, apsw.FullError, apsw.CorruptError, apsw.NotADBError, OSError)
-
-
-def _run_job(db: apsw.Connection, job: Job) -> None:
-    """An error that is about this job stays with it; one about the database fails the group."""
-    try:
-        job.result = job.operation(db)
-    except _FATAL:
-        raise
-    except Exception as error:
-        job.error = error
 
 
 def _answer(group: list[Job]) -> None:
