@@ -138,7 +138,9 @@ class Writer:
         except Exception as error:
             # apsw.Error, or OSError out of a VFS.
             self._fail(group, error)
-        self._loop.call_soon_threadsafe(_answer, group)
+        finally:
+            # Whatever happens, nobody waits for ever.
+            self._loop.call_soon_threadsafe(_answer, group)
 
     def _usable(self) -> apsw.Connection:
         if self._db is None:
@@ -184,10 +186,10 @@ class Writer:
 
     def _fail(self, group: list[Job], error: Exception) -> None:
         full = isinstance(error, apsw.FullError)
-        self._report(f"queue database: {type(error).__name__}: {error}")
         for job in group:
             if job.error is None:
                 job.error = TempFail(DISK_FULL if full else STORE_FAILED)
+        self._report(f"queue database: {type(error).__name__}: {error}")
         if full and self._db is not None and not self._db.in_transaction:
             # Rolled back, as SQLite promises, and nothing was synced in vain.
             return
@@ -202,7 +204,7 @@ class Writer:
         if db is not None:
             try:
                 db.close()
-            except apsw.Error as error:
+            except (apsw.Error, OSError) as error:
                 self._report(f"queue database: closing: {error}")
 
 
