@@ -105,7 +105,8 @@ def prepare_directories(settings: Settings, account: Account, disk: Disk) -> Non
                 for name, mode in PUBLIC_FOLDERS.items():
                     _prepare_public(path, name, mode, account)
         except OSError as error:
-            raise PrivilegeError(f"{parameter} = {path}: {error.strerror}") from error
+            where = f"{parameter} = {error.filename or path}"
+            raise PrivilegeError(f"{where}: {error.strerror}") from error
 
 
 def _prepare_public(queue: Path, name: str, mode: int, account: Account) -> None:

@@ -1,0 +1,306 @@
+"""resel-sendmail with a whole daemon: as an ordinary user, and started by root."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sendmail_helpers import ROOT, RUN
+
+from resel_mta.config import Settings
+from resel_mta.disk import Disk
+from resel_mta.privileges import Account, PrivilegeError, current_account, prepare_directories
+
+IS_ROOT = os.getuid() == 0
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root can become another user")
+OWNER = "nobody"
+# A user that is neither root nor the mail owner.
+OTHER = pwd.getpwnam("games")
+
+
+class Daemon:
+    """`resel-mta --role smarthost`, whose mail waits in the queue for a relay that is not there."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.aliases = directory / "aliases"
+        self.aliases.write_text("root: lcarr@resel.fr\n")
+        self.queue = directory / "queue"
+        (directory / "main.cf").write_text(
+            f"role = smarthost\nmyhostname = vm1.adm.resel.fr\nsmtpd_listen =\n"
+            f"mydestination = $myhostname, localhost\nrelayhost = [127.0.0.1]:1\n"
+            f"queue_directory = {self.queue}\ndata_directory = {directory}/data\n"
+            f"alias_maps = hash:{self.aliases}\nalias_database = hash:{self.aliases}\n"
+            f"mail_owner = {OWNER}\n"
+        )
+        self.log = directory / "log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, self.log.open("ab") as log:
+            path = self.directory / "notify"
+            path.unlink(missing_ok=True)
+            ready.bind(str(path))
+            path.chmod(0o666)
+            ready.settimeout(20)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "resel_mta.commands.mta", "-c", str(self.directory)],
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"NOTIFY_SOCKET": str(path)},
+            )
+            while b"READY=1" not in ready.recv(4096):
+                continue
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
+            assert self.process.wait(30) == 0
+            self.process = None
+
+    def run(
+        self, *words: str, name: str = "sendmail", data: bytes = b"Subject: x\n\nhi\n",
+        uid: int | None = None, before: tuple[str, ...] = (),
+    ) -> subprocess.CompletedProcess[str]:  # fmt: skip
+        command = [sys.executable, "-P", "-c", RUN, name, "-C", str(self.directory), *words]
+        done = subprocess.run(
+            [*before, *command], input=data, capture_output=True, timeout=30, cwd="/", check=False,
+            env=os.environ | {"PYTHONPATH": str(ROOT)}, user=uid, group=uid,
+            extra_groups=None if uid is None else [],
+        )  # fmt: skip
+        return subprocess.CompletedProcess(
+            done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
+        )
+
+    def await_log(self, words: str) -> str:
+        until = time.monotonic() + 20
+        while words not in (text := self.log.read_text()):
+            assert time.monotonic() < until, text
+            time.sleep(0.02)
+        return text
+
+
+@pytest.fixture
+def daemon(open_folder: Path) -> Iterator[Daemon]:
+    """Not started."""
+    made = Daemon(open_folder)
+    yield made
+    made.stop()
+    assert not made.log.exists() or "Traceback" not in made.log.read_text()
+
+
+def test_sendmail_daemon_takes_mail_and_lists_it(daemon: Daemon) -> None:
+    daemon.start()
+    done = daemon.run("-v", "root")
+    assert (done.returncode, done.stderr) == (0, "")
+    queue_id = done.stdout.removeprefix("queued as ").strip()
+    daemon.await_log(f"{queue_id}: to=<lcarr@resel.fr>, orig_to=<root>, relay=none")
+    shown = daemon.run("-bp", data=b"")
+    assert shown.returncode == 0
+    assert queue_id in shown.stdout
+    assert daemon.run(name="mailq", data=b"").stdout == shown.stdout
+    assert shown.stdout.splitlines()[-1].endswith("in 1 Request.")
+    assert daemon.run("-q", data=b"").returncode == 0
+    assert daemon.run("-qRresel.fr", data=b"").returncode == 0
+    assert daemon.run(f"-qI{queue_id}", data=b"").returncode == 0
+    text = subprocess.run(
+        [sys.executable, "-m", "resel_mta.commands.queue", "-c", str(daemon.directory), "-b", queue_id],
+        capture_output=True, check=True, timeout=30,
+    ).stdout.decode()  # fmt: skip
+    assert f"Received: by vm1.adm.resel.fr (resel-mta, from userid {os.getuid()})" in text
+
+
+def test_sendmail_daemon_speaks_smtp_for_minus_bs(daemon: Daemon) -> None:
+    daemon.start()
+    talk = b"EHLO x\r\nMAIL FROM:<a@resel.fr>\r\nRCPT TO:<root@localhost>\r\nDATA\r\n"
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", RUN, "sendmail", "-C", str(daemon.directory), "-bs"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    ) as client:  # fmt: skip
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write(talk)
+        client.stdin.flush()
+        while not client.stdout.readline().startswith(b"354"):
+            continue
+        client.stdin.write(b"Subject: x\r\n\r\nhi\r\n.\r\nQUIT\r\n")
+        client.stdin.close()
+        rest = client.stdout.read()
+        assert rest.startswith(b"250 2.0.0 Ok: queued as ")
+        assert rest.endswith(b"221 2.0.0 Bye\r\n")
+    assert client.returncode == 0
+    from_file = daemon.directory / "commands"
+    from_file.write_bytes(b"NOOP\r\nQUIT\r\n")
+    with from_file.open("rb") as commands:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", RUN, "sendmail", "-C", str(daemon.directory), "-bs"],
+            stdin=commands, capture_output=True, timeout=20, check=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+    assert done.stdout.splitlines()[1:] == [b"250 2.0.0 Ok", b"221 2.0.0 Bye"]
+    daemon.stop()
+    done2 = daemon.run("-bs", data=b"QUIT\r\n")
+    assert done2.returncode == 75
+    assert done2.stdout.startswith("421 4.3.2 ")
+    assert len(done2.stderr.splitlines()) == 1
+
+
+def test_sendmail_daemon_newaliases_counts_within_a_second(daemon: Daemon) -> None:
+    daemon.start()
+    assert daemon.run("-bv", "new").returncode == 67
+    daemon.aliases.write_text("root: lcarr@resel.fr\nnew: root\n")
+    assert daemon.run("-bv", "new").returncode == 67
+    done = daemon.run(name="newaliases", data=b"")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    # A running daemon looks for new tables once a second.
+    until = time.monotonic() + 5
+    while daemon.run("-bv", "new").returncode != 0:
+        assert time.monotonic() < until
+    daemon.aliases.write_text("root: lcarr@resel.fr\nbroken\ntoo\n")
+    done = daemon.run("-bi", data=b"")
+    assert done.returncode == 65
+    assert f"{daemon.aliases}:2" in done.stderr
+    assert f"{daemon.aliases}:3" in done.stderr
+    assert daemon.run("-bv", "new").returncode == 0
+    daemon.aliases.unlink()
+    assert daemon.run("-bi", data=b"").returncode == 78
+    assert daemon.run("-bv", "new").returncode == 0
+
+
+def test_sendmail_daemon_takes_at_its_start_what_waited(daemon: Daemon) -> None:
+    daemon.start()
+    daemon.stop()
+    for number in range(3):
+        data = f"Subject: {number}\n\nhi\n".encode()
+        assert daemon.run("root", data=data).returncode == 0
+    assert len(list((daemon.queue / "drop").iterdir())) == 3
+    daemon.start()
+    until = time.monotonic() + 20
+    while list((daemon.queue / "drop").iterdir()) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert daemon.run("-bp", data=b"").stdout.splitlines()[-1].endswith("in 3 Requests.")
+
+
+def test_sendmail_daemon_a_second_letter_with_the_same_token(daemon: Daemon) -> None:
+    """The daemon died between the commit and the removal of the drop file."""
+    daemon.start()
+    daemon.stop()
+    daemon.run("root")
+    (path,) = (daemon.queue / "drop").iterdir()
+    data = path.read_bytes()
+    daemon.start()
+    daemon.await_log("orig_to=<root>")
+    daemon.stop()
+    assert not path.exists()
+    path.write_bytes(data)
+    daemon.start()
+    daemon.await_log("was taken before")
+    assert daemon.run("-bp", data=b"").stdout.splitlines()[-1].endswith("in 1 Request.")
+
+
+@needs_root
+def test_sendmail_daemon_of_root_reads_what_others_dropped(daemon: Daemon) -> None:
+    daemon.start()
+    daemon.stop()
+    drop = daemon.queue / "drop"
+    assert drop.stat().st_uid == pwd.getpwnam(OWNER).pw_uid
+    done = daemon.run("-f", "root", "root", uid=OTHER.pw_uid)
+    assert (done.returncode, done.stderr) == (0, "")
+    (path,) = drop.iterdir()
+    status = path.stat()
+    assert (status.st_uid, status.st_mode & 0o777) == (OTHER.pw_uid, 0o600)
+    link = drop / ("0" * 32)
+    os.link(daemon.directory / "main.cf", link)
+    os.mkfifo(drop / ("1" * 32))
+    daemon.start()
+    text = daemon.await_log(f"uid={OTHER.pw_uid} from=<root>")
+    daemon.stop()
+    text = daemon.log.read_text()
+    assert not list(drop.iterdir())
+    assert "a file with 2 names" in text
+    assert "not a regular file" in text
+    assert len(list((daemon.queue / "aside").iterdir())) == 2
+
+
+@needs_root
+def test_sendmail_daemon_an_ordinary_user_without_new_privileges(
+    daemon: Daemon, need: Callable[[str], str]
+) -> None:
+    daemon.start()
+    before = (need("setpriv"), "--no-new-privs")
+    done = daemon.run("root", uid=OTHER.pw_uid, before=before)
+    assert (done.returncode, done.stderr) == (0, "")
+    daemon.await_log(f"uid={OTHER.pw_uid} from=<{OTHER.pw_name}>")
+    for words in (("-bp",), ("-bi",), ("-q",)):
+        refused = daemon.run(*words, data=b"", uid=OTHER.pw_uid)
+        assert refused.returncode == 77
+        assert len(refused.stderr.splitlines()) == 1
+    daemon.stop()
+    assert daemon.run("root", uid=OTHER.pw_uid, before=before).returncode == 0
+    assert len(list((daemon.queue / "drop").iterdir())) == 1
+
+
+@needs_root
+def test_sendmail_daemon_root_opens_only_its_own_drop_folder(daemon: Daemon) -> None:
+    """Whoever has taken over the mail owner's account puts another folder in its place."""
+    daemon.start()
+    secrets = daemon.directory / "secrets"
+    secrets.mkdir()
+    secrets.chmod(0o755)
+    secret = secrets / ("5" * 32)
+    secret.write_bytes(b"secret\n")
+    secret.chmod(0o600)
+    drop = daemon.queue / "drop"
+    drop.rename(daemon.queue / "moved")
+    drop.symlink_to(secrets)
+    time.sleep(3)
+    assert secret.exists()
+    assert "no envelope" not in daemon.log.read_text()
+    daemon.stop()
+    log = daemon.log.read_text()
+    done = subprocess.run(
+        [sys.executable, "-m", "resel_mta.commands.mta", "-c", str(daemon.directory)],
+        capture_output=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert done.returncode == 73, log
+    assert str(drop).encode() in done.stderr
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
+def test_sendmail_daemon_folders_have_their_modes(open_folder: Path, umask: int) -> None:
+    queue = open_folder / "queue"
+    settings = Settings.build(queue_directory=str(queue), data_directory=str(open_folder / "data"))
+    account = Account(OWNER, 65534, 65534) if IS_ROOT else current_account()
+    before = os.umask(umask)
+    try:
+        for _ in range(2):
+            prepare_directories(settings, account, Disk())
+    finally:
+        os.umask(before)
+    for name, mode in (("public", 0o755), ("drop", 0o1777)):
+        status = (queue / name).stat()
+        assert (status.st_mode & 0o7777, status.st_uid) == (mode, account.uid)
+
+
+@needs_root
+def test_sendmail_daemon_folders_of_others_are_refused(open_folder: Path) -> None:
+    queue = open_folder / "queue"
+    settings = Settings.build(queue_directory=str(queue), data_directory=str(open_folder / "data"))
+    account = Account(OWNER, 65534, 65534)
+    prepare_directories(settings, account, Disk())
+    os.chown(queue / "drop", OTHER.pw_uid, OTHER.pw_gid)
+    with pytest.raises(PrivilegeError, match="belongs to uid"):
+        prepare_directories(settings, account, Disk())
+    (queue / "drop").rmdir()
+    (queue / "drop").symlink_to("/etc")
+    with pytest.raises(PrivilegeError):
+        prepare_directories(settings, account, Disk())
+    assert Path("/etc").stat().st_uid == 0
