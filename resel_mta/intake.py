@@ -148,9 +148,10 @@ class MailIntake:
         elif fixer.rewrites_remote:
             fixer.complete_remote(header)
         if origin.rewrite or fixer.always_add_missing:
-            sender = submission.envelope.reverse_path
-            fixer.add_missing(header, sender, submission.queue_id, now)
             folded = b"\n" + header.raw.lower()
+            sender = submission.envelope.reverse_path
+            if fixer.add_missing(header, folded, sender, submission.queue_id, now):
+                folded = b"\n" + header.raw.lower()
         elif len(folded) != len(header.raw) + 1:
             folded = b"\n" + header.raw.lower()
         message_id = find_message_id(header.raw, folded)

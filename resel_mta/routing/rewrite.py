@@ -3,6 +3,7 @@ must not travel dropped."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -20,7 +21,14 @@ SENDER_FIELDS = frozenset(
 RECIPIENT_FIELDS = frozenset(b"to cc bcc apparently-to resent-to resent-cc resent-bcc".split())
 #: Postfix's message_drop_headers.
 _DROPPED = (b"bcc", b"content-length", b"resent-bcc", b"return-path")
-_VISIBLE = frozenset((b"to", b"cc", b"resent-to", b"resent-cc"))
+_VISIBLE = (b"to", b"cc", b"resent-to", b"resent-cc")
+# The most usual values by far: one mailbox, complete already, perhaps behind a phrase of plain
+# words. Possessive, so that no value can make it slow.
+_COMPLETE = rb"[ \t]*+(?:(?:[\w.+-]++[ \t]++)*+<)?+[\w.!#$%&'*+/=?^`{|}~-]++@[\w-]++(?:\.[\w-]++)++>?+[ \t]*+\r\n(?![ \t])"
+_ADDRESS_FIELD = re.compile(
+    rb"(?im)^(?:%b)[ \t]*+:(?P<complete>%b)?+"
+    % (b"|".join(SENDER_FIELDS | RECIPIENT_FIELDS), _COMPLETE)
+)
 
 
 def rewrite_addresses(value: bytes, transform: Callable[[str], str]) -> bytes:
@@ -39,6 +47,17 @@ def drop_fields(header: Header, folded: bytes) -> None:
     for name in _DROPPED:
         if b"\n" + name in folded:
             header.remove(name)
+
+
+def has_field(folded: bytes, name: bytes) -> bool:
+    """Whether a field is there. folded: LF and the header in lower case; name: in lower case."""
+    start = folded.find(b"\n" + name)
+    while start >= 0:
+        end = start + 1 + len(name)
+        if folded[end : end + 1] == b":" or folded[end : end + 80].lstrip(b" \t")[:1] == b":":
+            return True
+        start = folded.find(b"\n" + name, end)
+    return False
 
 
 def find_message_id(raw: bytes, folded: bytes) -> str:
@@ -83,7 +102,8 @@ class HeaderFixer:
 
     def complete(self, header: Header) -> None:
         """myorigin for every bare address, mydomain for bare hosts where that is wanted."""
-        self._rewrite(header, self._rules.qualify)
+        if any(field["complete"] is None for field in _ADDRESS_FIELD.finditer(header.raw)):
+            self._rewrite(header, self._rules.qualify)
 
     def _rewrite(self, header: Header, transform: Callable[[str], str]) -> None:
         fields = []
@@ -100,19 +120,23 @@ class HeaderFixer:
         if changed:
             header.replace(fields)
 
-    def add_missing(self, header: Header, sender: str, queue_id: str, now: float) -> None:
-        """Message-Id, Date, From, and To where no recipient's field is there and one is wanted."""
-        names = {name.lower() for name, _ in header.fields()}
-        prefix = b"Resent-" if any(name.startswith(b"resent-") for name in names) else b""
-        known = prefix.lower()
-        if known + b"message-id" not in names:
+    def add_missing(
+        self, header: Header, folded: bytes, sender: str, queue_id: str, now: float
+    ) -> bool:
+        """Message-Id, Date, From, and To where no recipient's field is there and one is wanted.
+        Whether anything was added. folded: LF and the header in lower case."""
+        resent = b"\nresent-" in folded
+        prefix, known = (b"Resent-", b"resent-") if resent else (b"", b"")
+        raw = header.raw
+        if not has_field(folded, known + b"message-id"):
             stamp = time.strftime("%Y%m%d%H%M%S", time.gmtime(now))
             value = f"Message-Id: <{stamp}.{queue_id}@{self._myhostname}>\r\n"
             header.append(prefix + value.encode())
-        if known + b"date" not in names:
+        if not has_field(folded, known + b"date"):
             header.append(prefix + f"Date: {formatdate(now, localtime=True)}\r\n".encode())
-        if known + b"from" not in names:
+        if not has_field(folded, known + b"from"):
             address = self._rules.qualify(sender or "MAILER-DAEMON")
             header.append(prefix + f"From: {address}\r\n".encode("utf-8", "surrogateescape"))
-        if self._undisclosed and not names & _VISIBLE:
+        if self._undisclosed and not any(has_field(folded, name) for name in _VISIBLE):
             header.append(self._undisclosed.encode() + b"\r\n")
+        return header.raw is not raw
