@@ -5,11 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from resel_mta.commands import cli
 from resel_mta.commands.cli import Failure
-from resel_mta.config.edit import edit_file
+from resel_mta.config.edit import (
+    commented_out,
+    edited,
+    read_text,
+    removed,
+    repeated,
+    sole_editor,
+    write_text,
+)
 from resel_mta.config.expand import ExpansionError, references
 from resel_mta.config.load import config_path, read
 from resel_mta.config.mapspec import MAP_TYPES
@@ -21,7 +29,8 @@ from resel_mta.disk import Disk
 PROGRAM = "resel-conf"
 EPILOG = """\
 Without NAME: all parameters. With -n only those that are set; -x with it says where: file and
-line, role, or command line. -e changes main.cf and keeps its comments.
+line, role, or command line. -e, -# and -X change main.cf in one step and keep its comments;
+'resel-mta reload' makes a running daemon read it.
 """
 
 
@@ -46,7 +55,16 @@ def _parser() -> cli.Parser:
     parser.add_argument(
         "-e", dest="edit", action="store_true", help="set parameters: NAME=VALUE ..."
     )
-    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument(
+        "-#",
+        dest="comment_out",
+        action="store_true",
+        help="turn the lines of NAME ... into comments: the defaults count again",
+    )
+    parser.add_argument(
+        "-X", dest="remove", action="store_true", help="take the lines of NAME ... out"
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME[=VALUE]")
     return parser
 
 
@@ -55,12 +73,18 @@ def _main(arguments: Sequence[str]) -> int:
     if options.map_types:
         print("\n".join(sorted(MAP_TYPES)))
         return cli.EX_OK
-    if options.edit:
-        return _edit(options)
+    if sum((options.edit, options.comment_out, options.remove)) > 1:
+        raise Failure(cli.EX_USAGE, "only one of -e, -# and -X at a time")
+    if options.comment_out or options.remove:
+        return _take_out(options)
+    # As with postconf, NAME=VALUE says -e.
+    if options.edit or any("=" in name for name in options.names):
+        return _set(options)
     settings, problems = _read(options)
-    _print_warnings(problems)
     if options.defaults:
         settings = settings.plain()
+    else:
+        _print_warnings(problems)
     if options.explicit:
         _print(settings, _explicit_names(settings, options), options)
         return cli.EX_OK
@@ -140,32 +164,56 @@ def _value(settings: Settings, name: str, options: argparse.Namespace) -> str:
     return " ".join(settings.setting(name).value.split())
 
 
-def _edit(options: argparse.Namespace) -> int:
+def _set(options: argparse.Namespace) -> int:
     values: dict[str, str] = {}
     for argument in options.names:
         name, equals, value = argument.partition("=")
-        name = name.strip()
         if not equals:
             raise Failure(cli.EX_USAGE, f'"{argument}" is not NAME=VALUE')
-        if not name or any(c.isspace() for c in name) or name.startswith("#"):
-            raise Failure(cli.EX_USAGE, f'"{name}" is not the name of a parameter')
+        values[_checked_name(name.strip())] = value.strip()
         if "\n" in value or "\r" in value:
             raise Failure(cli.EX_USAGE, f"the value of {name} holds a line break")
-        values[name] = value.strip()
     if not values:
         raise Failure(cli.EX_USAGE, "-e needs NAME=VALUE")
+    return _change(options, values, lambda text: edited(text, values))
+
+
+def _take_out(options: argparse.Namespace) -> int:
+    names = [_checked_name(name) for name in options.names]
+    if not names:
+        raise Failure(cli.EX_USAGE, "-# and -X need the names of parameters")
+    change = commented_out if options.comment_out else removed
+    return _change(options, names, lambda text: change(text, names))
+
+
+def _checked_name(name: str) -> str:
+    if not name or any(c.isspace() or c == "=" for c in name) or name.startswith("#"):
+        raise Failure(cli.EX_USAGE, f'"{name}" is not the name of a parameter')
+    return name
+
+
+def _change(
+    options: argparse.Namespace, names: Collection[str], change: Callable[[str], str]
+) -> int:
+    """Change main.cf; what is wrong with these parameters now goes to standard error."""
     path = config_path(options.config)
     try:
-        edit_file(path, values, Disk())
+        with sole_editor(path):
+            before = read_text(path)
+            after = change(before)
+            if after != before:
+                write_text(path, after, Disk())
     except FileNotFoundError:
         raise Failure(cli.EX_CONFIG, f"{path}: no such file") from None
     except PermissionError as error:
         raise Failure(cli.EX_NOPERM, f"{path}: {error.strerror}") from None
     except OSError as error:
         raise Failure(cli.EX_CANTCREAT, f"{path}: {error.strerror}") from None
-    for name in values:
-        if find(name.rpartition("/")[2]) is None:
-            print(f"{PROGRAM}: warning: {name}: unknown parameter", file=sys.stderr)
+    for name in repeated(after, names):
+        print(f'{PROGRAM}: warning: {path}: multiple entries for "{name}"', file=sys.stderr)
+    _, problems = read(options.config, options.override, options.role)
+    concerned = [p for p in problems if p.parameter in names and "overrides line" not in p.text]
+    _print_warnings(concerned)
     return cli.EX_OK
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from resel_mta.commands import conf, map
 from resel_mta.config.edit import edited
+from resel_mta.config.grammar import parse_main_cf
 
 POSTCONF = shutil.which("postconf")
 
@@ -41,22 +45,107 @@ def test_shows_what_postconf_shows(
     assert capsys.readouterr().out == theirs
 
 
+def postconf(directory: Path, *arguments: str) -> int:
+    """The real one's exit status; it changes main.cf in the directory."""
+    command = [str(POSTCONF), "-c", str(directory), *arguments]
+    return subprocess.run(command, check=False, capture_output=True).returncode
+
+
+EDITS = {
+    "set": ("-e", "relayhost=[new]", "myhostname=  other  name ", "biff=yes"),
+    "empty": ("-e", "relayhost=", "mynetworks ="),
+    "without -e": ("relayhost=[new]",),
+    "comment out": ("-#", "relay_domains", "mynetworks", "relayhost", "site", "nosuch"),
+    "remove": ("-X", "relay_domains", "mynetworks", "relayhost", "biff", "nosuch"),
+}
+
+
 @pytest.mark.skipif(POSTCONF is None, reason="postfix is not installed")
+@pytest.mark.parametrize("edit", EDITS)
 @pytest.mark.parametrize("name", FILES)
-def test_edits_as_postconf_does(tmp_path: Path, name: str) -> None:
-    changes = ["relayhost=[new]", "myhostname=  other  name ", "biff=yes"]
-    (tmp_path / "main.cf").write_text(FILES[name])
-    subprocess.run(
-        [str(POSTCONF), "-c", str(tmp_path), "-e", *changes], check=True, capture_output=True
-    )
-    theirs = (tmp_path / "main.cf").read_text()
+def test_edits_as_postconf_does(tmp_path: Path, name: str, edit: str) -> None:
+    path = tmp_path / "main.cf"
+    path.write_text(FILES[name])
+    assert postconf(tmp_path, *EDITS[edit]) == 0
+    theirs = path.read_text().splitlines()
+    path.write_text(FILES[name])
+    assert conf.main(["-c", str(path), *EDITS[edit]]) == 0
+    ours = path.read_text().splitlines()
     # postconf appends new names in no particular order.
-    pairs = (change.partition("=") for change in changes)
-    values = {name.strip(): value.strip() for name, _, value in pairs}
-    ours = edited(FILES[name], values)
-    kept = FILES[name].count("\n")
-    assert sorted(ours.splitlines()[kept:]) == sorted(theirs.splitlines()[kept:])
-    assert ours.splitlines()[:kept] == theirs.splitlines()[:kept]
+    kept = FILES[name].count("\n") if EDITS[edit][0] not in ("-#", "-X") else len(theirs)
+    assert ours[:kept] == theirs[:kept]
+    assert sorted(ours[kept:]) == sorted(theirs[kept:])
+
+
+@pytest.mark.skipif(POSTCONF is None, reason="postfix is not installed")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-e",),
+        ("-e", "biff"),
+        ("-e", "=yes"),
+        ("-e", "#biff=yes"),
+        ("-e", "a b=c"),
+        ("-#", "biff=yes"),
+        ("-#",),
+        ("-X",),
+        ("-e", "-#", "biff"),
+        ("-e", "a=b\nc=d"),
+    ],
+)
+def test_edit_refuses_what_postconf_refuses(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    path = tmp_path / "main.cf"
+    path.write_text(FILES["twice"])
+    assert postconf(tmp_path, *arguments) == 1
+    assert conf.main(["-c", str(path), *arguments]) == 64
+    assert path.read_text() == FILES["twice"]
+
+
+@given(
+    st.lists(st.sampled_from(["a = 1", "b=", "  c", "# d", "", " ", "\t# e", "c = x", "a = 2"])),
+    st.dictionaries(st.sampled_from("abc"), st.sampled_from(["", "new", "x, y"]), min_size=1),
+)
+def test_edit_touches_nothing_else(lines: list[str], values: dict[str, str]) -> None:
+    text = "".join(f"{line}\n" for line in lines)
+    after = edited(text, values)
+    found = {each.name: each.value for each in parse_main_cf(after, "")[0]}
+    before = {each.name: each.value for each in parse_main_cf(text, "")[0]}
+    assert found == {**before, **values}
+    comments = [line for line in lines if line.lstrip().startswith("#")]
+    assert [line for line in after.split("\n") if line.lstrip().startswith("#")] == comments
+    assert edited(after, values) == after
+
+
+def test_edit_at_the_same_time_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "main.cf"
+    path.write_text("role = relay\n")
+    command = [sys.executable, "-m", "resel_mta.commands.conf", "-c", str(path), "-e"]
+    names = ["relayhost", "biff", "myhostname", "mydomain", "soft_bounce"]
+    running = [subprocess.Popen([*command, f"{name}=yes"]) for name in names]
+    assert [each.wait(30) for each in running] == [0] * len(names)
+    lines = path.read_text().splitlines()
+    assert sorted(lines[1:]) == sorted(f"{name} = yes" for name in names)
+
+
+def test_edit_says_what_is_wrong_with_the_new_value(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "main.cf"
+    path.write_text("queue_run_delay = soon\nrelayhost = a\nrelayhost = b\n")
+    assert conf.main(["-c", str(path), "-e", "relayhost=[x]", "myhostnme=a", "biff=maybe"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f'resel-conf: warning: {path}: multiple entries for "relayhost"'
+    assert [line for line in lines if "queue_run_delay" in line] == []
+    assert any('did you mean "myhostname"?' in line for line in lines)
+
+
+def test_edit_goes_to_the_file_that_a_link_names(tmp_path: Path) -> None:
+    real = tmp_path / "real.cf"
+    real.write_text("biff = no\n")
+    (tmp_path / "main.cf").symlink_to("real.cf")
+    assert conf.main(["-c", str(tmp_path), "-e", "biff=yes"]) == 0
+    assert (tmp_path / "main.cf").is_symlink()
+    assert real.read_text() == "biff = yes\n"
 
 
 def test_edit_keeps_comments_mode_and_refuses_nonsense(tmp_path: Path) -> None:
