@@ -83,9 +83,12 @@ class Launcher:
         )
 
     def run(
-        self, words: Sequence[str], *, timeout: float = 10, data: str = ""
+        self, words: Sequence[str], *, timeout: float = 10, data: str = "", as_caller: bool = False
     ) -> subprocess.CompletedProcess[str]:
-        """A command run to its end, its output as text. Raises subprocess.TimeoutExpired."""
+        """A command run to its end, its output as text. Raises subprocess.TimeoutExpired.
+
+        as_caller: it stays the caller's process, even root's.
+        """
         return subprocess.run(
             words,
             input=data,
@@ -95,7 +98,7 @@ class Launcher:
             env=self.environment(),
             cwd="/",
             check=False,
-            **self._identity(),
+            **({} if as_caller else self._identity()),
         )
 
     def give(self, path: Path) -> None:

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -34,7 +34,7 @@ class Machine:
 
     directory: its own; made here, with main.cf and aliases copied from conf/.
     address: the loopback address that it listens on.
-    overrides: passed as -o name=value to the daemon and to every command.
+    overrides: what its main.cf has in place of the values of conf/, so that all commands see them.
     """
 
     def __init__(
@@ -59,13 +59,28 @@ class Machine:
         shutil.copyfile(CHECKOUT / "conf" / aliases, directory / "aliases")
         for path in (directory, directory / "main.cf", directory / "aliases"):
             launcher.give(path)
-        self.overrides = {
+        settings = {
             "queue_directory": str(directory / "spool"),
             "data_directory": str(directory / "data"),
             "alias_maps": f"hash:{directory}/aliases",
             "inet_interfaces": address,
             "smtp_bind_address": address,
         } | dict(overrides)
+        self.configure(settings)
+
+    def configure(self, settings: Mapping[str, str]) -> None:
+        """Write lines into its main.cf, in place of those with the same name. They count from the
+        next start or reload."""
+        path = self.directory / "main.cf"
+        kept: list[str] = []
+        dropping = False
+        for line in path.read_text().splitlines(keepends=True):
+            if not line[0].isspace():
+                dropping = line.partition("=")[0].strip() in settings
+            if not dropping:
+                kept.append(line)
+        kept += [f"{name} = {value}\n" for name, value in settings.items()]
+        path.write_text("".join(kept))
 
     @property
     def log_path(self) -> Path:
@@ -76,13 +91,6 @@ class Machine:
         """Of the running daemon; 0 while it is down."""
         return self._process.pid if self._process else 0
 
-    def options(self) -> list[str]:
-        """-c and -o, the same for the daemon and all its commands."""
-        words = ["-c", str(self.directory)]
-        for name, value in self.overrides.items():
-            words += ["-o", f"{name}={value}"]
-        return words
-
     def start(self) -> None:
         """Returns when the daemon says that it is ready (sd_notify). Raises MachineError."""
         channel_path = self.directory / "notify"
@@ -91,7 +99,7 @@ class Machine:
             channel.bind(str(channel_path))
             channel_path.chmod(0o666)
             channel.settimeout(0.05)
-            words = [*self._launcher.command("resel-mta"), "--role", self.role, *self.options()]
+            words = self._words("resel-mta", "--role", self.role)
             self._output = self.log_path.open("ab")
             self._process = self._launcher.start(
                 words, self._output, {"NOTIFY_SOCKET": str(channel_path)}
@@ -153,7 +161,15 @@ class Machine:
 
     def command(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command such as "resel-queue" on this machine."""
-        return self._launcher.run([*self._launcher.command(name), *self.options(), *arguments])
+        return self._launcher.run(self._words(name, *arguments))
+
+    def _words(self, name: str, *arguments: str) -> list[str]:
+        return [*self._launcher.command(name), "-c", str(self.directory), *arguments]
+
+    def sendmail(self, arguments: Sequence[str], data: str) -> subprocess.CompletedProcess[str]:
+        """Hand in a mail on this machine, as the user who runs this."""
+        words = [*self._launcher.command("resel-sendmail"), "-C", str(self.directory), *arguments]
+        return self._launcher.run(words, data=data, as_caller=True)
 
     def log(self) -> list[str]:
         """All its lines so far."""

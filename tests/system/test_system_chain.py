@@ -104,7 +104,7 @@ def test_system_strangers_reach_mailboxes_and_nobody_else(
 ) -> None:
     """swaks as the outside: resel.fr is taken, an unknown name and another domain are refused."""
     swaks = need("swaks")
-    network.toad.overrides["mynetworks"] = "192.0.2.0/24"
+    network.toad.configure({"mynetworks": "192.0.2.0/24"})
     network.toad.stop()
     network.toad.start()
 
