@@ -2,6 +2,7 @@
 
 make bench                          the main case, three pairs
 make bench BENCH_ARGS="--all"       all cases
+make bench BENCH_ARGS="--imap"      mailboxes beside the real Dovecot
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import relay, report
+from benchmarks import imap, relay, report
 from benchmarks.load import BenchmarkError
 from demo.launcher import CHECKOUT, LaunchError
 from demo.machines import MachineError
@@ -27,6 +28,8 @@ def main() -> int:
     options = parse()
     # So that the servers are stopped then too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))
+    if options.imap:
+        return compare_imap(options)
     if os.geteuid() == 0 and not shutil.which("postfix", path="/usr/sbin"):
         install_postfix()
     if not shutil.which("smtp-source", path="/usr/sbin:/usr/bin"):
@@ -55,11 +58,37 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--case", default="", help="only cases with this in their name")
     parser.add_argument("--pairs", type=int, default=3, help="measurements of each (3)")
     parser.add_argument("--messages", type=int, default=0, help="per measurement")
+    parser.add_argument("--imap", action="store_true", help="IMAP beside Dovecot instead")
+    parser.add_argument("--octets", type=int, default=6000, help="of each message, with --imap")
     parser.add_argument("--directory", default="/var/tmp", help="where the queues lie; a real disk")
     parser.add_argument(
-        "--without", action="append", default=[], choices=["postfix", "resel-mta"], help="leave out"
+        "--without",
+        action="append",
+        default=[],
+        choices=["postfix", "dovecot", "resel-mta"],
+        help="leave out",
     )
     return parser.parse_args()
+
+
+def compare_imap(options: argparse.Namespace) -> int:
+    """The rows of the mailbox side; the exit code."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="resel-bench-", dir=options.directory) as name:
+            directory = Path(name)
+            directory.chmod(0o755)
+            count = options.messages or 5000
+            outcome = imap.measure(
+                directory, options.pairs, count, options.octets, options.without, print
+            )
+    except (BenchmarkError, MachineError, LaunchError, OSError) as error:
+        print(f"The benchmark failed: {error}", file=sys.stderr)
+        return 1
+    print()
+    print(outcome.table())
+    path = report.write_imap(outcome.as_json(), count, CHECKOUT / "benchmarks" / "results")
+    print(f"Written: {path.relative_to(CHECKOUT)}")
+    return 0
 
 
 def measure(options: argparse.Namespace, with_postfix: bool) -> list[relay.Result]:

@@ -60,6 +60,22 @@ def write(results: Sequence[Result], directory: Path) -> list[Path]:
     return [data, picture]
 
 
+def write_imap(rows: dict[str, dict[str, list[float]]], messages: int, directory: Path) -> Path:
+    """imap-DATE.json: milliseconds by server and row. Raises OSError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    now = datetime.datetime.now(datetime.UTC)
+    record = {
+        "benchmark": "imap",
+        "date": now.isoformat(timespec="seconds"),
+        "machine": machine(),
+        "messages": messages,
+        "milliseconds": rows,
+    }
+    data = directory / f"imap-{now:%Y%m%dT%H%M%S}.json"
+    data.write_text(json.dumps(record, indent=1) + "\n")
+    return data
+
+
 def picture_of(results: Sequence[Result]) -> str:
     """Messages drained per second, by case."""
     series = list(results[0].runs)
