@@ -6,20 +6,24 @@ clone in root's home, say), the packages are copied to a directory that it can r
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGES = ("resel_mta", "resel_relay", "resel_lda")
 SYSTEM_PYTHON = "/usr/bin/python3"
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 
 
 class LaunchError(Exception):
@@ -71,16 +75,17 @@ class Launcher:
         self, words: Sequence[str], output: IO[bytes], environment: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
         """A process in a session of its own, so that a Ctrl-C is ours to pass on."""
-        return subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=self.environment(environment),
-            cwd="/",
-            start_new_session=True,
-            **self._identity(),
-        )
+        with signals_held():
+            return subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self.environment(environment),
+                cwd="/",
+                start_new_session=True,
+                **self._identity(),
+            )
 
     def run(
         self, words: Sequence[str], *, timeout: float = 10, data: str = "", as_caller: bool = False
@@ -136,6 +141,31 @@ class Launcher:
             f"the account nobody cannot execute {os.path.realpath(sys.executable)}; "
             f"run: make clean, then: make demo PYTHON={SYSTEM_PYTHON}"
         )
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Signals that Python code handles come at the end of the block.
+
+    One that raised while a process is being made would leave a process that nobody knows. Not
+    blocked by the mask, which the process would inherit.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers run in the main thread only
+        return
+    caught: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in _ENDING}
+    for number, handler in handlers.items():
+        if callable(handler):
+            signal.signal(number, lambda got, _: caught.append(got))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, handler)
+        for held in caught:
+            signal.raise_signal(held)
 
 
 def copy_packages(target: Path) -> None:
