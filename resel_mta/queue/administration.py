@@ -151,6 +151,13 @@ class Administration:
         )
         return entry
 
+    async def headers(self, queue_ids: Iterable[str]) -> dict[str, bytes]:
+        numbers = numbers_of(queue_ids)
+        found: dict[str, bytes] = await self._writer.submit(
+            lambda db: changes.headers(db, numbers), changes=False
+        )
+        return found
+
     async def next_due(self) -> float | None:
         due: float | None = await self._writer.submit(changes.next_due, changes=False)
         return due

@@ -3,6 +3,7 @@ and raises apsw.Error."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import apsw
@@ -48,7 +49,7 @@ def _recipient_entry(row: tuple[Any, ...]) -> RecipientEntry:
 def entry(db: apsw.Connection, row: tuple[Any, ...], now: float) -> Entry:
     number, state, owner, arrival, size, sender, next_attempt, expires = row
     recipients = db.execute(
-        "SELECT address, orig_to, next_attempt, attempts, reply, relay FROM recipient "
+        "SELECT address, orig_to, next_attempt, attempts, reply, relay, waits_for FROM recipient "
         "WHERE message = ? AND status = 0",
         (number,),
     )
@@ -79,6 +80,15 @@ def page(
 def find_entry(db: apsw.Connection, number: int, now: float) -> Entry | None:
     row = db.execute(f"{_ENTRY} WHERE id = ?", (number,)).fetchone()
     return None if row is None else entry(db, row, now)
+
+
+def headers(db: apsw.Connection, numbers: Iterable[int]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for number in numbers:
+        header = db.execute("SELECT header FROM content WHERE id = ?", (number,)).get
+        if header is not None:
+            found[format_id(number)] = header
+    return found
 
 
 def mark_corrupt(db: apsw.Connection, number: int) -> None:

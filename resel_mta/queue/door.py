@@ -61,7 +61,7 @@ class RecipientEntry:
     """A recipient as listings show it.
 
     reason: why it is still here, as the log has it; relay: who said so; "" before the first
-    attempt.
+    attempt. waits_for: as in `Retry`.
     """
 
     address: str
@@ -70,6 +70,7 @@ class RecipientEntry:
     attempts: int
     reason: str
     relay: str
+    waits_for: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +223,10 @@ class QueueStore(Protocol):
 
     async def get(self, queue_id: str) -> Entry | None:
         """One message, or None."""
+        ...
+
+    async def headers(self, queue_ids: Iterable[str]) -> dict[str, bytes]:
+        """The header fields of those that are there, as they are kept."""
         ...
 
     async def load(self, queue_id: str) -> Message | None:

@@ -402,7 +402,9 @@ class MemoryStore:
         if message.hold:
             queue = "hold"
         recipients = tuple(
-            RecipientEntry(r.address, r.orig_to, row.due[n], r.attempts, *row.replies[n])
+            RecipientEntry(
+                r.address, r.orig_to, row.due[n], r.attempts, *row.replies[n], row.waits.get(n, "")
+            )
             for n, r in row.pending.items()
         )
         return Entry(
@@ -415,6 +417,9 @@ class MemoryStore:
             row = self._rows.get(name)
             if row is not None and queue in (None, self._entry(row).queue):
                 yield self._entry(row)
+
+    async def headers(self, queue_ids: Iterable[str]) -> dict[str, bytes]:
+        return {row.message.queue_id: row.content.header.raw for row in self._chosen(queue_ids)}
 
     async def get(self, queue_id: str) -> Entry | None:
         row = self._rows.get(queue_id)
