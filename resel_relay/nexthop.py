@@ -15,24 +15,15 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from resel_mta.mail import PermFail, Reply, TempFail
+from resel_mta.wire.destination import Destination, parse_destination
 from resel_relay.dns import MX, DnsError, HostNotFound, NoData, Resolver, TryAgain
-from resel_relay.parameters import Parameters, port_number
+from resel_relay.parameters import Parameters
 
 # An exchanger list longer than this is an attack on our resolver, not a mail set-up.
 MAX_EXCHANGERS = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """One element of a next hop. use_mx: whether host is a mail domain. path: a unix socket."""
-
-    host: str
-    port: int
-    use_mx: bool
-    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +60,11 @@ def parse_nexthop(text: str, parameters: Parameters) -> list[Destination]:
 
 
 def _parse(word: str, parameters: Parameters) -> Destination:
-    use_mx = parameters.protocol == "smtp"
-    if word.startswith("unix:"):
-        return Destination(parameters.myhostname, 0, False, word.removeprefix("unix:"))
-    if word.startswith("inet:"):
-        word, use_mx = word.removeprefix("inet:"), False
-    if word.startswith("["):
-        host, bracket, rest = word[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
-            raise ValueError("unbalanced []")
-        use_mx = False
-        port = rest[1:]
-        if host.lower().startswith("ipv6:"):
-            host = host[5:]
-    elif word.count(":") > 1:
-        host, port = word, ""
-    else:
-        host, _, port = word.partition(":")
-    host = host.rstrip(".").lower()
-    if not host:
-        raise ValueError("no host name")
-    return Destination(host, port_number(port) if port else parameters.tcp_port, use_mx)
+    found = parse_destination(word)
+    if found.path:
+        return replace(found, host=parameters.myhostname)
+    use_mx = found.use_mx and parameters.protocol == "smtp"
+    return replace(found, port=found.port or parameters.tcp_port, use_mx=use_mx)
 
 
 class NextHops:

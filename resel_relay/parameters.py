@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from resel_mta.wire.destination import port_number
+
 if TYPE_CHECKING:
     from resel_mta.config import Settings
-
-KNOWN_PORTS = {"smtp": 25, "lmtp": 24, "submission": 587, "smtps": 465, "submissions": 465}
 
 
 def _nobody(_address: str, _port: int) -> bool:
@@ -125,15 +124,3 @@ def _families(protocols: tuple[str, ...]) -> tuple[str, ...]:
     if "all" in protocols:
         return ("ipv4", "ipv6")
     return tuple(family for family in ("ipv4", "ipv6") if family in protocols)
-
-
-def port_number(text: str) -> int:
-    """A port by number or service name. Raises ValueError."""
-    if text.isascii() and text.isdigit() and 0 < int(text) < 65536:
-        return int(text)
-    if text in KNOWN_PORTS:
-        return KNOWN_PORTS[text]
-    try:
-        return socket.getservbyname(text, "tcp")
-    except (OSError, UnicodeError):
-        raise ValueError(f"unknown port or service: {text!r}") from None

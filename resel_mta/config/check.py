@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pwd
+import socket
 from pathlib import Path
 
+from resel_mta.config.listen import SERVICES
 from resel_mta.config.live import live_files
 from resel_mta.config.maps import MatchList
 from resel_mta.config.networks import Networks
@@ -30,7 +32,8 @@ def check(settings: Settings) -> list[Problem]:
         *_tables(settings),
         *_lists(settings),
         *_tls(settings),
-        *_mail_uid(settings),
+        *_accounts(settings),
+        *_machine(settings),
     ]
 
 
@@ -141,6 +144,41 @@ def _tls(settings: Settings) -> list[Problem]:
         elif service == "submissions" or level == "may":
             text = f"{service} offers TLS, and there is no smtpd_tls_cert_file"
             problems.append(_problem(view, "smtpd_tls_cert_file", text, is_error=False))
+    return problems
+
+
+def _machine(settings: Settings) -> list[Problem]:
+    """What this machine does not have: the log's folder, the addresses to listen on."""
+    problems = []
+    log = settings.text("maillog_file")
+    if log and not os.path.isdir(folder := os.path.dirname(log) or "."):
+        problems.append(_problem(settings, "maillog_file", f"{folder}: no such directory"))
+    hosts = {each.host: each for service in SERVICES for each in settings.listeners(service)}
+    for host, listener in hosts.items():
+        if host and (why := _not_ours(host)):
+            problems.append(_problem(settings, "inet_interfaces", f"{listener}: {why}"))
+    return problems
+
+
+def _not_ours(host: str) -> str:
+    """Why nothing can listen on an address, or ""."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((host, 0))
+    except OSError as error:
+        return f"{error.strerror or error}; no interface of this machine has that address"
+    return ""
+
+
+def _accounts(settings: Settings) -> list[Problem]:
+    problems = _mail_uid(settings)
+    if os.geteuid() == 0:  # Nobody else becomes another.
+        owner = settings.text("mail_owner")
+        try:
+            pwd.getpwnam(owner)
+        except KeyError:
+            problems.append(_problem(settings, "mail_owner", f'there is no account "{owner}"'))
     return problems
 
 

@@ -52,7 +52,7 @@ def parse_network_item(text: str) -> _Net | _Name | _File:
     if bare.startswith("cidr:/"):
         return _File(include, bare[5:], is_cidr=True)
     if pack(bare.partition("/")[0].strip("[]")) is None and "/" not in bare:
-        if not _HOST_NAME.fullmatch(bare):
+        if not _HOST_NAME.fullmatch(bare) or bare.replace(".", "").isdigit():
             raise ValueError(
                 f'"{text}" is not an address, a network such as 192.0.2.0/24, or a name'
             )

@@ -45,6 +45,7 @@ TYPES = frozenset(
             "protocols",
         ),
         *("list", "choices", "maps", "domains", "networks", "restrictions", "listen"),
+        *("ip", "nameservers", "nexthops", "nexthoplist", "port", "transport"),
     )
 )
 

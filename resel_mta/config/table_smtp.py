@@ -1,10 +1,10 @@
 """Parameters of the SMTP and LMTP clients."""
 
 ROWS = """\
-text smtp_tcp_port = smtp ## The port that mail is sent to.
+port smtp_tcp_port = smtp ## The port that mail is sent to.
 text smtp_helo_name = $myhostname ## The name in EHLO.
-text smtp_bind_address = ## The IPv4 address that connections come from.
-text smtp_bind_address6 = ## The IPv6 address that connections come from.
+ip{ipv4} smtp_bind_address = ## The IPv4 address that connections come from.
+ip{ipv6} smtp_bind_address6 = ## The IPv6 address that connections come from.
 choice{any ipv4 ipv6} smtp_address_preference = any ## Which protocol is tried first.
 flag smtp_randomize_addresses = yes ## Shuffle hosts of equal preference.
 number(0..) smtp_mx_address_limit = 5 ## The most addresses tried in one delivery; 0: no limit.
@@ -13,8 +13,8 @@ flag smtp_skip_5xx_greeting = yes ## Try the next host when one greets with 5xx.
 flag smtp_never_send_ehlo = no ## Never send EHLO.
 flag ignore_mx_lookup_error = no ## Use A and AAAA when the MX look-up fails.
 list smtp_host_lookup = dns ## How hosts are looked up: dns, native.
-list smtp_fallback_relay = $fallback_relay ## Hosts for mail whose destination cannot be found or reached.
-list fallback_relay = ## The old name of smtp_fallback_relay.
+nexthoplist smtp_fallback_relay = $fallback_relay ## Hosts for mail whose destination cannot be found or reached.
+nexthoplist fallback_relay = ## The old name of smtp_fallback_relay.
 size(0..) smtp_line_length_limit = 998 ## Lines longer than this are broken when sent; 0: no limit.
 time(0..) smtp_connect_timeout = 30s ## How long connecting may take.
 time(1..) smtp_helo_timeout = 300s ## How long the answers to the connection, HELO and EHLO may take.
@@ -38,7 +38,7 @@ file smtp_tls_CApath = ## A directory of such certificates.
 number(0..4) smtp_tls_loglevel = 0 ## How much is logged of TLS: 0 nothing, 1 a line per handshake.
 protocols{fixed} smtp_tls_protocols = >=TLSv1 ## The TLS protocols that are allowed; ours are TLSv1.2 and TLSv1.3.
 protocols{fixed} smtp_tls_mandatory_protocols = >=TLSv1 ## The TLS protocols that are allowed; ours are TLSv1.2 and TLSv1.3.
-text lmtp_tcp_port = 24 ## The port that LMTP mail is sent to.
+port lmtp_tcp_port = 24 ## The port that LMTP mail is sent to.
 text lmtp_lhlo_name = $myhostname ## The name in LHLO.
 time(0..) lmtp_connect_timeout = 0s ## How long connecting may take; 0: as the system has it.
 time(1..) lmtp_lhlo_timeout = 300s ## How long the answers to the connection and LHLO may take.

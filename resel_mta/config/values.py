@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from resel_mta.config import values_net
 from resel_mta.config.grammar import split_items
 from resel_mta.config.listen import parse_listen
 from resel_mta.config.mapspec import parse_map
@@ -155,4 +156,10 @@ _CONVERT: dict[str, Callable[[Parameter, str], Value]] = {
     "networks": _networks,
     "protocols": _protocols,
     "listen": _listen,
+    "ip": values_net.ip,
+    "nameservers": values_net.nameservers,
+    "nexthops": values_net.nexthops,
+    "nexthoplist": values_net.nexthop_list,
+    "port": values_net.port,
+    "transport": values_net.transport,
 }

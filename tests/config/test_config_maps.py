@@ -25,7 +25,9 @@ POSTMAP = shutil.which("postmap")
 
 
 def settings(tmp_path: Path, **values: str) -> Settings:
-    return Settings.build(role="relay", data_directory=str(tmp_path / "data"), **values)
+    return Settings.build(
+        role="relay", data_directory=str(tmp_path / "data"), mail_owner="nobody", **values
+    )
 
 
 def fresh(maps: MapSet) -> None:
@@ -266,3 +268,20 @@ def test_networks(tmp_path: Path) -> None:
 def test_bad_networks(item: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         Networks([item])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("maillog_file", "/nonexistent/mail.log", "no such directory"),
+        ("inet_interfaces", "192.0.2.77", "no interface of this machine"),
+        ("mail_uid", "no-such-account", "no account"),
+    ],
+)
+def test_what_this_machine_lacks_is_found(
+    tmp_path: Path, name: str, value: str, words: str
+) -> None:
+    (problem,) = check(settings(tmp_path, **{name: value}))
+    assert problem.is_error
+    assert problem.parameter == name
+    assert words in problem.text

@@ -158,6 +158,53 @@ def test_fails_closed(tmp_path: Path, line: str) -> None:
     assert any(line.partition(" =")[0] in each for each in errors_of(write(tmp_path, line + "\n")))
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "dns_nameservers = nonsense",
+        "dns_nameservers = 192.0.2.1:port",
+        "relayhost = [host]:notaport",
+        "relayhost = [host",
+        "relayhost = []",
+        "smtp_fallback_relay = a, b:0",
+        "mynetworks = 300.1.1.1",
+        "default_transport = carrier-pigeon",
+        "local_transport = :host",
+        "relay_transport = smtp:[host",
+        "smtp_bind_address = 192.0.2",
+        "smtp_bind_address = ::1",
+        "smtp_tcp_port = smpt",
+        "lmtp_tcp_port = 65536",
+    ],
+)
+def test_hosts_ports_and_transports_that_cannot_be(tmp_path: Path, line: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(write(tmp_path, f"{line}\n"))
+    (problem,) = [each for each in error.value.problems if each.is_error]
+    assert problem.where.endswith("main.cf:1")
+    assert problem.parameter == line.partition(" ")[0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "dns_nameservers = 192.0.2.1 [2001:db8::1]:5353, 192.0.2.2:53 2001:db8::2",
+        "relayhost = [pegase.adm.resel.fr]",
+        "relayhost = resel.fr:submission, [ipv6:2001:db8::1]:25",
+        "relayhost =",
+        "default_transport = smtp:[mx.example.org]:26",
+        "local_transport = error:5.1.1 nobody lives here",
+        "virtual_transport = lmtp:unix:private/dovecot-lmtp",
+        "smtp_bind_address6 = 2001:db8::1",
+        "mynetworks = 192.0.2.0/24 host.example.org .example.net",
+    ],
+)
+def test_hosts_ports_and_transports_that_can_be(tmp_path: Path, line: str) -> None:
+    settings = load(write(tmp_path, f"{line}\n"))
+    name, _, value = line.partition(" =")
+    assert settings.setting(name).value == value.strip()
+
+
 def test_a_refused_parameter_may_say_its_default(tmp_path: Path) -> None:
     load(write(tmp_path, "content_filter =\nsmtpd_tls_ask_ccert = no\nbiff = yes\n"))
 

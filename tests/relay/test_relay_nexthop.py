@@ -9,7 +9,8 @@ from relay_peers import HELLO
 from test_relay_session import ONE
 
 from resel_mta.mail import TempFail
-from resel_relay.nexthop import Destination, NextHops, parse_nexthop
+from resel_mta.wire.destination import Destination
+from resel_relay.nexthop import NextHops, parse_nexthop
 from resel_relay.parameters import Parameters
 
 V4 = Parameters(myhostname="me.test", families=("ipv4",))

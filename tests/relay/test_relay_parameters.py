@@ -9,8 +9,9 @@ from test_relay_session import ONE
 from resel_mta.config import Settings
 from resel_mta.mail import Route
 from resel_mta.maillog import MailLog
+from resel_mta.wire.destination import port_number
 from resel_relay.dns import Resolver
-from resel_relay.parameters import port_number, read_parameters
+from resel_relay.parameters import read_parameters
 from resel_relay.transport import SmtpTransport
 
 
@@ -46,7 +47,7 @@ def test_lmtp_names_are_read():
 
 @pytest.mark.parametrize("text", ["", "0", "65536", "-1", "no-such-service", "２５"])
 def test_no_port(text):
-    with pytest.raises(ValueError, match="unknown port"):
+    with pytest.raises(ValueError, match="neither a port"):
         port_number(text)
 
 
@@ -74,8 +75,10 @@ async def test_bad_settings_keep_the_old_ones(peer):
     server = await peer(HELLO.replace("me.test", "p.resel.fr") + ONE)
     settings = Settings.build(myhostname="p.resel.fr", smtp_tls_security_level="none")
     transport = SmtpTransport("smtp", "smtp", settings, Resolver(), MailLog(Lines()))
-    with pytest.raises(ValueError, match="unknown port"):
-        transport.reconfigure(Settings.build(smtp_tcp_port="nonsense"))
+    with pytest.raises(OSError, match="No such file"):
+        transport.reconfigure(
+            Settings.build(smtp_tls_CAfile="/nonexistent", smtp_tls_security_level="may")
+        )
     mail = message()
     route = Route("smtp", f"[127.0.0.1]:{server.port}", "relayhost")
     outcomes = await transport.deliver(mail, mail.recipients, route)
