@@ -13,6 +13,7 @@ import apsw
 
 from resel_lda.mailbox import FolderInfo, FolderStatus, Mailbox, MailboxError
 from resel_lda.maildir import subscriptions, tree
+from resel_lda.maildir.claim import Claim
 from resel_lda.maildir.content import MessageReader
 from resel_lda.maildir.database import CacheFile, StateFile
 from resel_lda.maildir.files import MaildirFiles, create_maildir
@@ -63,6 +64,7 @@ class MaildirStore:
         self._own_executor = executor is None
         self._executor = executor or ThreadPoolExecutor(_THREADS, f"store-{user.name}")
         self._maker = NameMaker()
+        self._claim = Claim(location.control)
         self._state = StateFile(os.path.join(location.control, "state"), disk, log)
         self._cache = CacheFile(os.path.join(location.index, "cache"), disk, log)
         self._subscriptions = subscriptions.Subscriptions(
@@ -92,6 +94,7 @@ class MaildirStore:
         create_maildir(self._disk, location.inbox)
         self._disk.make_directories(location.control)
         self._disk.make_directories(location.index)
+        self._claim.take()
         tree.sweep(self._disk, location.root)
 
     # -- listing ------------------------------------------------------------------------------
@@ -332,3 +335,4 @@ class MaildirStore:
     def _close_files(self) -> None:
         self._state.database.close()
         self._cache.database.close()
+        self._claim.release()

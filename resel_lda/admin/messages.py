@@ -1,0 +1,200 @@
+"""Commands on messages: ``search``, ``fetch``, ``expunge``, ``flags``, ``copy``, ``move``, ``save``,
+``import``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from resel_lda.admin.fields import Item, field_values
+from resel_lda.admin.find import BadQuery, Finder, Match, store_name
+from resel_lda.admin.query import parse_query
+from resel_lda.admin.work import EX_TEMPFAIL, Work
+from resel_lda.imap.names import Names
+from resel_lda.imap.parser import normal_flag
+from resel_lda.mailbox import AppendData, MailboxError
+from resel_lda.maildir.store import MaildirStore
+from resel_mta.disk import Disk
+from resel_mta.maillog import MailLog, StreamSink
+from resel_mta.users import User
+
+_BATCH = 500
+_READ_BATCH = 32
+
+
+async def _matches(work: Work, failing: str) -> AsyncIterator[Match]:
+    """args: query. failing: what is said of a folder that is not there, "" for nothing;
+    {name} stands for it."""
+    missing: list[tuple[str, MailboxError]] = []
+    finder = Finder(work.store, work.names, parse_query(work.words("query")))
+    try:
+        async for match in finder.matches(lambda *one: missing.append(one)):
+            yield match
+    except BadQuery as refused:
+        await work.tell.problem(str(refused), EX_TEMPFAIL)
+    for name, error in missing:
+        if failing:
+            shown = work.names.shown(name)
+            gone = error.code == "NONEXISTENT"
+            text = f"Mailbox doesn't exist: {shown}" if gone else error.text
+            await work.failed(failing.format(name=shown), error, text)
+
+
+async def search(work: Work) -> None:
+    """args: query. Rows: the folder's GUID, UID."""
+    async for match in _matches(work, "Couldn't get mailbox '{name}' GUID"):
+        guid = match.folder.index.uidlist.guid
+        for uid in match.uids:
+            await work.tell.row([guid, str(uid)])
+
+
+async def fetch(work: Work) -> None:
+    """args: query, fields. Rows: the fields' values of each message."""
+    values = field_values(work.words("fields"))
+    async for match in _matches(work, ""):
+        shown = work.names.shown(match.folder.name)
+        for uid in match.uids:
+            info = match.folder.get(uid)
+            if info is None:
+                continue
+            item = Item(work.user.name, shown, match.folder, match.view, info)
+            try:
+                row = [await value(item) for value in values]
+            except MailboxError as error:
+                if error.code != "EXPUNGEISSUED":
+                    await work.failed(f"fetch failed for box={shown} uid={uid}", error)
+                continue
+            await work.tell.row(row)
+
+
+async def expunge(work: Work) -> None:
+    """args: query, delete_empty: the folder goes too, once it is empty."""
+    async for match in _matches(work, "Syncing mailbox '{name}' failed"):
+        shown = work.names.shown(match.folder.name)
+        try:
+            for start in range(0, len(match.uids), _BATCH):
+                await match.folder.expunge(match.uids[start : start + _BATCH])
+            if work.on("delete_empty") and not match.folder.messages() and shown != "INBOX":
+                await work.store.delete(match.folder.name)
+        except MailboxError as error:
+            await work.failed(f"Syncing mailbox '{shown}' failed", error)
+
+
+async def flags(work: Work) -> None:
+    """args: query, flags, mode ("add", "remove", "set")."""
+    wanted = [normal_flag(word.encode("ascii", "replace")) for word in work.words("flags")]
+    async for match in _matches(work, "Syncing mailbox '{name}' failed"):
+        try:
+            if match.uids:
+                await match.folder.store(match.uids, wanted, work.text("mode"))
+        except MailboxError as error:
+            shown = work.names.shown(match.folder.name)
+            await work.failed(f"Syncing mailbox '{shown}' failed", error)
+
+
+async def copy(work: Work) -> None:
+    """args: query, target."""
+    await _transfer(work, move=False)
+
+
+async def move(work: Work) -> None:
+    """args: query, target."""
+    await _transfer(work, move=True)
+
+
+async def _transfer(work: Work, move: bool) -> None:
+    shown = work.text("target")
+    try:
+        target = store_name(work.names, shown)
+        (await work.store.open_folder(target)).release()
+    except MailboxError as error:
+        gone = error.code == "NONEXISTENT"
+        text = f"Mailbox doesn't exist: {shown}" if gone else error.text
+        await work.failed(f"Can't open mailbox '{shown}'", error, text)
+        return
+    async for match in _matches(work, "Syncing mailbox '{name}' failed"):
+        folder = match.folder
+        if folder.name == target and move:
+            continue
+        step = folder.move if move else folder.copy
+        try:
+            for start in range(0, len(match.uids), _BATCH):
+                await step(match.uids[start : start + _BATCH], target)
+        except MailboxError as error:
+            verb = "Moving" if move else "Copying"
+            await work.failed(f"{verb} message to mailbox '{shown}' failed", error)
+
+
+async def save(work: Work) -> None:
+    """args: mailbox. The message is what was handed in."""
+    shown = work.text("mailbox") or "INBOX"
+    try:
+        folder = await work.store.open_folder(store_name(work.names, shown))
+    except MailboxError as error:
+        gone = error.code == "NONEXISTENT"
+        text = f"Mailbox doesn't exist: {shown}" if gone else error.text
+        await work.failed(f"Failed to open mailbox {shown}", error, text)
+        return
+    try:
+        await folder.append([AppendData(work.content(), 0)])
+    except MailboxError as error:
+        await work.failed(f"Saving mail to mailbox {shown} failed", error)
+    finally:
+        folder.release()
+
+
+async def import_mail(work: Work) -> None:
+    """args: location, parent, query, subscribe. Copies what matches in another Maildir."""
+    source = _source(work)
+    try:
+        # A Dovecot folder that is looked at is written to (UIDs, new mail taken in); so is ours.
+        inner = Work(
+            work.user, source, work.settings, Names("", "/"), work.args, work.tell, work.content
+        )
+        async for match in _matches(inner, "Syncing mailbox '{name}' failed"):
+            await _import_folder(work, match)
+    finally:
+        await source.close()
+
+
+def _source(work: Work) -> MaildirStore:
+    user = work.user
+    other = User(user.name, user.uid, user.gid, user.home, work.text("location"))
+    return MaildirStore(other, work.settings, Disk(), MailLog(StreamSink(2)))
+
+
+async def _import_folder(work: Work, match: Match) -> None:
+    parent = work.text("parent")
+    name = match.folder.name
+    target = "/".join((store_name(work.names, parent), name)) if parent else name
+    try:
+        await _ensure(work, target)
+        folder = await work.store.open_folder(target)
+        try:
+            for start in range(0, len(match.uids), _READ_BATCH):
+                batch = match.uids[start : start + _READ_BATCH]
+                await folder.append(await _appended(match, batch))
+        finally:
+            folder.release()
+    except MailboxError as error:
+        await work.failed(f"Importing into mailbox {work.names.shown(target)} failed", error)
+
+
+async def _appended(match: Match, uids: Sequence[int]) -> list[AppendData]:
+    found = []
+    for uid in uids:
+        info = match.folder.get(uid)
+        if info is None:
+            continue
+        message = await match.folder.read(uid)
+        found.append(AppendData([message], len(message), info.flags, info.internal_date))
+    return found
+
+
+async def _ensure(work: Work, target: str) -> None:
+    try:
+        await work.store.create(target)
+    except MailboxError as error:
+        if error.code != "ALREADYEXISTS":
+            raise
+    if work.on("subscribe"):
+        await work.store.subscribe(target)

@@ -1,0 +1,141 @@
+"""One command of an administrator, on a stream: the worker's side.
+
+A line of JSON asks: {"command", "args", "octets": how many follow}. Lines answer: {"values": […]}
+for each row, {"problem": text, "exit": n} for what failed, {"done": true} at the end. A stream
+that ends without the last one is of a worker that died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from resel_lda.admin import folders, messages, quota
+from resel_lda.admin.work import EX_TEMPFAIL, Work, exit_code
+from resel_lda.imap.names import Names
+from resel_lda.imap.stream import ConnectionLost, LineTooLong, Stream
+from resel_lda.mailbox import MailboxError
+from resel_lda.maildir.store import MaildirStore
+from resel_mta.config import Settings
+from resel_mta.users import User
+
+_MAX_REQUEST = 1 << 20
+_BLOCK = 1 << 16
+
+COMMANDS: Mapping[str, Callable[[Work], Awaitable[None]]] = {
+    "list": folders.list_folders,
+    "status": folders.status,
+    "create": folders.create,
+    "delete": folders.delete,
+    "rename": folders.rename,
+    "subscribe": folders.subscribe,
+    "unsubscribe": folders.unsubscribe,
+    "path": folders.path,
+    "resync": folders.resync,
+    "search": messages.search,
+    "fetch": messages.fetch,
+    "expunge": messages.expunge,
+    "flags": messages.flags,
+    "copy": messages.copy,
+    "move": messages.move,
+    "save": messages.save,
+    "import": messages.import_mail,
+    "quota.get": quota.get,
+    "quota.recalc": quota.recalc,
+}
+
+
+def names_of(settings: Settings) -> Names:
+    """Between the names that people use and the store's."""
+    return Names(settings.text("namespace_prefix"), settings.text("namespace_separator"))
+
+
+class AdminSession:
+    """Implements `sessions.Running`. report: takes a line for the operator's log."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        user: User,
+        store: MaildirStore,
+        settings: Settings,
+        report: Callable[[str], None],
+    ) -> None:
+        self._stream = stream
+        self._user = user
+        self._store = store
+        self._settings = settings
+        self._report = report
+        self._task: asyncio.Task[str] | None = None
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def run(self) -> str:
+        """Serve one command; what it was, for the log."""
+        self._task = asyncio.create_task(self._serve())
+        try:
+            return await self._task
+        except ConnectionLost:
+            return "Connection closed"
+        finally:
+            self._task.cancel()
+
+    async def _serve(self) -> str:
+        try:
+            request = json.loads(await self._stream.line(_MAX_REQUEST))
+            octets = int(request.get("octets", 0))
+            command = str(request["command"])
+            args = request.get("args", {})
+        except (LineTooLong, ValueError, KeyError, TypeError, AttributeError):
+            await self.problem("the request cannot be read", EX_TEMPFAIL)
+            return "bad request"
+        await self._perform(command, args, octets)
+        await self._say({"done": True})
+        return f"Command {command}"
+
+    async def _perform(self, command: str, args: Mapping[str, Any], octets: int) -> None:
+        handler = COMMANDS.get(command)
+        if handler is None:
+            await self.problem(f"unknown command {command}", EX_TEMPFAIL)
+            return
+        work = Work(
+            self._user,
+            self._store,
+            self._settings,
+            names_of(self._settings),
+            args,
+            self,
+            lambda: self._content(octets),
+        )
+        try:
+            await handler(work)
+        except MailboxError as error:
+            await self.problem(error.text, exit_code(error))
+        except (ConnectionLost, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            self._report(f"error: {command} failed: {error!r}")
+            await self.problem("Internal error occurred; the log says more", EX_TEMPFAIL)
+
+    async def _content(self, octets: int) -> AsyncIterator[bytes]:
+        left = octets
+        while left:
+            block = await self._stream.read(min(left, _BLOCK))
+            left -= len(block)
+            yield block
+
+    # Implements `work.Tell`.
+
+    async def row(self, values: Sequence[str]) -> None:
+        await self._say({"values": list(values)})
+
+    async def problem(self, text: str, code: int) -> None:
+        await self._say({"problem": text, "exit": code})
+
+    async def _say(self, answer: Mapping[str, object]) -> None:
+        self._stream.write(json.dumps(answer).encode("ascii") + b"\n")
+        await self._stream.drain()
