@@ -84,8 +84,27 @@ def _packed(sockaddr: _SockAddr, size: int = 0) -> bytes:
 
 @functools.lru_cache(maxsize=1)
 def host_name() -> str:
-    """gethostname(2), lower case as it is."""
-    return socket.gethostname() or "localhost"
+    """gethostname(2); where that is one word, as Debian has it, its full name in /etc/hosts.
+
+    Postfix would say "vm.localdomain" then, unless its package's questions wrote myhostname.
+    """
+    name = socket.gethostname() or "localhost"
+    return name if "." in name else full_name(name)
+
+
+def full_name(name: str, path: str = "/etc/hosts") -> str:
+    """The first name with a dot on the line of a hosts(5) file that has `name`; else `name`."""
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return name
+    for line in text.splitlines():
+        names = line.partition("#")[0].split()[1:]
+        if name in names and name != "localhost":
+            found = next((each for each in names if "." in each), None)
+            if found is not None:
+                return found
+    return name
 
 
 def default_mydomain(myhostname: str) -> str:
