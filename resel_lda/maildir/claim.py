@@ -12,7 +12,7 @@ import time
 
 from resel_lda.mailbox import MailboxError
 
-FILE_NAME = "state.lock"
+FILE_NAME = "state.owner"
 _PATIENCE = 10.0
 _PAUSE = 0.02
 
