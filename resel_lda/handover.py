@@ -14,11 +14,12 @@ import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-# To the worker: the configuration; a session; a message to deliver. From it: ready; a session
-# ended; what became of a message; a line to log.
+# To the worker: the configuration; a session; a message to deliver; end a session. From it: ready;
+# a session ended; what became of a message; a line to log.
 CONFIGURE = b"C"
 SESSION = b"S"
 DELIVER = b"D"
+KICK = b"K"
 READY = b"R"
 ENDED = b"E"
 DELIVERED = b"O"

@@ -21,16 +21,13 @@ from resel_lda import handover
 from resel_lda.delivery import carry_out
 from resel_lda.deposit import ThreadDepositor
 from resel_lda.handover import Handover, HandoverError
-from resel_lda.imap.names import Names
-from resel_lda.imap.serve import Server
-from resel_lda.imap.session import Session, Who
-from resel_lda.imap.stream import ConnectionLost, Stream
+from resel_lda.imap.stream import Stream
 from resel_lda.mailbox import MailboxError, MailStore
 from resel_lda.maildir.store import MaildirStore
+from resel_lda.sessions import Running, make_session, refuse, user_of
 from resel_mta.config import ConfigError, Settings
 from resel_mta.disk import Disk
 from resel_mta.maillog import MailLog, StreamSink
-from resel_mta.users import User
 
 # Seconds that a user's store stays open after the last session, so that the next one is warm.
 _KEEP_STORE = 300.0
@@ -68,7 +65,8 @@ class Worker:
         self._open_store = open_store
         self._settings: Settings | None = None
         self._stores: dict[str, _Held] = {}
-        self._servers: dict[asyncio.Task[None], Server | None] = {}
+        self._servers: dict[asyncio.Task[None], Running | None] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._log: MailLog = _FrontLog(self.log)
         self._outgoing: deque[bytes] = deque()
         self._ending = asyncio.Event()
@@ -145,10 +143,13 @@ class Worker:
                 descriptor = None
                 task = asyncio.get_running_loop().create_task(self._serve(request, connection))
                 self._servers[task] = None
+                self._tasks[request.session] = task
                 task.add_done_callback(self._servers.pop)
             elif kind == handover.DELIVER and descriptor is not None:
                 self._deliver(fields, descriptor)
                 descriptor = None
+            elif kind == handover.KICK:
+                self._kick(str(fields.get("session")))
         except (HandoverError, ConfigError) as error:
             self.log("master", f"error: {error}")
         finally:
@@ -214,8 +215,18 @@ class Worker:
 
     # Sessions.
 
+    def _kick(self, session: str) -> None:
+        """End one session; nothing if it is over already."""
+        task = self._tasks.get(session)
+        running = self._servers.get(task) if task is not None else None
+        if running is not None:
+            running.stop()
+        elif task is not None:
+            task.cancel()
+
     async def _serve(self, request: Handover, connection: socket.socket) -> None:
-        prefix = f"imap({request.user})<{os.getpid()}><{request.session}>: "
+        service = request.service
+        prefix = f"{service}({request.user})<{os.getpid()}><{request.session}>: "
         connection.setblocking(False)
         stream = Stream(request.unread)
         reason = "Internal error"
@@ -223,43 +234,40 @@ class Worker:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: stream, connection)
             held = self._hold(request)
-            session = self._session(
-                request, stream, held.store, lambda text: self.log("imap", prefix + text)
-            )
-            server = Server(session)
-            task = asyncio.current_task()
-            if task is not None:
-                self._servers[task] = server
-            if self._ending.is_set():
-                server.stop()
-            reason = await server.run(request.tag.encode("latin-1"))
-            reason += f" in={stream.received} out={stream.sent} expunged={session.expunged}"
+            reason = await self._run(request, stream, held.store, prefix)
         except asyncio.CancelledError:
             reason = "Server shutting down."
         except MailboxError as error:
             # The user's mail_location is of no use: the log says why, the client that it is so.
             reason = error.text
-            _refuse(stream, request.tag, error)
+            refuse(request, stream, error)
         except Exception as error:
             # One session's failure is not the others'.
-            self.log("imap", f"{prefix}error: session failed: {error!r}")
+            self.log(service, f"{prefix}error: session failed: {error!r}")
             connection.close()
         finally:
+            self._tasks.pop(request.session, None)
             stream.close()
             if held is not None:
                 self._release(request.user, held)
             self._say(handover.ENDED, {"session": request.session})
-            self.log("imap", f"{prefix}Disconnected: {reason}")
+            self.log(service, f"{prefix}Disconnected: {reason}")
 
-    def _session(
-        self, request: Handover, stream: Stream, store: MailStore, report: Callable[[str], None]
-    ) -> Session:
+    async def _run(self, request: Handover, stream: Stream, store: MailStore, prefix: str) -> str:
         assert self._settings is not None
-        names = Names(
-            self._settings.text("namespace_prefix"), self._settings.text("namespace_separator")
+        running = make_session(
+            request,
+            stream,
+            store,
+            self._settings,
+            lambda text: self.log(request.service, prefix + text),
         )
-        who = Who(request.user, request.session, request.secured)
-        return Session(stream, store, who, names, report)
+        task = asyncio.current_task()
+        if task is not None:
+            self._servers[task] = running
+        if self._ending.is_set():
+            running.stop()
+        return await running.run()
 
     def _hold(self, request: Handover) -> _Held:
         if self._settings is None:
@@ -288,25 +296,9 @@ class Worker:
         task.add_done_callback(self._closers.discard)
 
 
-def _refuse(stream: Stream, tag: str, error: MailboxError) -> None:
-    with contextlib.suppress(ConnectionLost):
-        stream.write(
-            f"{tag} NO [{error.code or 'UNAVAILABLE'}] {error.text}\r\n"
-            f"* BYE {error.text}\r\n".encode()
-        )
-
-
 def open_maildir(settings: Settings, request: Handover, log: MailLog) -> MailStore:
     """The user's Maildir store."""
-    user = User(
-        request.user,
-        request.uid,
-        request.gid,
-        request.home,
-        request.mail_location,
-        request.quota_storage_size,
-    )
-    return MaildirStore(user, settings, Disk(), log)
+    return MaildirStore(user_of(request), settings, Disk(), log)
 
 
 async def serve(control: socket.socket, open_store: OpenStore) -> None:

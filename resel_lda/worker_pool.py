@@ -162,6 +162,13 @@ class WorkerPool:
             raise WorkerUnavailable("no mailbox worker") from None
         self._sessions[request.session] = ended
 
+    async def kick(self, session: str) -> None:
+        """Have the worker end a session, politely."""
+        if self._control is not None:
+            await self._send(
+                self._control, handover.pack(handover.KICK, {"session": session}), None
+            )
+
     async def deliver(self, fields: Mapping[str, object], descriptor: int) -> list[Any]:
         """Have the worker deliver the message in `descriptor` (see `delivery`): its outcomes.
         Raises WorkerGone."""
