@@ -1,30 +1,68 @@
 """What commands ask of the queue, over the admin socket or, with the daemon down, in their own process.
 
 Each verb is an async generator over rows that survive JSON. `QueueVerbs` is the same object on
-both sides: with a scheduler in the daemon, without one in a command that took the queue's lock.
+both sides: with the scheduler in the daemon, with a stand-in for it in a command that took the
+queue's lock.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
 from resel_mta.content import Body
 from resel_mta.control import ControlError, Row, Verb
-from resel_mta.mail import TempFail
+from resel_mta.mail import Route, TempFail
+from resel_mta.queue import why
 from resel_mta.queue.door import Entry, QueueStore, RecipientEntry
+from resel_mta.queue.selection import Selection, host_of_site, names_host, subject_of
 
 BLOCK = 256 * 1024
+BATCH = 200
+"""Messages whose headers are read at once, and recipients looked at before others get a turn."""
+
+# In which queues each change finds something to do.
+APPLIES = {
+    "delete": frozenset(("incoming", "active", "deferred", "hold", "corrupt")),
+    "hold": frozenset(("incoming", "active", "deferred")),
+    "release": frozenset(("hold",)),
+    "requeue": frozenset(("incoming", "active", "deferred", "hold")),
+}
 
 
-class Flusher(Protocol):
+class Deliverer(Protocol):
     """What the verbs need of the scheduler."""
 
+    running: bool
+    """Whether anything is delivered."""
+
     async def flush(self, queue_id: str | None = None, site: str | None = None) -> int:
-        """Try deferred mail now: all, one message, or what waits for one domain. How many."""
+        """Try deferred mail now: all, one message, or what waits for one domain. How many.
+        Raises ControlError."""
+        ...
+
+    async def route(self, address: str) -> Route | None:
+        """Where a recipient that has been expanded goes; None if that cannot be told now."""
+        ...
+
+    def host_state(self, route: Route, address: str) -> why.HostState:
+        """What is known of the next hop."""
+        ...
+
+    def deadline(self, entry: Entry) -> float:
+        """When a message is given up."""
+        ...
+
+    def active_since(self, queue_id: str) -> float:
+        """When its delivery began; 0 for a message that is not active."""
+        ...
+
+    def revive(self) -> None:
+        """Next hops that count as down are tried at once."""
         ...
 
 
@@ -37,9 +75,9 @@ def entry_from_row(row: Mapping[str, Any]) -> Entry:
 class QueueVerbs:
     """Queue verbs by name: see `table`."""
 
-    def __init__(self, store: QueueStore, flusher: Flusher | None) -> None:
+    def __init__(self, store: QueueStore, deliverer: Deliverer) -> None:
         self._store = store
-        self._flusher = flusher
+        self._deliverer = deliverer
 
     def table(self) -> dict[str, Verb]:
         verbs: dict[str, Callable[[Mapping[str, Any]], AsyncIterator[Row]]] = {
@@ -47,56 +85,125 @@ class QueueVerbs:
             "queue.flush": self.flush,
             "queue.change": self.change,
             "queue.show": self.show,
+            "queue.why": self.explain,
         }
         return {name: _explaining(verb) for name, verb in verbs.items()}
 
     async def walk(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
-        """args: queue, one queue's name or nothing. Rows: Entry as a dict, by arrival."""
-        async for entry in self._store.walk(args.get("queue")):
+        """args: queue, one queue's name or nothing; select, a Selection as a row or nothing.
+        Rows: Entry as a dict, by arrival."""
+        selection = Selection.from_row(args.get("select"))
+        async for entry in self._selected(self._store.walk(args.get("queue")), selection):
             yield asdict(entry)
 
     async def flush(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
         """args: id or site, or neither for all. One row: {"count": n}."""
-        if self._flusher is None:
-            raise ControlError(
-                69,
-                "the mail system is down: nothing can be flushed; it will be tried at the next start",
-            )
         queue_id, site = args.get("id"), args.get("site")
-        if queue_id is not None and await self._store.get(queue_id) is None:
+        if (
+            self._deliverer.running
+            and queue_id is not None
+            and await self._store.get(queue_id) is None
+        ):
             raise ControlError(65, f"no message {queue_id} in the queue")
-        yield {"count": await self._flusher.flush(queue_id=queue_id, site=site)}
+        yield {"count": await self._deliverer.flush(queue_id=queue_id, site=site)}
 
     async def change(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
-        """args: action (delete, hold, release, requeue), ids (None: all), queue (None: any).
+        """args: action (of `APPLIES`), ids (None: all), queue (None: any), select (a Selection as
+        a row; None: all), dry_run.
 
-        One row per message changed: {"id": …}.
+        One row per message changed, {"id": …}; with dry_run, the Entry of each that would be.
         """
         action, ids, queue = args["action"], args.get("ids"), args.get("queue")
-        if queue is not None and action != "delete":
-            ids = await self._members(queue, ids)
-        changed = await self._apply(action, ids, queue)
-        for queue_id in changed:
+        if action not in APPLIES:
+            raise ControlError(64, f"unknown action '{action}'")
+        selection = Selection.from_row(args.get("select"))
+        if args.get("dry_run"):
+            async for entry in self._members(action, ids, queue, selection):
+                yield asdict(entry)
+            return
+        if queue is not None or not selection.is_everything:
+            members = self._members(action, ids, queue, selection)
+            ids = [entry.queue_id async for entry in members]
+        for queue_id in await self._apply(action, ids):
             yield {"id": queue_id}
 
-    async def _members(self, queue: str, ids: Iterable[str] | None) -> list[str]:
-        wanted = None if ids is None else set(ids)
-        return [
-            entry.queue_id
-            async for entry in self._store.walk(queue)
-            if wanted is None or entry.queue_id in wanted
-        ]
+    async def _members(
+        self, action: str, ids: Iterable[str] | None, queue: str | None, selection: Selection
+    ) -> AsyncIterator[Entry]:
+        """What a change would change."""
+        entries = self._store.walk(queue) if ids is None else self._get_each(ids)
+        async for entry in self._selected(entries, selection):
+            if entry.queue in APPLIES[action] and queue in (None, entry.queue):
+                yield entry
 
-    async def _apply(self, action: str, ids: list[str] | None, queue: str | None) -> list[str]:
+    async def _get_each(self, ids: Iterable[str]) -> AsyncIterator[Entry]:
+        for queue_id in dict.fromkeys(ids):
+            entry = await self._store.get(queue_id)
+            if entry is not None:
+                yield entry
+
+    async def _apply(self, action: str, ids: list[str] | None) -> list[str]:
         if action == "delete":
-            return await self._store.delete(ids, queue=queue)
+            return await self._store.delete(ids)
         if action == "hold":
             return await self._store.hold(ids)
         if action == "release":
             return await self._store.release(ids)
-        if action == "requeue":
-            return await self._store.requeue(ids)
-        raise ControlError(64, f"unknown action '{action}'")
+        # What is put back to the start is tried at once, also where the next hop was down.
+        self._deliverer.revive()
+        return await self._store.requeue(ids)
+
+    # -- selection ------------------------------------------------------------------------------
+
+    async def _selected(
+        self, entries: AsyncIterator[Entry], selection: Selection
+    ) -> AsyncIterator[Entry]:
+        if selection.is_everything:
+            async for entry in entries:
+                yield entry
+            return
+        now = time.time()
+        batch: list[Entry] = []
+        async for entry in entries:
+            if selection.matches(entry, now) and await self._goes_there(entry, selection):
+                batch.append(entry)
+            if len(batch) == BATCH:
+                for found in await self._with_subject(batch, selection):
+                    yield found
+                batch = []
+        for found in await self._with_subject(batch, selection):
+            yield found
+
+    async def _with_subject(self, batch: list[Entry], selection: Selection) -> list[Entry]:
+        if selection.subject is None or not batch:
+            return batch
+        headers = await self._store.headers(entry.queue_id for entry in batch)
+        return [
+            entry
+            for entry in batch
+            if entry.queue_id in headers and selection.matches_subject(headers[entry.queue_id])
+        ]
+
+    async def _goes_there(self, entry: Entry, selection: Selection) -> bool:
+        """Whether one recipient is as asked."""
+        if not selection.asks_recipients:
+            return True
+        for count, recipient in enumerate(entry.recipients, 1):
+            if selection.matches_recipient(recipient) and (
+                selection.host is None or await self._goes_to(recipient, selection.host)
+            ):
+                return True
+            if not count % BATCH:
+                await asyncio.sleep(0)
+        return False
+
+    async def _goes_to(self, recipient: RecipientEntry, host: str) -> bool:
+        if names_host(host, recipient):
+            return True
+        route = await self._deliverer.route(recipient.address)
+        return route is not None and host_of_site(f":{route.nexthop}") == host.lower().strip("[]")
+
+    # -- one message ----------------------------------------------------------------------------
 
     async def show(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
         """args: id. First row: the Entry; then {"data": base64} blocks of the message."""
@@ -110,6 +217,64 @@ class QueueVerbs:
         yield {"data": base64.b64encode(content.header.raw + b"\r\n").decode("ascii")}
         async for block in _blocks(content.body):
             yield {"data": base64.b64encode(block).decode("ascii")}
+
+    async def explain(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
+        """args: id. One row: `why.Facts` as a dict."""
+        queue_id = args["id"]
+        entry = await self._store.get(queue_id)
+        if entry is None:
+            raise ControlError(65, _gone(queue_id))
+        header = (await self._store.headers([queue_id])).get(queue_id, b"")
+        deliverer = self._deliverer
+        facts = why.Facts(
+            queue_id=queue_id,
+            queue=entry.queue,
+            arrival=entry.arrival,
+            size=entry.size,
+            sender=entry.sender,
+            subject=subject_of(header),
+            now=time.time(),
+            expires=deliverer.deadline(entry),
+            next_attempt=entry.next_attempt,
+            active_since=deliverer.active_since(queue_id),
+            running=deliverer.running,
+            recipients=tuple([await self._facts(each) for each in entry.recipients]),
+        )
+        yield asdict(why.with_others(facts, await self._waiting(entry)))
+
+    async def _facts(self, recipient: RecipientEntry) -> why.RecipientFacts:
+        route = await self._deliverer.route(recipient.address)
+        host = why.HostState()
+        if route is not None:
+            host = self._deliverer.host_state(route, recipient.address)
+        return why.RecipientFacts(
+            **asdict(recipient),
+            transport=route.transport if route is not None else "",
+            nexthop=route.nexthop if route is not None else "",
+            host=host,
+        )
+
+    async def _waiting(self, about: Entry) -> dict[tuple[str, str], list[str]]:
+        """Which messages wait for the hosts that this one waits for."""
+        waiting: dict[tuple[str, str], list[str]] = {
+            why.waiting_key(each.address, each.relay, each.waits_for): []
+            for each in about.recipients
+        }
+        async for entry in self._store.walk("deferred"):
+            keys = {
+                why.waiting_key(each.address, each.relay, each.waits_for)
+                for each in entry.recipients
+            }
+            for key in keys & waiting.keys():
+                waiting[key].append(entry.queue_id)
+        return waiting
+
+
+def _gone(queue_id: str) -> str:
+    return (
+        f"no message {queue_id} in the queue: delivered, bounced or deleted, or never there; "
+        f"the log tells: grep {queue_id}"
+    )
 
 
 async def _blocks(body: Body) -> AsyncIterator[bytes]:

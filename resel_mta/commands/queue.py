@@ -1,31 +1,20 @@
-"""resel-queue: what postqueue, postsuper and postcat do.
-
-It asks the daemon over the admin socket; when none runs it takes the queue's lock and works on
-the queue itself, as the queue's owner.
-"""
+"""resel-queue: what postqueue, postsuper and postcat do, and `why`."""
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import base64
-import os
+import json
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from resel_mta.commands import cli
-from resel_mta.commands.cli import Failure
-from resel_mta.config import Settings, load
-from resel_mta.control import ControlClient, ControlError, NotRunning, Row, control_path
-from resel_mta.queue import listing
-from resel_mta.queue.sqlite import QueueLocked, SQLiteStore
-from resel_mta.verbs import QueueVerbs, entry_from_row
-
-PROGRAM = "resel-queue"
-LOCK_PATIENCE = 5.0
-QUEUES = ("active", "incoming", "deferred", "hold", "corrupt")
+from resel_mta.commands.queue_access import Queue
+from resel_mta.commands.queue_options import PROGRAM, Options, Task, read_options
+from resel_mta.config import load
+from resel_mta.queue import listing, why
+from resel_mta.queue.door import Entry
+from resel_mta.queue.ids import parse_id
+from resel_mta.verbs import entry_from_row
 
 # letter → (verb, what postsuper says of one message, its summary)
 ACTIONS = {
@@ -34,15 +23,12 @@ ACTIONS = {
     "H": ("release", "released from hold", "Released from hold"),
     "r": ("requeue", "requeued", "Requeued"),
 }
-
-EPILOG = """\
-ID is a queue id, "-" (ids from standard input, one a line) or ALL; -d, -h, -H and -r can be
-repeated, and a queue's name after them (active, incoming, deferred, hold, corrupt) limits them.
-
-  resel-queue -p | tail -n 1        how many requests there are
-  resel-queue -f                    try all deferred mail now
-  resel-queue -d ALL deferred       delete all deferred mail
-"""
+NOT_FOUND = {
+    "d": "no such message in the queue",
+    "h": "no such message in the queue, or on hold already",
+    "H": "no such message on hold",
+    "r": "no such message in the queue",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,122 +36,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return cli.run(PROGRAM, _main, arguments)
 
 
-def _parser() -> cli.Parser:
-    parser = cli.parser(PROGRAM, "List the mail queue and work on it.", EPILOG, short_help=False)
-    what = parser.add_argument_group("listing")
-    what.add_argument("-p", action="store_true", help="list the queue, as postqueue -p")
-    what.add_argument("-j", action="store_true", help="one JSON object a line, as postqueue -j")
-    what.add_argument("-b", metavar="ID", help="show envelope and message, as postcat -q")
-    tries = parser.add_argument_group("trying again")
-    tries.add_argument("-f", action="store_true", help="try all deferred mail now")
-    tries.add_argument("-i", metavar="ID", help="try one message now")
-    tries.add_argument("-s", metavar="SITE", help="try all mail for one domain now")
-    changes = parser.add_argument_group("changing")
-    for letter, text in (
-        ("d", "delete"),
-        ("h", "put on hold: not delivered until released"),
-        ("H", "release from hold"),
-        ("r", "requeue: as if it had just arrived, and delivered at once"),
-    ):
-        changes.add_argument(
-            f"-{letter}", dest=f"ids_{letter}", metavar="ID", action="append", default=[], help=text
-        )
-    changes.add_argument("queue", nargs="*", metavar="QUEUE", help=argparse.SUPPRESS)
-    return parser
-
-
 def _main(arguments: Sequence[str]) -> int:
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    for name in options.queue:
-        if name not in QUEUES:
-            parser.error(f"unknown queue '{name}'; queues are {', '.join(QUEUES)}")
-    changes = [letter for letter in ACTIONS if getattr(options, f"ids_{letter}")]
-    others = [letter for letter in "pjbfis" if getattr(options, letter)]
-    if len(others) > 1 or (others and changes):
-        parser.error("one of -p -j -b -f -i -s at a time, and not with -d -h -H -r")
-    if not others and not changes:
-        parser.error("one of -p -j -b -f -i -s -d -h -H -r is needed")
-    if options.queue and not changes:
-        parser.error("a queue's name goes with -d, -h, -H or -r")
-    settings = load(options.config, options.override)
-    queue = Queue(settings)
-    if options.p:
-        return print_queue(queue)
-    if options.j:
-        return _write(map(listing.as_json, map(entry_from_row, queue.ask("queue.walk"))))
-    if options.b:
-        return _show(queue, options.b)
-    if others:
-        return _flush(queue, options)
-    return _change(queue, options, changes)
+    options = read_options(arguments)
+    queue = Queue(load(options.config, options.override))
+    match options.task:
+        case Task.LIST:
+            return _list(queue, options)
+        case Task.SHOW:
+            return _show(queue, options)
+        case Task.WHY:
+            return _why(queue, options)
+        case Task.FLUSH:
+            return _flush(queue, options)
+        case Task.CHANGE:
+            return _Change(queue, options).run()
 
 
-class Queue:
-    """The queue of these settings, wherever it is held."""
+def _list(queue: Queue, options: Options) -> int:
+    def entries() -> Iterator[Entry]:
+        select = options.selection.as_row()
+        for name in options.queues or (None,):
+            yield from map(entry_from_row, queue.ask("queue.walk", queue=name, select=select))
 
-    def __init__(self, settings: Settings) -> None:
-        self._directory = settings.text("queue_directory")
-        self._client = ControlClient(control_path(settings.text("data_directory")))
-
-    def ask(self, verb: str, **args: Any) -> Iterator[Row]:
-        """A verb's rows. Raises Failure."""
-        try:
-            yield from self._client.call(verb, **args)
-        except NotRunning:
-            yield from self._ask_directly(verb, args)
-        except ControlError as error:
-            raise Failure(error.exit_code, error.text) from None
-
-    def _ask_directly(self, verb: str, args: dict[str, Any]) -> Iterator[Row]:
-        self._become_owner()
-        try:
-            yield from asyncio.run(self._answer(verb, args))
-        except ControlError as error:
-            raise Failure(error.exit_code, error.text) from None
-        except QueueLocked as error:
-            raise Failure(cli.EX_TEMPFAIL, f"{error}, which does not answer") from None
-
-    def _become_owner(self) -> None:
-        """Files made on the way must be the daemon's, not root's."""
-        try:
-            owner = os.stat(self._directory)
-        except FileNotFoundError:
-            raise Failure(
-                cli.EX_UNAVAILABLE, f"queue_directory {self._directory} does not exist yet"
-            ) from None
-        if os.geteuid() == owner.st_uid:
-            return
-        if os.geteuid() != 0:
-            raise Failure(
-                cli.EX_NOPERM, f"{self._directory}: only root and the mail owner may read the queue"
-            )
-        os.setgroups([owner.st_gid])
-        os.setegid(owner.st_gid)
-        os.seteuid(owner.st_uid)
-
-    async def _answer(self, verb: str, args: dict[str, Any]) -> list[Row]:
-        store = await self._open()
-        try:
-            return [row async for row in QueueVerbs(store, None).table()[verb](args)]
-        finally:
-            await store.close()
-
-    async def _open(self) -> SQLiteStore:
-        """Another command may have it for a moment."""
-        deadline = time.monotonic() + LOCK_PATIENCE
-        while True:
-            try:
-                return await SQLiteStore.open(self._directory)
-            except QueueLocked:
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(0.05)
-
-
-def print_queue(queue: Queue) -> int:
-    """``postqueue -p``, which is also ``mailq``."""
-    return _write(listing.mailq(map(entry_from_row, queue.ask("queue.walk"))))
+    return _write(map(listing.as_json, entries()) if options.json else listing.mailq(entries()))
 
 
 def _write(pieces: Iterable[str]) -> int:
@@ -174,8 +67,8 @@ def _write(pieces: Iterable[str]) -> int:
     return cli.EX_OK
 
 
-def _show(queue: Queue, queue_id: str) -> int:
-    rows = queue.ask("queue.show", id=queue_id)
+def _show(queue: Queue, options: Options) -> int:
+    rows = queue.ask("queue.show", id=options.queue_id)
     entry = entry_from_row(next(rows))
     blocks = (base64.b64decode(row["data"]) for row in rows)
     for piece in listing.postcat(entry, blocks):
@@ -183,50 +76,100 @@ def _show(queue: Queue, queue_id: str) -> int:
     return cli.EX_OK
 
 
-def _flush(queue: Queue, options: argparse.Namespace) -> int:
-    for _ in queue.ask("queue.flush", id=options.i, site=options.s):
-        continue
+def _why(queue: Queue, options: Options) -> int:
+    (row,) = queue.ask("queue.why", id=options.queue_id)
+    if options.json:
+        return _write([json.dumps(row, ensure_ascii=False) + "\n"])
+    return _write(f"{line}\n" for line in why.tell(why.facts_from_row(row), options.command))
+
+
+def _flush(queue: Queue, options: Options) -> int:
+    for row in queue.ask("queue.flush", id=options.queue_id, site=options.site):
+        if options.json:
+            print(json.dumps({"flushed": row["count"]}))
     return cli.EX_OK
 
 
-def _change(queue: Queue, options: argparse.Namespace, letters: Sequence[str]) -> int:
-    status = cli.EX_OK
-    for letter in letters:
+class _Change:
+    """-d, -h, -H, -r, with postsuper's lines on standard error."""
+
+    def __init__(self, queue: Queue, options: Options) -> None:
+        self._queue = queue
+        self._options = options
+        self._status = cli.EX_OK
+
+    def run(self) -> int:
+        for letter, given in self._options.changes.items():
+            self._change(letter, given)
+        return self._status
+
+    def _change(self, letter: str, given: Sequence[str]) -> None:
+        options = self._options
         action, said, summary = ACTIONS[letter]
-        wanted = _ids(getattr(options, f"ids_{letter}"))
+        everything = "ALL" in given or "" in given
+        ids = None if everything else self._ids(given)
+        request = {
+            "action": action,
+            "ids": ids,
+            "select": options.selection.as_row(),
+            "dry_run": options.dry_run,
+        }
         changed: list[str] = []
-        for name in options.queue or [None]:
-            for row in queue.ask("queue.change", action=action, ids=wanted, queue=name):
+        entries: list[Entry] = []
+        for name in options.queues or (None,):
+            for row in self._queue.ask("queue.change", queue=name, **request):
+                if options.dry_run:
+                    entries.append(entry_from_row(row))
+                    continue
                 changed.append(row["id"])
-                print(f"{PROGRAM}: {row['id']}: {said}", file=sys.stderr)
-        if changed:
-            plural = "" if len(changed) == 1 else "s"
-            print(f"{PROGRAM}: {summary}: {len(changed)} message{plural}", file=sys.stderr)
-        for queue_id in sorted(set(wanted or ()) - set(changed)):
-            print(f"{PROGRAM}: warning: {queue_id}: {_not_found(letter)}", file=sys.stderr)
-            status = cli.EX_DATAERR
-    return status
-
-
-def _not_found(letter: str) -> str:
-    if letter == "H":
-        return "no such message on hold"
-    return (
-        "no such message in the queue" if letter != "h" else "no such message, or on hold already"
-    )
-
-
-def _ids(given: Sequence[str]) -> list[str] | None:
-    """None for ALL."""
-    if "ALL" in given:
-        return None
-    ids: list[str] = []
-    for each in given:
-        if each == "-":
-            ids += [word for line in sys.stdin if (word := line.strip())]
+                if options.json:
+                    print(json.dumps({"queue_id": row["id"], "action": said}))
+                elif ids is not None or options.verbose:
+                    self._say(f"{row['id']}: {said}")
+        if options.dry_run:
+            self._would(entries, summary)
+            changed = [entry.queue_id for entry in entries]
         else:
-            ids.append(each)
-    return ids
+            self._say(f"{summary}: {_messages(len(changed))}")
+        if ids is not None and options.selection.is_everything and not options.queues:
+            self._missing(letter, given, ids, set(changed))
+
+    def _would(self, entries: list[Entry], summary: str) -> None:
+        if self._options.json:
+            _write(map(listing.as_json, entries))
+        elif entries:
+            _write(listing.mailq(entries))
+            sys.stdout.flush()
+        self._say(f"Would be {summary.lower()}: {_messages(len(entries))}; nothing was changed")
+
+    def _ids(self, given: Sequence[str]) -> list[str]:
+        ids: list[str] = []
+        for each in given:
+            ids += [word for line in sys.stdin if (word := line.strip())] if each == "-" else [each]
+        return ids
+
+    def _missing(
+        self, letter: str, given: Sequence[str], ids: Sequence[str], changed: set[str]
+    ) -> None:
+        """Ids that named nothing. Among those from standard input that is no failure: mail goes
+        while a list of it is being made."""
+        for queue_id in dict.fromkeys(ids):
+            if queue_id in changed:
+                continue
+            if parse_id(queue_id) is None:
+                self._say(f"warning: invalid mail queue id: {queue_id}")
+                self._status = cli.EX_DATAERR
+            else:
+                self._say(f"warning: {queue_id}: {NOT_FOUND[letter]}")
+                if queue_id in given:
+                    self._status = cli.EX_DATAERR
+
+    def _say(self, text: str) -> None:
+        print(f"{PROGRAM}: {text}", file=sys.stderr)
+
+
+def _messages(count: int) -> str:
+    return f"{count} message{'' if count == 1 else 's'}"
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from resel_mta.queue.door import QueueStore
 from resel_mta.queue.journal import Journal
 from resel_mta.queue.retry import Policy
 from resel_mta.queue.sites import Active, Batch, Lane, Run, Site
+from resel_mta.queue.why import HostState
 
 Pairs = list[tuple[Recipient, Outcome]]
 Settle = Callable[[Active, Pairs, str, float, str], None]
@@ -89,6 +90,20 @@ class Dispatcher:
         if self._policy.limits(route.transport).recipients == 1:
             return f"{route.transport}:{recipient.address}"
         return f"{route.transport}:{route.nexthop}"
+
+    def host_state(self, route: Route, address: str) -> HostState:
+        """How things stand with a next hop, for people."""
+        limit = self._policy.limits(route.transport).concurrency
+        lane = self._lanes.get(route.transport)
+        site = lane.sites.get(self.site_key(route, Recipient(address))) if lane else None
+        if site is None:
+            return HostState(limit=limit)
+        return HostState(
+            site.dead_until,
+            site.in_flight,
+            site.window,
+            sum(len(run.recipients) for run in site.runs),
+        )
 
     def enqueue(self, key: str, run: Run) -> Lane | None:
         """Put recipients in line. None: the next hop is dead, and they were settled at once."""

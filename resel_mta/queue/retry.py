@@ -53,10 +53,13 @@ class Policy:
 
     def expires(self, message: Message) -> float:
         """When a message is given up; in the past for one that is forced to expire."""
-        if message.expires:
-            return message.expires
-        null_sender = not message.envelope.reverse_path
-        return message.arrival + (self.bounce_lifetime if null_sender else self.queue_lifetime)
+        return self.deadline(message.arrival, message.envelope.reverse_path, message.expires)
+
+    def deadline(self, arrival: float, reverse_path: str, expires: float) -> float:
+        """The same, by `Message.expires` and what it depends on where that is 0."""
+        if expires:
+            return expires
+        return arrival + (self.queue_lifetime if reverse_path else self.bounce_lifetime)
 
     def limits(self, transport: str) -> TransportLimits:
         found = self._limits.get(transport)

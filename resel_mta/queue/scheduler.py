@@ -37,10 +37,13 @@ from resel_mta.queue.notices import Notices
 from resel_mta.queue.retry import Policy
 from resel_mta.queue.settling import Settler
 from resel_mta.queue.sites import Active, Run
+from resel_mta.queue.why import HostState, marks
 
 
 class Scheduler:
     """Implements `door.Watcher`. Call `start`, and `stop` at the end."""
+
+    running = True
 
     def __init__(
         self,
@@ -157,6 +160,30 @@ class Scheduler:
             chosen = await self._waiting_for(host_of(site))
         self._dispatcher.revive(None if site is None else host_of(site))
         return await self._store.wake(chosen)
+
+    async def route(self, address: str) -> Route | None:
+        """Where a recipient that has been expanded goes; None if that cannot be told now."""
+        try:
+            return await self._router.route(address, via=marks(address))
+        except (TempFail, PermFail):
+            return None
+
+    def host_state(self, route: Route, address: str) -> HostState:
+        """What is known of the next hop."""
+        return self._dispatcher.host_state(route, address)
+
+    def deadline(self, entry: Entry) -> float:
+        """When a message is given up."""
+        return self._policy.deadline(entry.arrival, entry.sender, entry.expires)
+
+    def active_since(self, queue_id: str) -> float:
+        """When its delivery began; 0 for a message that is not active."""
+        active = self._active.get(queue_id)
+        return active.activated if active is not None else 0.0
+
+    def revive(self) -> None:
+        """Next hops that count as down are tried at once."""
+        self._dispatcher.revive()
 
     async def _waiting_for(self, host: str) -> list[str]:
         """Deferred messages with a recipient in the domain, or routed to the next hop."""

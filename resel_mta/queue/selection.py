@@ -22,6 +22,8 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _SIZE = r"([0-9]+)([kmg]?)b?"
 _RANGE = re.compile(rf"(?:{_SIZE})?(-)?(?:{_SIZE})?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+# As the log names them: "mx.example.org[192.0.2.1]".
+_HOST = re.compile(r"([0-9a-z._-]+)\[([0-9a-f.:]+)\]")
 _SUBJECT = re.compile(rb"^subject[ \t]*:((?:[^\n]*\n)(?:[ \t][^\n]*\n?)*)", re.IGNORECASE | re.M)
 
 
@@ -110,15 +112,11 @@ def contains(wanted: str, text: str) -> bool:
 
 def names_host(wanted: str, recipient: RecipientEntry) -> bool:
     """Whether a recipient's mail goes to this host or domain, by what is known of it already:
-    its domain, who answered last (name, address, or both as logged), what it waits for."""
+    its domain, who answered last or did not (name or address), what it waits for."""
     wanted = wanted.lower().removeprefix("[").partition("]")[0]
-    relay, _, rest = recipient.relay.lower().partition("[")
-    known = (
-        recipient.address.rpartition("@")[2].lower(),
-        relay,
-        rest.partition("]")[0],
-        host_of_site(recipient.waits_for),
-    )
+    known = {recipient.address.rpartition("@")[2].lower(), host_of_site(recipient.waits_for)}
+    for found in _HOST.findall(f"{recipient.relay} {recipient.reason}".lower()):
+        known.update(found)
     return any(name and fnmatchcase(name, wanted) for name in known)
 
 
@@ -157,7 +155,7 @@ def parse_size(text: str) -> tuple[int | None, int | None]:
         raise ValueError(
             f"'{text}' is not a size: 100k (at least), -1M (at most) or 100k-1M; k, M or G"
         )
-    low, low_unit, dash, high, high_unit = found.groups()
+    low, low_unit, _, high, high_unit = found.groups()
     smallest = int(low) * _UNITS[low_unit.lower()] if low else None
     largest = int(high) * _UNITS[high_unit.lower()] if high else None
     if smallest is not None and largest is not None and largest < smallest:

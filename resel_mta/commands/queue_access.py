@@ -1,0 +1,129 @@
+"""How resel-queue reaches the queue: it asks the daemon, or takes the queue's lock when none runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from resel_mta.commands import cli
+from resel_mta.commands.cli import Failure
+from resel_mta.config import ConfigError, Settings
+from resel_mta.control import ControlClient, ControlError, NotRunning, Row, control_path
+from resel_mta.mail import Route, TempFail
+from resel_mta.queue.door import Entry
+from resel_mta.queue.retry import Policy
+from resel_mta.queue.sqlite import QueueLocked, SQLiteStore
+from resel_mta.queue.why import HostState, marks
+from resel_mta.routing import RoutingTable
+from resel_mta.users import Users
+from resel_mta.verbs import QueueVerbs
+
+LOCK_PATIENCE = 5.0
+
+
+class Stopped:
+    """Implements `verbs.Deliverer` while no daemon runs."""
+
+    running = False
+
+    def __init__(self, settings: Settings) -> None:
+        self._policy = Policy(settings)
+        self._router: RoutingTable | None
+        try:
+            self._router = RoutingTable(settings, Users([], [], lambda text: None))
+        except ConfigError:
+            # The configuration has faults that the queue does not need to know of.
+            self._router = None
+
+    async def flush(self, queue_id: str | None = None, site: str | None = None) -> int:
+        raise ControlError(
+            69,
+            "the mail system is down: nothing can be flushed; it will be tried at the next start",
+        )
+
+    async def route(self, address: str) -> Route | None:
+        if self._router is None:
+            return None
+        try:
+            return await self._router.route(address, via=marks(address))
+        except TempFail:
+            return None
+
+    def host_state(self, route: Route, address: str) -> HostState:
+        return HostState(limit=self._policy.limits(route.transport).concurrency)
+
+    def deadline(self, entry: Entry) -> float:
+        return self._policy.deadline(entry.arrival, entry.sender, entry.expires)
+
+    def active_since(self, queue_id: str) -> float:
+        return 0.0
+
+    def revive(self) -> None:
+        """Nothing is remembered from before."""
+
+
+class Queue:
+    """The queue of these settings, wherever it is held."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._directory = settings.text("queue_directory")
+        self._client = ControlClient(control_path(settings.text("data_directory")))
+
+    def ask(self, verb: str, **args: Any) -> Iterator[Row]:
+        """A verb's rows. Raises Failure."""
+        try:
+            yield from self._client.call(verb, **args)
+        except NotRunning:
+            yield from self._ask_directly(verb, args)
+        except ControlError as error:
+            raise Failure(error.exit_code, error.text) from None
+
+    def _ask_directly(self, verb: str, args: dict[str, Any]) -> Iterator[Row]:
+        self._become_owner()
+        try:
+            yield from asyncio.run(self._answer(verb, args))
+        except ControlError as error:
+            raise Failure(error.exit_code, error.text) from None
+        except QueueLocked as error:
+            raise Failure(cli.EX_TEMPFAIL, f"{error}, which does not answer") from None
+
+    def _become_owner(self) -> None:
+        """Files made on the way must be the daemon's, not root's."""
+        try:
+            owner = os.stat(self._directory)
+        except FileNotFoundError:
+            raise Failure(
+                cli.EX_UNAVAILABLE, f"queue_directory {self._directory} does not exist yet"
+            ) from None
+        if os.geteuid() == owner.st_uid:
+            return
+        if os.geteuid() != 0:
+            raise Failure(
+                cli.EX_NOPERM, f"{self._directory}: only root and the mail owner may read the queue"
+            )
+        os.setgroups([owner.st_gid])
+        os.setegid(owner.st_gid)
+        os.seteuid(owner.st_uid)
+
+    async def _answer(self, verb: str, args: dict[str, Any]) -> list[Row]:
+        store = await self._open()
+        try:
+            verbs = QueueVerbs(store, Stopped(self._settings)).table()
+            return [row async for row in verbs[verb](args)]
+        finally:
+            await store.close()
+
+    async def _open(self) -> SQLiteStore:
+        """Another command may have it for a moment."""
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while True:
+            try:
+                return await SQLiteStore.open(self._directory)
+            except QueueLocked:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.05)

@@ -1,0 +1,224 @@
+"""The words of resel-queue: what is asked for, checked as far as that goes without the queue."""
+
+from __future__ import annotations
+
+import argparse
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from resel_mta.commands import cli
+from resel_mta.commands.cli import Failure
+from resel_mta.queue.selection import Selection, parse_age, parse_size
+
+PROGRAM = "resel-queue"
+QUEUES = ("active", "incoming", "deferred", "hold", "corrupt")
+CHANGES = ("d", "h", "H", "r")
+
+USAGE = """\
+resel-queue -p | -j [QUEUE...] [selection]
+       resel-queue -d | -h | -H | -r  ID | - | ALL  [QUEUE...] [selection] [--dry-run] [-j]
+       resel-queue -f | -i ID | -s SITE
+       resel-queue why ID [-j]
+       resel-queue -b ID"""
+
+EPILOG = """\
+ID is a queue id, "-" (ids from standard input, one a line) or ALL; with a selection, ALL may be
+left out. QUEUE (active, incoming, deferred, hold, corrupt) limits it; several changes at once are
+done in the order d h H r.
+
+A message is selected if all conditions hold. An ADDRESS is whole (user@host), a part (@host or
+user@), a bare word for either, "<>" for mail without a sender, or a pattern with * and ?. Where
+one of several recipients fits, the whole message is meant; --to, --host and --error have to fit
+the same one.
+
+  resel-queue -p | tail -n 1                        how many requests there are
+  resel-queue why 4F2A91B3C7                        why that message is still here
+  resel-queue -p --host mx.example.org              what waits for that host
+  resel-queue -d --from www-data --older 2d --dry-run   what would be deleted
+  resel-queue -f                                    try all deferred mail now
+"""
+
+
+class Task(enum.Enum):
+    """What is to be done."""
+
+    LIST = "list"
+    SHOW = "show"
+    FLUSH = "flush"
+    CHANGE = "change"
+    WHY = "why"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """queue_id: of SHOW, WHY, and of FLUSH for one message. site: of FLUSH for one domain.
+    changes: letter → ids as given. queues: only these; empty: all."""
+
+    task: Task
+    config: str | None
+    override: Sequence[str]
+    json: bool = False
+    verbose: bool = False
+    dry_run: bool = False
+    queue_id: str | None = None
+    site: str | None = None
+    changes: dict[str, list[str]] = field(default_factory=dict)
+    queues: tuple[str, ...] = ()
+    selection: Selection = field(default_factory=Selection)
+
+    @property
+    def command(self) -> str:
+        """How this program is called for the same queue."""
+        given = f" -c {self.config}" if self.config else ""
+        return PROGRAM + given + "".join(f" -o {each}" for each in self.override)
+
+
+def read_options(arguments: Sequence[str]) -> Options:
+    """Raises Failure, or exits, with EX_USAGE where they make no sense."""
+    parser = _parser()
+    given = parser.parse_args(_join_size(arguments))
+    try:
+        selection = _selection(given)
+    except ValueError as error:
+        raise Failure(cli.EX_USAGE, str(error)) from None
+    changes = {letter: ids for letter in CHANGES if (ids := getattr(given, f"ids_{letter}"))}
+    task, words = _task(given, changes)
+    _check(given, task, words, selection)
+    for letter, ids in changes.items():
+        if "" in ids and selection.is_everything:
+            raise _wrong(f"-{letter} needs an ID, -, ALL, or a selection such as --to ADDRESS")
+    return Options(
+        task=task,
+        config=given.config,
+        override=given.override,
+        json=given.j,
+        verbose=given.v,
+        dry_run=given.dry_run,
+        queue_id=given.queue[1] if task is Task.WHY else given.b or given.i,
+        site=given.s,
+        changes=changes,
+        queues=tuple(dict.fromkeys(words)),
+        selection=selection,
+    )
+
+
+def _wrong(text: str) -> Failure:
+    return Failure(cli.EX_USAGE, f"{text} (see --help)")
+
+
+def _check(
+    given: argparse.Namespace, task: Task, words: Sequence[str], selection: Selection
+) -> None:
+    """What does not go together. Raises Failure."""
+    for name in words:
+        if name not in QUEUES:
+            raise _wrong(f"unknown queue '{name}'; queues are {', '.join(QUEUES)}")
+    if words and task not in (Task.LIST, Task.CHANGE):
+        raise _wrong("a queue's name goes with -p, -j, -d, -h, -H or -r")
+    if not selection.is_everything and task not in (Task.LIST, Task.CHANGE):
+        raise _wrong("--from, --to and so on go with -p, -j, -d, -h, -H or -r")
+    if given.dry_run and task is not Task.CHANGE:
+        raise _wrong("--dry-run goes with -d, -h, -H or -r")
+
+
+def _task(given: argparse.Namespace, changes: dict[str, list[str]]) -> tuple[Task, list[str]]:
+    """What to do, and the words that are left."""
+    words: list[str] = given.queue
+    others = [letter for letter in "pbfis" if getattr(given, letter)]
+    if words and words[0] == "why":
+        if others or changes or len(words) != 2:
+            raise _wrong("why takes one queue id, and no other letter than -j")
+        return Task.WHY, []
+    if len(others) > 1 or (others and changes):
+        raise _wrong("one of -p -b -f -i -s at a time, and not with -d -h -H -r")
+    if changes:
+        return Task.CHANGE, words
+    if not others and not given.j:
+        raise _wrong("one of -p -j -b -f -i -s -d -h -H -r or why is needed")
+    if others in ([], ["p"]):
+        return Task.LIST, words
+    if others == ["b"]:
+        if given.j:
+            raise _wrong("-b shows the message as it is, not with -j")
+        return Task.SHOW, words
+    return Task.FLUSH, words
+
+
+def _parser() -> cli.Parser:
+    parser = cli.parser(PROGRAM, "List the mail queue and work on it.", EPILOG, short_help=False)
+    parser.usage = USAGE
+    what = parser.add_argument_group("listing")
+    what.add_argument("-p", action="store_true", help="list the queue, as postqueue -p")
+    what.add_argument(
+        "-j",
+        action="store_true",
+        help="one JSON object a line: alone as postqueue -j; with a change, one per message",
+    )
+    what.add_argument("-b", metavar="ID", help="show envelope and message, as postcat -q")
+    tries = parser.add_argument_group("trying again")
+    tries.add_argument("-f", action="store_true", help="try all deferred mail now")
+    tries.add_argument("-i", metavar="ID", help="try one message now")
+    tries.add_argument("-s", metavar="SITE", help="try all mail for one domain now")
+    changes = parser.add_argument_group("changing")
+    for letter, text in (
+        ("d", "delete"),
+        ("h", "put on hold: not delivered until released"),
+        ("H", "release from hold"),
+        ("r", "requeue: as if it had just arrived, and delivered at once"),
+    ):
+        changes.add_argument(
+            f"-{letter}",
+            dest=f"ids_{letter}",
+            metavar="ID",
+            action="append",
+            nargs="?",
+            const="",
+            default=[],
+            help=text,
+        )
+    changes.add_argument("-n", "--dry-run", action="store_true", help="only show what would change")
+    changes.add_argument("-v", action="store_true", help="name each message also with ALL")
+    _add_selection(parser)
+    parser.add_argument("queue", nargs="*", metavar="QUEUE", help=argparse.SUPPRESS)
+    return parser
+
+
+def _add_selection(parser: cli.Parser) -> None:
+    select = parser.add_argument_group("selection")
+    for name, metavar, text in (
+        ("from", "ADDRESS", "the envelope sender"),
+        ("to", "ADDRESS", "a recipient, also as it was before aliases"),
+        ("host", "HOST", "the host or domain that it goes to, or that answered last"),
+        ("subject", "TEXT", "words of the Subject"),
+        ("error", "TEXT", "words of the reason why it is still here"),
+        ("older", "AGE", "arrived at least so long ago: 30m, 2h, 3d, 1w"),
+        ("size", "SIZE", "100k (at least), -1M (at most), 100k-1M"),
+    ):
+        select.add_argument(f"--{name}", dest=f"select_{name}", metavar=metavar, help=text)
+
+
+def _join_size(arguments: Sequence[str]) -> list[str]:
+    """ "--size -1M" as one word: to argparse the value looks like an option."""
+    joined: list[str] = []
+    for word in arguments:
+        if joined and joined[-1] == "--size":
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _selection(given: argparse.Namespace) -> Selection:
+    """Raises ValueError."""
+    smallest, largest = parse_size(given.select_size) if given.select_size else (None, None)
+    return Selection(
+        sender=given.select_from,
+        recipient=given.select_to,
+        host=given.select_host,
+        subject=given.select_subject,
+        error=given.select_error,
+        older=parse_age(given.select_older) if given.select_older is not None else None,
+        smallest=smallest,
+        largest=largest,
+    )
