@@ -133,8 +133,11 @@ def _state(facts: Facts) -> str:
         case "trash":
             return "It was deleted, and can still be brought back."
         case "active":
-            since = f" since {_span(facts.now - facts.active_since)}" if facts.active_since else ""
-            return f"It is being delivered{since}, or waits for its turn."
+            span = _span(facts.now - facts.active_since)
+            return (
+                f"It is in delivery{f' for {span} now' if facts.active_since else ''}: an attempt "
+                "runs, or it waits for its turn."
+            )
         case _ if not facts.running:
             return "The mail system is down: it is tried when that is started."
         case "incoming":
