@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 
 from resel_lda.delivery import WorkerDepositor
 from resel_lda.deposit import Depositor, ThreadDepositor
-from resel_lda.front import ImapService
+from resel_lda.front import Active, ImapService
 from resel_lda.local import LocalTransport
 from resel_lda.worker_pool import WorkerPool, spawn_child
 from resel_mta.config import ConfigError, Listener, Settings
@@ -181,6 +181,10 @@ class Composition:
             self.pool.start()
             self.imap = ImapService(self.settings, self.users, self.log, self.tls, self.pool)
         return self.imap
+
+    def sessions(self) -> list[Active]:
+        """Who is logged in to his mail."""
+        return self.imap.active() if self.imap is not None else []
 
     async def listen(self, entry: Bound) -> None:
         """Serve a socket that is bound already."""

@@ -1,6 +1,7 @@
 """The admin socket: commands ask the running daemon, one JSON object a line.
 
-A request is ``{"verb": name, "args": {…}}``. The answer is any number of ``{"row": {…}}`` and then
+A request is ``{"verb": name, "args": {…}, "octets": n}``, and n octets of a message that it is about,
+if it is; the verb finds them as `Input` in its argument "input". The answer is any number of ``{"row": {…}}`` and then
 one ``{"done": {…}}`` or ``{"error": {"exit": sysexits, "text": one line}}``. Only root and the
 daemon's own uid are heard; the kernel says who is asking (SO_PEERCRED).
 """
@@ -24,6 +25,7 @@ Verb = Callable[[Mapping[str, Any]], AsyncIterator[Row]]
 
 REQUEST_LIMIT = 16 * 1024 * 1024
 ANSWER_TIMEOUT = 120.0
+_BLOCK = 1 << 16
 
 
 class ControlError(Exception):
@@ -42,6 +44,24 @@ class NotRunning(Exception):
 def control_path(data_directory: str) -> Path:
     """Where the admin socket of a daemon with this data_directory is."""
     return Path(data_directory) / "control"
+
+
+class Input:
+    """What was handed in with a request: `size` octets, read once."""
+
+    def __init__(self, reader: asyncio.StreamReader, size: int) -> None:
+        self._reader = reader
+        self.size = size
+
+    async def blocks(self) -> AsyncIterator[bytes]:
+        """Raises ConnectionResetError when the asker goes away in between."""
+        left = self.size
+        while left:
+            block = await self._reader.read(min(left, _BLOCK))
+            if not block:
+                raise ConnectionResetError
+            left -= len(block)
+            yield block
 
 
 class ControlServer:
@@ -100,7 +120,8 @@ class ControlServer:
             handler = self._verbs.get(verb)
             if handler is None:
                 return _error(64, f"the daemon does not know '{verb}': is it an older version?")
-            async for row in handler(request.get("args", {})):
+            octets = Input(reader, int(request.get("octets", 0)))
+            async for row in handler({**request.get("args", {}), "input": octets}):
                 writer.write(json.dumps({"row": row}).encode() + b"\n")
                 await writer.drain()
         except ControlError as error:
@@ -132,8 +153,8 @@ class ControlClient:
         self._path = path
         self._timeout = timeout
 
-    def call(self, verb: str, **args: Any) -> Iterator[Row]:
-        """The rows of the answer. Raises NotRunning before the first, ControlError at any time."""
+    def call(self, verb: str, content: bytes = b"", **args: Any) -> Iterator[Row]:
+        """The rows of the answer. content: octets to hand in with it. Raises NotRunning before the first, ControlError at any time."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
             channel.settimeout(self._timeout)
             try:
@@ -144,7 +165,7 @@ class ControlClient:
             except PermissionError as error:
                 raise ControlError(77, f"{self._path}: permission denied; ask as root") from error
             try:
-                yield from self._converse(channel, verb, args)
+                yield from self._converse(channel, verb, args, content)
             except TimeoutError as error:
                 text = f"the daemon did not answer within {self._timeout:g} s"
                 raise ControlError(75, text) from error
@@ -152,9 +173,12 @@ class ControlClient:
                 raise ControlError(75, "the daemon went away before it had answered") from error
 
     def _converse(
-        self, channel: socket.socket, verb: str, args: Mapping[str, Any]
+        self, channel: socket.socket, verb: str, args: Mapping[str, Any], content: bytes
     ) -> Iterator[Row]:
-        channel.sendall(json.dumps({"verb": verb, "args": args}).encode() + b"\n")
+        request = {"verb": verb, "args": args, "octets": len(content)}
+        channel.sendall(json.dumps(request).encode() + b"\n")
+        if content:
+            channel.sendall(content)
         with channel.makefile("rb") as answers:
             for line in answers:
                 answer = json.loads(line)

@@ -17,6 +17,7 @@ from resel_mta.composition import SERVICES, Composition
 from resel_mta.config import ConfigError, Settings
 from resel_mta.config.live import publish_maps
 from resel_mta.control import ControlError, ControlServer, Row, Verb, control_path
+from resel_mta.mail_verbs import MailVerbs
 from resel_mta.maillog import MailLog
 from resel_mta.notify import notify, notify_reloading
 from resel_mta.sockets import BindError, Bound
@@ -193,6 +194,7 @@ class Daemon:
     def _verbs(self) -> Mapping[str, Verb]:
         return {
             **QueueVerbs(self._parts.store, self._parts.scheduler).table(),
+            **MailVerbs(self._parts.users, self._parts.pool, self._parts.sessions).table(),
             "daemon.status": self._status,
             "daemon.reload": self._reload_verb,
             "daemon.stop": self._stop_verb,

@@ -27,7 +27,7 @@ VOCABULARY = {
 }
 SYSTEM = {"sockets", "privileges", "notify", "control"}
 JOBS = {"intake", "routing", "smtpd", "queue", "pickup", "fixed_transports"}
-DAEMON = {"composition", "daemon", "supervisor", "supervised", "verbs"}
+DAEMON = {"composition", "daemon", "supervisor", "supervised", "verbs", "mail_verbs"}
 COMMANDS = {"commands"}
 LEVELS = (VOCABULARY, SYSTEM, JOBS, DAEMON, COMMANDS)
 
