@@ -46,29 +46,51 @@ class ContentReceiver:
         self.failure: Reply | None = None
         self.size = 0
 
-    async def add(self, piece: bytes) -> None:
-        """The next piece. Whatever goes wrong with it ends up in `failure`, or is raised if it
-        is a bug."""
+    def feed(self, piece: bytes) -> bool:
+        """The next piece. True: `settle` is to be awaited before the next one."""
         if self.failure is not None:
-            return
+            return False
         self.size += len(piece)
         if 0 < self._limit < self.size:
-            await self.fail(TOO_BIG)
-            return
+            return self._give_up(TOO_BIG)
         self._blocks.append(piece)
         self._held += len(piece)
-        if self._held > self._spill_at:
+        return self._held > self._spill_at
+
+    async def settle(self) -> None:
+        """Move what lies in memory to the disk, or take away what is of no use there.
+
+        Whatever goes wrong ends up in `failure`, or is raised if it is a bug.
+        """
+        if self.failure is None:
             try:
                 await self._spill()
             except (TempFail, PermFail) as error:
-                await self.fail(error.reply)
+                self._give_up(error.reply)
+        if self.failure is not None:
+            await self.fail(self.failure)
 
-    async def fail(self, reply: Reply) -> None:
-        """Give the content up, with `reply` as the reason; the first reason stays."""
+    async def add(self, piece: bytes) -> None:
+        """`feed`, and `settle` where it is due."""
+        if self.feed(piece):
+            await self.settle()
+
+    def _give_up(self, reply: Reply) -> bool:
+        """The first reason stays. Whether something is left to be taken away."""
         if self.failure is None:
             self.failure = reply
         self._blocks.clear()
         self._held = 0
+        return self._sink is not None
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether giving it up means taking something away, which `fail` does."""
+        return self._sink is not None
+
+    async def fail(self, reply: Reply) -> None:
+        """Give the content up, with `reply` as the reason."""
+        self._give_up(reply)
         sink, self._sink = self._sink, None
         if sink is not None:
             await sink.discard()
@@ -80,13 +102,16 @@ class ContentReceiver:
         """
         if self._sink is None:
             if self._header is None:
-                return Content.from_bytes(_without_mbox_line(b"".join(self._blocks)))
+                blocks = self._blocks
+                data = blocks[0] if len(blocks) == 1 else b"".join(blocks)
+                return Content.from_bytes(_without_mbox_line(data))
             self._sink = self._intake.sink()
         if self._blocks:
             await self._sink.write(b"".join(self._blocks))
             self._blocks.clear()
-        sink, self._sink = self._sink, None
-        return Content(Header(self._header or b""), await sink.finish())
+        body = await self._sink.finish()
+        self._sink = None
+        return Content(Header(self._header or b""), body)
 
     async def _spill(self) -> None:
         data = self._blocks[0] if len(self._blocks) == 1 else b"".join(self._blocks)
@@ -98,7 +123,7 @@ class ContentReceiver:
                 self._blocks.append(data)
                 self._held = len(data)
                 if self._held > HEADER_LIMIT:
-                    await self.fail(HEADER_TOO_BIG)
+                    self._give_up(HEADER_TOO_BIG)
                 # Looking again at every small block would cost time in its square.
                 self._spill_at = self._held + MEMORY_LIMIT
                 return

@@ -33,22 +33,12 @@ def protocol_name(*, esmtp: bool, tls: bool, authenticated: bool, utf8: bool) ->
     return name + ("S" if tls else "") + ("A" if authenticated else "")
 
 
-def received_field(
-    *,
-    helo: str,
-    client: str,
-    hostname: str,
-    protocol: str,
-    queue_id: str,
-    recipient: str,
-    date: str,
-    tls: str = "",
-    user: str = "",
+def received_head(
+    *, helo: str, client: str, hostname: str, protocol: str, tls: str = "", user: str = ""
 ) -> bytes:
-    """The field, CR LF included.
+    """The part of a Received field that all messages of a session share.
 
-    client: "name [address]". recipient: the only one, or "" for several (their list is nobody
-    else's business). tls, user: what Postfix adds for smtpd_tls_received_header and
+    client: "name [address]". tls, user: what Postfix adds for smtpd_tls_received_header and
     smtpd_sasl_authenticated_header.
     """
     lines = [f"Received: from {helo or 'unknown'} ({client})"]
@@ -56,13 +46,17 @@ def received_field(
         lines.append(f"\t({tls})")
     if user:
         lines.append(f"\t(Authenticated sender: {user})")
-    lines.append(f"\tby {hostname} (resel-mta) with {protocol} id {queue_id}")
-    if recipient:
-        lines.append(f"\tfor <{recipient}>; {date}")
-    else:
-        lines[-1] += f"; {date}"
-    lines.append("")
+    lines.append(f"\tby {hostname} (resel-mta) with {protocol} id ")
     return "\r\n".join(lines).encode("utf-8", "replace")
+
+
+def received_field(head: bytes, queue_id: str, recipient: str, date: str) -> bytes:
+    """The field, CR LF included.
+
+    recipient: the only one, or "" for several (their list is nobody else's business).
+    """
+    addressee = f"\r\n\tfor <{recipient}>" if recipient else ""
+    return head + f"{queue_id}{addressee}; {date}\r\n".encode("utf-8", "replace")
 
 
 def check_hops(header: Header, limit: int) -> Reply | None:

@@ -2,18 +2,23 @@
 
 A list of rules is a tuple of verbs. They are tried in order; the first that permits ends its list,
 the first that refuses ends everything. As in Postfix a list that nothing ended permits.
+
+Nothing here waits. A rule that needs to know what must be looked up raises `LookUp`;
+`AccessPolicy.settle` looks it up and evaluates again.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Protocol
 
-from resel_mta.mail import AddressClass, Reply, Router
+from resel_mta.mail import AddressClass, Reply
 from resel_mta.smtpd.client import Client
 from resel_mta.smtpd.options import Options
+from resel_mta.smtpd.recipients import Facts, LookUp, RecipientTable
 from resel_mta.wire.path import is_routed
 
 
@@ -26,10 +31,19 @@ class Permit(enum.Enum):
 Verdict = Permit | Reply | None
 
 
+class FactsOf(Protocol):
+    """What is known about a recipient."""
+
+    def __call__(self, address: str, *, checked: bool) -> Facts:
+        """checked: also whether mail for it can be accepted. Raises LookUp."""
+        ...
+
+
 @dataclass(slots=True)
 class Request:
     """What a rule may look at.
 
+    facts: about the recipient; raises LookUp when they are not known yet.
     subject: what the list is about, as the reply names it: "unknown[192.0.2.1]", the HELO name,
     the sender's or recipient's address as given. what: "Client host", "Helo command", …
     recipient: with its domain; "" before RCPT.
@@ -37,55 +51,55 @@ class Request:
 
     client: Client
     options: Options
-    router: Router
+    facts: FactsOf
     subject: str
     what: str
     recipient: str = ""
 
 
-async def _permit(request: Request) -> Verdict:
+def _permit(request: Request) -> Verdict:
     return Permit.OK
 
 
-async def _reject(request: Request) -> Verdict:
+def _reject(request: Request) -> Verdict:
     return _refusal(request, request.options.reject_code, "5.7.1", "Access denied")
 
 
-async def _defer(request: Request) -> Verdict:
+def _defer(request: Request) -> Verdict:
     return _refusal(request, request.options.defer_code, "4.3.2", "Try again later")
 
 
-async def _permit_mynetworks(request: Request) -> Verdict:
+def _permit_mynetworks(request: Request) -> Verdict:
     return Permit.OK if request.client.trusted else None
 
 
-async def _permit_sasl_authenticated(request: Request) -> Verdict:
+def _permit_sasl_authenticated(request: Request) -> Verdict:
     return Permit.OK if request.client.sasl_username else None
 
 
-async def _permit_inet_interfaces(request: Request) -> Verdict:
+def _permit_inet_interfaces(request: Request) -> Verdict:
     return Permit.OK if request.client.own else None
 
 
-async def _reject_unauth_destination(request: Request) -> Verdict:
-    if await _is_authorized(request):
+def _reject_unauth_destination(request: Request) -> Verdict:
+    if _is_authorized(request):
         return None
     return _relay_denied(request, request.options.relay_domains_reject_code)
 
 
-async def _defer_unauth_destination(request: Request) -> Verdict:
-    if await _is_authorized(request):
+def _defer_unauth_destination(request: Request) -> Verdict:
+    if _is_authorized(request):
         return None
     return _relay_denied(request, 454)
 
 
-async def _reject_unlisted_recipient(request: Request) -> Verdict:
+def _reject_unlisted_recipient(request: Request) -> Verdict:
     if not request.recipient:
         return None
-    return await request.router.check_recipient(request.recipient)
+    return request.facts(request.recipient, checked=True).refusal
 
 
-Rule = Callable[[Request], Awaitable[Verdict]]
+Rule = Callable[[Request], Verdict]
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
@@ -102,10 +116,10 @@ RULES: Mapping[str, Rule] = MappingProxyType(
 )
 
 
-async def evaluate(rules: tuple[str, ...], request: Request) -> Reply | None:
-    """The refusal, or None if the list permits. Raises TempFail when a map fails."""
+def evaluate(rules: tuple[str, ...], request: Request) -> Reply | None:
+    """The refusal, or None if the list permits. Raises LookUp."""
     for verb in rules:
-        verdict = await RULES[verb](request)
+        verdict = RULES[verb](request)
         if verdict is Permit.OK:
             return None
         if isinstance(verdict, Reply):
@@ -113,107 +127,125 @@ async def evaluate(rules: tuple[str, ...], request: Request) -> Reply | None:
     return None
 
 
-async def permits(rules: tuple[str, ...], request: Request) -> bool:
+def permits(rules: tuple[str, ...], request: Request) -> bool:
     """Whether some rule of the list permits, for lists that mean nothing else
     (local_header_rewrite_clients); verbs that are no access rules permit nothing."""
     for verb in rules:
         rule = RULES.get(verb.lower())
-        if rule is not None and await rule(request) is Permit.OK:
+        if rule is not None and rule(request) is Permit.OK:
             return True
     return False
 
 
 class AccessPolicy:
-    """The rule lists of one session. All methods give the refusal or None, and raise TempFail.
+    """The rule lists of one session. All methods give the refusal or None, or raise LookUp: use
+    `settle` then.
 
     early: without smtpd_delay_reject, `on_connect`, `on_helo` and `on_mail` are to be asked when
     their time comes; else they have nothing to say.
     """
 
-    __slots__ = ("_client", "_options", "_router", "early")
+    __slots__ = ("_answer", "_asked", "_client", "_options", "_recipients", "early")
 
-    def __init__(self, options: Options, router: Router, client: Client) -> None:
+    def __init__(self, options: Options, recipients: RecipientTable, client: Client) -> None:
         self._options = options
-        self._router = router
+        self._recipients = recipients
         self._client = client
+        self._asked: LookUp | None = None
+        self._answer: Facts
         self.early = not options.delay_reject
 
-    async def on_connect(self) -> Reply | None:
-        return await self._client_rules() if self.early else None
+    async def settle(self, check: Callable[[], Reply | None]) -> Reply | None:
+        """What `check` gives, once all that it asks for has been looked up. Raises TempFail."""
+        try:
+            while True:
+                try:
+                    return check()
+                except LookUp as question:
+                    self._asked = question
+                    self._answer = await self._recipients.learn(
+                        question.address, checked=question.checked
+                    )
+        finally:
+            self._asked = None
 
-    async def on_helo(self) -> Reply | None:
-        return await self._helo_rules() if self.early else None
+    def _facts(self, address: str, *, checked: bool) -> Facts:
+        asked = self._asked
+        if asked is not None and asked.address == address and asked.checked >= checked:
+            return self._answer
+        facts = self._recipients.get(address, checked=checked)
+        if facts is None:
+            raise LookUp(address, checked=checked)
+        return facts
 
-    async def on_mail(self, sender: str) -> Reply | None:
-        return await self._sender_rules(sender) if self.early else None
+    def on_connect(self) -> Reply | None:
+        return self._client_rules() if self.early else None
 
-    async def on_rcpt(self, sender: str | None, recipient: str, shown: str) -> Reply | None:
+    def on_helo(self) -> Reply | None:
+        return self._helo_rules() if self.early else None
+
+    def on_mail(self, sender: str) -> Reply | None:
+        return self._sender_rules(sender) if self.early else None
+
+    def on_rcpt(self, sender: str | None, recipient: str, shown: str) -> Reply | None:
         """sender: None for VRFY. shown: the recipient as the client wrote it."""
         options = self._options
         if not self.early and options.has_early_rules:
-            refusal = await self._client_rules() or await self._helo_rules()
+            refusal = self._client_rules() or self._helo_rules()
             if refusal is None and sender is not None:
-                refusal = await self._sender_rules(sender)
+                refusal = self._sender_rules(sender)
             if refusal is not None:
                 return refusal
         if shown.lower() == "postmaster":
             # RFC 5321 §4.5.1: always, also without a domain.
             return None
-        request = Request(
-            self._client, options, self._router, shown, "Recipient address", recipient
-        )
-        lists = [options.relay_restrictions, options.recipient_restrictions]
-        if not options.relay_before_recipient:
-            lists.reverse()
-        for rules in lists:
-            if rules and (refusal := await evaluate(rules, request)) is not None:
+        request = Request(self._client, options, self._facts, shown, "Recipient address", recipient)
+        for rules in options.recipient_lists:
+            if (refusal := evaluate(rules, request)) is not None:
                 return refusal
         if options.reject_unlisted_recipient:
-            return await self._router.check_recipient(recipient)
+            return self._facts(recipient, checked=True).refusal
         return None
 
-    async def on_data(self) -> Reply | None:
-        return await self._of(self._options.data_restrictions, "DATA", "Data command")
+    def on_data(self) -> Reply | None:
+        return self._of(self._options.data_restrictions, "DATA", "Data command")
 
-    async def on_end_of_data(self) -> Reply | None:
-        return await self._of(
-            self._options.end_of_data_restrictions, "END-OF-MESSAGE", "End-of-data"
-        )
+    def on_end_of_data(self) -> Reply | None:
+        return self._of(self._options.end_of_data_restrictions, "END-OF-MESSAGE", "End-of-data")
 
-    async def rewrites_header(self) -> bool:
+    def rewrites_header(self) -> bool:
         """local_header_rewrite_clients: whether this client's mail gets missing fields."""
-        request = Request(self._client, self._options, self._router, "", "")
-        return await permits(self._options.rewrite_clients, request)
+        request = Request(self._client, self._options, self._facts, "", "")
+        return permits(self._options.rewrite_clients, request)
 
-    async def _client_rules(self) -> Reply | None:
+    def _client_rules(self) -> Reply | None:
         rules = self._options.client_restrictions
-        return await self._of(rules, self._client.label(), "Client host")
+        return self._of(rules, self._client.label(), "Client host")
 
-    async def _helo_rules(self) -> Reply | None:
+    def _helo_rules(self) -> Reply | None:
         if not self._client.helo:
             return None
         rules = self._options.helo_restrictions
-        return await self._of(rules, self._client.helo, "Helo command")
+        return self._of(rules, self._client.helo, "Helo command")
 
-    async def _sender_rules(self, sender: str) -> Reply | None:
-        return await self._of(self._options.sender_restrictions, sender, "Sender address")
+    def _sender_rules(self, sender: str) -> Reply | None:
+        return self._of(self._options.sender_restrictions, sender, "Sender address")
 
-    async def _of(self, rules: tuple[str, ...], subject: str, what: str) -> Reply | None:
+    def _of(self, rules: tuple[str, ...], subject: str, what: str) -> Reply | None:
         if not rules:
             return None
-        return await evaluate(
-            rules, Request(self._client, self._options, self._router, subject, what)
-        )
+        return evaluate(rules, Request(self._client, self._options, self._facts, subject, what))
 
 
-async def _is_authorized(request: Request) -> bool:
+def _is_authorized(request: Request) -> bool:
     """Whether the recipient is one that we are the destination or a relay for. An address that
     names a further hop ("user%other@ours") is not, whatever its domain."""
     if not request.recipient:
         return True
     if is_routed(request.recipient) and not request.options.allow_untrusted_routing:
         return False
-    return await request.router.classify(request.recipient) is not AddressClass.DEFAULT
+    facts = request.facts(request.recipient, checked=False)
+    return facts.address_class is not AddressClass.DEFAULT
 
 
 def _relay_denied(request: Request, code: int) -> Reply:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 
 #: Commands in the order of Postfix's "disconnect from" line.
 _ORDER = (
-    "helo", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "bdat", "rset", "noop", "vrfy",
-    "etrn", "quit", "help", "unknown",
+    "HELO", "EHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "VRFY",
+    "ETRN", "QUIT", "HELP", "UNKNOWN",
 )  # fmt: skip
 
 
@@ -63,7 +62,7 @@ class Client:
         for name in _ORDER:
             pair = self.counts.get(name)
             if pair is not None:
-                words.append(f" {name}={_share(*pair)}")
+                words.append(f" {name.lower()}={_share(*pair)}")
                 good += pair[0]
                 total += pair[1]
         return "".join(words) + f" commands={_share(good, total)}"
@@ -74,13 +73,8 @@ def _share(good: int, total: int) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether it is this host's loopback."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return (mapped or parsed).is_loopback
+    """Whether it is this host's loopback. address: as `peer_address` gives it."""
+    return address == "::1" or address.startswith("127.")
 
 
 def peer_address(peername: object) -> tuple[str, int]:

@@ -1,14 +1,16 @@
-"""The connection under a session: input in blocks, replies in one write, time-outs, TLS.
+"""The connection under a session: input as it comes, replies in one write, time-outs, TLS.
 
 aiosmtpd's `SMTP` gives the protocol class and its connection set-up. Its command loop and its
 reader are replaced, since they wait for the network twice per command and copy content line by
-line: here input is taken in blocks, all commands that a block holds are answered, and their
-replies leave in one write (RFC 2920). Private methods of the base that are overridden are pinned
-by a test.
+line. Here nothing waits: what came is handed to the conversation at once, from the event loop's
+own call, and all replies to it leave in one write (RFC 2920). Only a command that has something
+to wait for makes a task, and until that ends input is held back. Private methods of the base
+that are overridden are pinned by a test.
 """
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import ssl
 from typing import TYPE_CHECKING, Any
@@ -18,13 +20,14 @@ from aiosmtpd.smtp import SMTP
 from resel_mta.mail import Reply
 from resel_mta.smtpd.access import AccessPolicy
 from resel_mta.smtpd.client import Client, is_loopback, peer_address
-from resel_mta.smtpd.input import Input
 
 if TYPE_CHECKING:
     from resel_mta.smtpd.service import SmtpService
 
-#: What `read_line` gives for a line that is too long; no line can hold this.
+#: What `_next_line` gives for a line that is too long; no line can hold this.
 LINE_TOO_LONG = b"\n"
+#: Octets that may be held back before the client is made to wait.
+HIGH_WATER = 256 * 1024
 #: Seconds for a TLS connection's closing handshake.
 _TLS_SHUTDOWN = 5.0
 
@@ -33,87 +36,57 @@ class Lost(Exception):
     """The client went away."""
 
 
-class TimedOut(Exception):
-    """The client said nothing for too long."""
-
-
-class Closing(Exception):
-    """The session is over; what was to be said has been said."""
-
-
-class Connection(SMTP):
+class Connection(SMTP, abc.ABC):
     """One client's connection. `Session` adds the conversation.
 
-    where: what the client did last, for the log. finished: the conversation is over.
-    said: the last reply.
+    busy: something is awaited; input is held back until it is done.
+    where: what the client did last, for the log. said: the last reply.
+    finished: the conversation is over.
     """
 
-    where = "CONNECT"
+    busy = True
     finished = False
+    where = "CONNECT"
     said = b""
 
     def __init__(self, service: SmtpService, loop: asyncio.AbstractEventLoop) -> None:
         # The base's own __init__ looks up all its methods anew for each connection, which costs
         # more than a whole message; what is kept of the base needs only these.
-        asyncio.StreamReaderProtocol.__init__(
-            self, asyncio.StreamReader(loop=loop), self._cb_client_connected, loop
-        )
+        asyncio.StreamReaderProtocol.__init__(self, None, None, loop)  # type: ignore[arg-type]
         self.loop = loop
         self.service = service
         self.options = service.options
         self.transport: Any = None
-        self.input = Input(loop)
         self._original_transport = None
-        self._timeout_handle: asyncio.TimerHandle | None = None
-        self._deadline: float | None = None
         self._buffer = b""
         self._position = 0
         self._overlong = False
+        self._held: list[bytes] = []
+        self._held_size = 0
+        self._reading_paused = False
+        self._eof = False
         self._out: list[bytes] = []
-        self._waiting = False
         self._write_paused = False
-        self._drained: asyncio.Future[None] | None = None
+        self._active = loop.time()
         self.client: Client
         self.access: AccessPolicy
 
     # -- the connection -----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        address, port = peer_address(transport.get_extra_info("peername"))
+        peername = transport.get_extra_info("peername")
+        address, port = peer_address(peername)
         own = (
             is_loopback(address) or address == peer_address(transport.get_extra_info("sockname"))[0]
         )
         trusted = self.options.mynetworks.matches(address)
-        name = "unknown" if transport.get_extra_info("peername") else "localhost"
+        name = "unknown" if peername else "localhost"
         self.client = Client(name, address, port, own, trusted)
-        self.access = AccessPolicy(self.options, self.service.router, self.client)
-        self.input.attach(transport)  # type: ignore[arg-type]
+        self.access = AccessPolicy(self.options, self.service.recipients, self.client)
         super().connection_made(transport)
         if self.options.implicit_tls:
             self._note_tls()
         self.service.opened(self)
-
-    def data_received(self, data: bytes) -> None:
-        self.input.feed(data)
-
-    def eof_received(self) -> bool:
-        self.input.feed_eof()
-        # A client that has said all may still read; TLS has no such half-open state.
-        return not self.client.tls
-
-    def connection_lost(self, error: Exception | None) -> None:
-        # The task is not cancelled: it may be committing a message. It sees the end of input.
-        self._stop_timer()
-        self.input.feed_eof()
-        super(SMTP, self).connection_lost(error)
-        self.transport = None
-        self.resume_writing()
-        self._release()
-
-    def _release(self) -> None:
-        """Tell the service, once, when the connection is gone and nothing is under way any more."""
-        if self.finished and self.transport is None:
-            self.service.closed(self)
 
     def _create_session(self) -> Any:
         return _Nothing()
@@ -121,95 +94,97 @@ class Connection(SMTP):
     def _set_post_data_state(self) -> None:
         """The base calls this at connection time; the transaction is the sub-class's."""
 
+    def eof_received(self) -> bool:
+        self._eof = True
+        if not self.busy:
+            self.proceed()
+        # A client that has said all may still read; TLS has no such half-open state.
+        return not self.client.tls
+
+    def connection_lost(self, error: Exception | None) -> None:
+        # What is under way is not cancelled: it may be committing a message.
+        super(SMTP, self).connection_lost(error)
+        self.transport = None
+        self._eof = True
+        self._write_paused = False
+        if self.finished:
+            self._release()
+        elif not self.busy:
+            self.proceed()
+
+    def _release(self) -> None:
+        """Tell the service, once, when the connection is gone and nothing is under way any more."""
+        if self.finished and self.transport is None and not self.busy:
+            self.service.closed(self)
+
     # -- time-outs ----------------------------------------------------------------------------
 
     def _reset_timeout(self, duration: float | None = None) -> None:
-        """Start the timer. It is one for the whole session; `_deadline` moves."""
-        if self._timeout_handle is None:
-            self._timeout_handle = self.loop.call_later(
-                duration or self.options.timeout, self._timeout_cb
-            )
-
-    def _stop_timer(self) -> None:
-        if self._timeout_handle is not None:
-            self._timeout_handle.cancel()
-            self._timeout_handle = None
+        """There is no timer here: the service asks each connection (`check_time`)."""
 
     def _timeout_cb(self) -> None:
-        now = self.loop.time()
-        if self._deadline is not None and now >= self._deadline:
-            if self._waiting:
-                self.input.fail(TimedOut())
-            elif self.transport is not None:
-                # It does not read our replies either.
-                self.transport.abort()
+        """The base's timer is never set."""
+
+    def check_time(self, now: float) -> None:
+        """End it if the client has said nothing, or read nothing, for too long."""
+        if now - self._active < self.options.timeout or self.transport is None:
             return
-        delay = self.options.timeout if self._deadline is None else self._deadline - now
-        self._timeout_handle = self.loop.call_later(delay, self._timeout_cb)
+        if self._write_paused or self.finished:
+            self.transport.abort()
+        elif not self.busy:
+            self.timed_out()
 
-    # -- input and output -----------------------------------------------------------------------
+    # -- input --------------------------------------------------------------------------------
 
-    def say(self, reply: bytes | Reply) -> None:
-        """Add a reply to those that leave with the next write."""
-        self.said = reply if isinstance(reply, bytes) else reply.wire()
-        self._out.append(self.said)
-
-    async def push(self, status: bytes | Reply) -> None:  # type: ignore[override]
-        """Send a reply now."""
-        self.say(status)
-        await self.flush()
-
-    async def flush(self) -> None:
-        """Send what is to be said, and wait while the client does not read. Raises Lost."""
-        out = self._out
-        if not out:
+    def data_received(self, data: bytes) -> None:
+        self._active = self.loop.time()
+        if self.busy or self._write_paused or self.finished:
+            self._hold(data)
             return
-        transport = self.transport
-        if transport is None or transport.is_closing():
-            out.clear()
-            raise Lost
-        transport.write(out[0] if len(out) == 1 else b"".join(out))
-        out.clear()
-        if self._write_paused:
-            await self._drain()
-
-    async def _drain(self) -> None:
-        """Wait until the client has read enough. Raises Lost."""
-        self._drained = self.loop.create_future()
-        self._deadline = self.loop.time() + self.options.timeout
-        try:
-            await self._drained
-        finally:
-            self._drained = None
-            self._deadline = None
-        if self.transport is None:
-            raise Lost
-
-    def pause_writing(self) -> None:
-        self._write_paused = True
-
-    def resume_writing(self) -> None:
-        self._write_paused = False
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
-
-    async def read_block(self) -> bytes:
-        """What is unread of the buffer, else the next block. Raises Lost, TimedOut."""
         if self._position < len(self._buffer):
-            block = self._buffer[self._position :] if self._position else self._buffer
-            self._buffer = b""
-            self._position = 0
+            data = self._buffer[self._position :] + data
+        self._buffer = data
+        self._position = 0
+        self.proceed()
+
+    def _hold(self, data: bytes) -> None:
+        if self.finished:
+            return
+        self._held.append(data)
+        self._held_size += len(data)
+        if self._held_size > HIGH_WATER and not self._reading_paused and self.transport is not None:
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def take_held(self) -> None:
+        """Put what was held back behind what is unread of the buffer."""
+        if not self._held:
+            return
+        self._held.insert(0, self._buffer[self._position :])
+        self._buffer = b"".join(self._held)
+        self._position = 0
+        self._forget_held()
+
+    def _forget_held(self) -> None:
+        self._held.clear()
+        self._held_size = 0
+        if self._reading_paused:
+            self._reading_paused = False
+            if self.transport is not None and not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def take_block(self, most: int = -1) -> bytes:
+        """All that is unread of the buffer, or as many octets of it as are wanted at most."""
+        start = self._position
+        end = len(self._buffer)
+        if 0 <= most < end - start:
+            end = start + most
+            block = self._buffer[start:end]
+            self._position = end
             return block
-        await self.flush()
-        self._deadline = self.loop.time() + self.options.timeout
-        self._waiting = True
-        try:
-            block = await self.input.read()
-        finally:
-            self._waiting = False
-            self._deadline = None
-        if not block:
-            raise Lost
+        block = self._buffer[start:] if start else self._buffer
+        self._buffer = b""
+        self._position = 0
         return block
 
     def unread(self, data: bytes) -> None:
@@ -220,11 +195,12 @@ class Connection(SMTP):
     @property
     def has_input(self) -> bool:
         """Whether something is buffered that the client sent without waiting."""
-        return self._position < len(self._buffer)
+        return self._position < len(self._buffer) or bool(self._held)
 
-    def _next_line(self, limit: int) -> bytes | None:
-        """The next line without its end, None if there is none yet. A bare LF ends a command as
-        CR LF does (Postfix's smtpd_forbid_bare_newline = normalize)."""
+    def next_line(self, limit: int) -> bytes | None:
+        """The next line without its end, None if there is none yet, LINE_TOO_LONG in place of one
+        that is too long. A bare LF ends a command as CR LF does (Postfix's
+        smtpd_forbid_bare_newline = normalize)."""
         start = self._position
         end = self._buffer.find(b"\n", start)
         if end < 0:
@@ -239,28 +215,51 @@ class Connection(SMTP):
             return LINE_TOO_LONG
         return self._buffer[start:end].rstrip(b"\r")
 
-    async def read_line(self, limit: int) -> bytes:
-        """The next line, waiting for it; b"\\n" stands for one that is too long."""
-        while True:
-            line = self._next_line(limit)
-            if line is not None:
-                return line
-            rest = self._buffer[self._position :]
-            self._buffer = b""
-            self._position = 0
-            self._buffer = rest + await self.read_block() if rest else await self.read_block()
+    # -- output -------------------------------------------------------------------------------
+
+    def say(self, reply: bytes | Reply) -> None:
+        """Add a reply to those that leave with the next write."""
+        self.said = reply if isinstance(reply, bytes) else reply.wire()
+        self._out.append(self.said)
+
+    async def push(self, status: bytes | Reply) -> None:  # type: ignore[override]
+        """Send a reply now."""
+        self.say(status)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is to be said. Whether the client reads it shows in `_write_paused`."""
+        out = self._out
+        if not out:
+            return
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(out[0] if len(out) == 1 else b"".join(out))
+        out.clear()
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+        self._active = self.loop.time()
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        self._active = self.loop.time()
+        if not self.busy and not self.finished:
+            self.proceed()
 
     # -- TLS and the log ------------------------------------------------------------------------
 
     async def start_tls(self, context: ssl.SSLContext) -> None:
+        """The server's half of a handshake. Raises Lost."""
         # Whatever came in the clear after STARTTLS was not said under TLS: it is dropped, not
         # carried over (command injection). What comes during the handshake was said under TLS: a
         # client may send its EHLO together with the handshake's last flight.
-        self._buffer = b""
-        self._position = 0
-        self.input.detach()
+        self.unread(b"")
+        self._forget_held()
+        if self.transport is None:
+            raise Lost
         try:
-            transport = await self.loop.start_tls(
+            self.transport = await self.loop.start_tls(
                 self.transport,
                 self,
                 context,
@@ -271,8 +270,6 @@ class Connection(SMTP):
         except (TimeoutError, OSError) as error:
             self.log(f"SSL_accept error from {self.client.label()}: {_reason(error)}")
             raise Lost from None
-        self.transport = transport
-        self.input.attach(transport)  # type: ignore[arg-type]
         self._note_tls()
         self.reset_state()
 
@@ -284,14 +281,6 @@ class Connection(SMTP):
             self.log(
                 f"Anonymous TLS connection established from {self.client.label()}: {self.client.tls}"
             )
-
-    def begin_stop(self) -> None:
-        """The service stops: end when nothing is under way."""
-        raise NotImplementedError
-
-    def force_stop(self) -> None:
-        """End now."""
-        raise NotImplementedError
 
     def reset_state(self) -> None:
         """Forget everything the client said in the clear (RFC 3207 §4.2)."""
@@ -305,6 +294,25 @@ class Connection(SMTP):
 
     def log(self, text: str, queue_id: str = "") -> None:
         self.service.log.event(self.service.log_name, text, queue_id, client_ip=self.client.address)
+
+    # -- the conversation ---------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def proceed(self) -> None:
+        """Take what is buffered, until it is used up or something must be waited for; at the end
+        of input, end the session."""
+
+    @abc.abstractmethod
+    def timed_out(self) -> None:
+        """The client was silent for too long."""
+
+    @abc.abstractmethod
+    def begin_stop(self) -> None:
+        """The service stops: end when nothing is under way."""
+
+    @abc.abstractmethod
+    def force_stop(self) -> None:
+        """End now."""
 
 
 class _Nothing:

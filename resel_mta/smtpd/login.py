@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from typing import ClassVar
 
 from resel_mta.smtpd import replies
-from resel_mta.smtpd.session import Session
+from resel_mta.smtpd.basic import BasicCommands
+from resel_mta.smtpd.connection import LINE_TOO_LONG
+from resel_mta.smtpd.session import Command, Work, command_table
 from resel_mta.users.sasl import (
     Aborted,
     Challenge,
     DecodeError,
+    Exchange,
     Failure,
     FailureKind,
     SaslServer,
     Step,
-    Success,
     decode_response,
 )
 
@@ -29,10 +30,11 @@ _REPLIES = {
 }
 
 
-class LoginCommands(Session):
+class LoginCommands(BasicCommands):
     """Adds AUTH to a session."""
 
-    commands: ClassVar[dict[bytes, str]] = {b"AUTH": "smtp_AUTH"}
+    _exchange: Exchange | None = None
+    _mechanism = ""
 
     def mechanisms(self) -> tuple[str, ...]:
         """What may be offered now. Passwords go over TLS, or do not leave this host."""
@@ -41,22 +43,16 @@ class LoginCommands(Session):
             return options.sasl_mechanisms
         return ()
 
-    async def smtp_AUTH(self, arg: bytes) -> None:
+    def do_AUTH(self, arg: bytes) -> Work:
+        """RFC 4954 §4."""
         refusal = self._auth_order(arg)
         if refusal is not None:
             self.say(refusal)
-            return
+            return None
         mechanism, _, initial = arg.partition(b" ")
-        server = SaslServer(self.service.users, self.mechanisms())
-        name = mechanism.decode("ascii", "replace").upper()
-        step = await self._exchange(server, name, initial.strip())
-        if isinstance(step, Success):
-            self.client.sasl_method = step.mechanism or name
-            self.client.sasl_username = step.user.name
-            self.say(replies.AUTHENTICATED)
-            return
-        assert isinstance(step, Failure)
-        await self._failed(step, name)
+        self._mechanism = mechanism.decode("ascii", "replace").upper()
+        self._exchange = SaslServer(self.service.users, self.mechanisms()).exchange()
+        return self._advance(initial.strip() or None, initial=True)
 
     def _auth_order(self, arg: bytes) -> bytes | None:
         if not self.client.esmtp:
@@ -71,24 +67,49 @@ class LoginCommands(Session):
             return replies.AUTH_NEEDS_TLS
         return None if 1 <= len(arg.split()) <= 2 else replies.SYNTAX_AUTH
 
-    async def _exchange(self, server: SaslServer, name: str, initial: bytes) -> Step:
-        exchange = server.exchange()
-        try:
-            first = decode_response(initial, initial=True) if initial else None
-            step = await exchange.start(name, first)
-            while isinstance(step, Challenge):
-                await self.push(b"334 " + base64.b64encode(step.data) + b"\r\n")
-                line = await self.read_line(self.options.sasl_response_limit)
-                step = await exchange.respond(decode_response(line))
-        except Aborted:
-            return Failure("aborted by the client", FailureKind.ABORTED)
-        except DecodeError:
-            return Failure("malformed response", FailureKind.MALFORMED)
-        return step
+    def _take_response(self) -> bool:
+        """The consumer while the client owes a response."""
+        line = self.next_line(self.options.sasl_response_limit)
+        if line is None:
+            return False
+        self.consumer = None
+        self.wait_for(self._advance(line), self.commands[b"AUTH"])
+        return False
 
-    async def _failed(self, failure: Failure, mechanism: str) -> None:
+    async def _advance(self, line: bytes | None, *, initial: bool = False) -> None:
+        assert self._exchange is not None
+        step: Step
+        try:
+            response = None if line is None else decode_response(line, initial=initial)
+        except Aborted:
+            step = Failure("aborted by the client", FailureKind.ABORTED)
+        except DecodeError:
+            step = Failure("malformed response", FailureKind.MALFORMED)
+        else:
+            if line is LINE_TOO_LONG:
+                step = Failure("response too long", FailureKind.MALFORMED)
+            elif initial:
+                step = await self._exchange.start(self._mechanism, response)
+            else:
+                step = await self._exchange.respond(response)
+        await self._conclude(step)
+
+    async def _conclude(self, step: Step) -> None:
+        if isinstance(step, Challenge):
+            self.say(b"334 " + base64.b64encode(step.data) + b"\r\n")
+            self.consumer = self._take_response
+            return
+        self._exchange = None
+        if isinstance(step, Failure):
+            await self._failed(step)
+            return
+        self.client.sasl_method = step.mechanism or self._mechanism
+        self.client.sasl_username = step.user.name
+        self.say(replies.AUTHENTICATED)
+
+    async def _failed(self, failure: Failure) -> None:
         if failure.kind is not FailureKind.MECHANISM:
-            name = replies.ascii_only(mechanism, 20)
+            name = replies.ascii_only(self._mechanism, 20)
             user = f", sasl_username={failure.username}" if failure.username else ""
             self.log(
                 f"warning: {self.client.label()}: SASL {name} authentication failed: "
@@ -97,3 +118,5 @@ class LoginCommands(Session):
         if failure.kind is FailureKind.CREDENTIALS:
             await asyncio.sleep(self.options.error_sleep_time)
         self.say(_REPLIES[failure.kind])
+
+    commands = command_table(Command(do_AUTH, "AUTH"))

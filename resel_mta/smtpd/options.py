@@ -73,6 +73,12 @@ class Options:
         """Whether there are rules about the client, HELO or the sender."""
         return bool(self.client_restrictions or self.helo_restrictions or self.sender_restrictions)
 
+    @property
+    def recipient_lists(self) -> tuple[tuple[str, ...], ...]:
+        """The lists that are asked at RCPT, in their order."""
+        lists = (self.relay_restrictions, self.recipient_restrictions)
+        return lists if self.relay_before_recipient else lists[::-1]
+
     @classmethod
     def from_settings(cls, service: str, settings: Settings) -> Options:
         """settings: the service's own view. Raises ValueError, OSError for a bad network list."""

@@ -6,15 +6,22 @@ it is wrong.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from resel_mta.mail import Envelope, Notify, Recipient, Reply
 from resel_mta.smtpd import replies
 from resel_mta.wire import xtext
-from resel_mta.wire.path import PathError, parse_command
+from resel_mta.wire.path import MAX_DOMAIN, PathError, parse_command
 
 _NOTIFY = {"SUCCESS": Notify.SUCCESS, "FAILURE": Notify.FAILURE, "DELAY": Notify.DELAY}
 _BODY = ("7BIT", "8BITMIME")
+#: What nearly all mail has: a plain address and nothing that must be looked at twice.
+_PLAIN = rb"<([A-Za-z0-9_=+-]+(?:\.[A-Za-z0-9_=+-]+)*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+)>"
+_plain_mail = re.compile(
+    rb"FROM:" + _PLAIN + rb"(?: SIZE=([0-9]{1,18}))?(?: BODY=(8BITMIME|7BIT))?", re.IGNORECASE
+).fullmatch
+_plain_rcpt = re.compile(rb"TO:" + _PLAIN, re.IGNORECASE).fullmatch
 #: RFC 3461 §4.4 and §4.2.
 _ENVID_LIMIT = 100
 _ORCPT_LIMIT = 500
@@ -45,8 +52,14 @@ def qualify(address: str, origin: str) -> str:
     return f"{address}@{origin}"
 
 
-def parse_mail(argument: str, offers: Offers, size_limit: int) -> Envelope:
+def parse_mail(argument: bytes, offers: Offers, size_limit: int) -> Envelope:
     """The envelope that MAIL opens. Raises Refused."""
+    plain = _plain_mail(argument)
+    if plain is not None and len(argument) < MAX_DOMAIN:
+        sender, size, body = plain.groups()
+        if size is not None and 0 < size_limit < int(size):
+            raise Refused(replies.SIZE_LIMIT)
+        return Envelope(sender.decode("ascii"), [], body.decode("ascii").upper() if body else "")
     address, parameters = _parse(argument, "FROM:", replies.SYNTAX_MAIL, "5.1.7", "sender")
     envelope = Envelope(address, [])
     for name, value in parameters.items():
@@ -84,8 +97,11 @@ def _mail_parameter(
         raise Refused(replies.unsupported_option(f"{name}={value}" if value else name))
 
 
-def parse_rcpt(argument: str, offers: Offers, *, smtputf8: bool) -> Recipient:
+def parse_rcpt(argument: bytes, offers: Offers, *, smtputf8: bool) -> Recipient:
     """The recipient that RCPT names. Raises Refused."""
+    plain = _plain_rcpt(argument)
+    if plain is not None and len(argument) < MAX_DOMAIN:
+        return Recipient(plain[1].decode("ascii"))
     address, parameters = _parse(argument, "TO:", replies.SYNTAX_RCPT, "5.1.3", "recipient")
     if not address:
         raise Refused(Reply(501, "5.1.3", "Bad recipient address syntax"), illegal_address=True)
@@ -120,10 +136,12 @@ def _parse_notify(value: str) -> Notify:
 
 
 def _parse(
-    argument: str, prefix: str, syntax: bytes, enhanced: str, what: str
+    argument: bytes, prefix: str, syntax: bytes, enhanced: str, what: str
 ) -> tuple[str, dict[str, str]]:
     try:
-        return parse_command(argument, prefix)
+        return parse_command(argument.decode("utf-8"), prefix)
+    except UnicodeDecodeError as error:
+        raise Refused(replies.BAD_UTF8) from error
     except PathError as error:
         if not str(error) or len(argument.strip()) <= len(prefix):
             raise Refused(syntax) from error

@@ -3,87 +3,107 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
+from collections.abc import Callable
+from functools import partial
+from types import MappingProxyType
 from typing import ClassVar
 
 from resel_mta import trace
 from resel_mta.mail import Envelope, Origin, PermFail, Reply, TempFail
 from resel_mta.receiver import ContentReceiver
 from resel_mta.smtpd import replies
-from resel_mta.smtpd.connection import Closing, Lost, TimedOut
+from resel_mta.smtpd.basic import BasicCommands
+from resel_mta.smtpd.login import LoginCommands
+from resel_mta.smtpd.session import Command, Commands, Work, command_table
 from resel_mta.smtpd.transaction import TransactionCommands
 from resel_mta.wire.data import DataDecoder, LineNormalizer
 
 
-class Chunks:
-    """A message that comes in BDAT chunks, between the first and the last of them.
+class Incoming:
+    """The content of one message, as it comes.
 
-    failure: set once it cannot be accepted; chunks up to the last are still taken off the wire.
-    told: the client knows.
+    decoder: a `DataDecoder` for DATA, a `LineNormalizer` for BDAT.
+    left: octets of the chunk still to come. last: it is the last chunk.
+    failure: set once the message cannot be accepted; chunks up to the last are still taken off
+    the wire. told: the client knows.
     """
 
-    __slots__ = ("failure", "normalizer", "receiver", "told")
+    __slots__ = ("decoder", "failure", "last", "left", "receiver", "size", "told")
 
-    def __init__(self, receiver: ContentReceiver) -> None:
+    def __init__(self, receiver: ContentReceiver, decoder: LineNormalizer) -> None:
         self.receiver = receiver
-        self.normalizer = LineNormalizer()
+        self.decoder = decoder
+        self.left = self.size = 0
+        self.last = False
         self.failure: Reply | bytes | None = None
         self.told = False
 
 
 class SmtpProtocol(TransactionCommands):
-    """One connection of an SMTP client."""
+    """One connection of an SMTP client.
 
-    commands: ClassVar[dict[bytes, str]] = {
-        **TransactionCommands.commands,
-        b"DATA": "smtp_DATA",
-        b"BDAT": "smtp_BDAT",
-    }
+    incoming: content that has begun to come.
+    """
 
-    chunks: Chunks | None = None
+    incoming: Incoming | None = None
+    _about: tuple[object, ...] = ()
+    _origin: Callable[..., Origin]
+    _trace = b""
 
     @property
     def in_chunks(self) -> bool:
-        return self.chunks is not None
+        return self.incoming is not None
 
-    async def abandon(self) -> None:
-        await super().abandon()
-        chunks, self.chunks = self.chunks, None
-        if chunks is not None:
-            await chunks.receiver.fail(replies.LOCAL_ERROR)
+    def abandon(self) -> Work:
+        self.forget_mail()
+        incoming, self.incoming = self.incoming, None
+        if incoming is not None and incoming.receiver.on_disk:
+            return incoming.receiver.fail(replies.LOCAL_ERROR)
+        return None
 
-    async def smtp_DATA(self, arg: bytes) -> None:
+    def _begin(self, decoder: LineNormalizer) -> Incoming:
+        receiver = ContentReceiver(self.service.intake, self.options.message_size_limit)
+        self.incoming = Incoming(receiver, decoder)
+        return self.incoming
+
+    def _take(self, incoming: Incoming, piece: bytes) -> bool:
+        """Whether the next piece must wait. Content that cannot be kept is read to its end all
+        the same, or it would be obeyed."""
+        if incoming.receiver.feed(piece):
+            self.wait_for(self._settle(incoming.receiver))
+            return True
+        return False
+
+    async def _settle(self, receiver: ContentReceiver) -> None:
+        try:
+            await receiver.settle()
+        except Exception as error:
+            await receiver.fail(self.report(error))
+
+    # -- DATA -------------------------------------------------------------------------------------
+
+    def do_DATA(self, arg: bytes) -> Work:
         refusal = self._data_order(arg)
         if refusal is None and self.options.data_restrictions:
-            refusal = await self.access.on_data()
+            refusal = self.access.on_data()
             if refusal is not None:
                 self.log_reject("DATA", refusal, _parties(self.mail), self.queue_id)
         if refusal is not None:
-            self.say(refusal)
             if self.has_input:
                 # What follows unasked is the content, not commands (RFC 2920 §3.1).
+                self.say(refusal)
                 self.log(f"improper command pipelining after DATA from {self.client.label()}")
-                await self.hang_up(replies.SYNCHRONIZATION)
-            return
+                self.hang_up(replies.SYNCHRONIZATION)
+            self.say(refusal)
+            return None
         self.say(replies.GO_AHEAD)
-        await self.flush()
-        decoder = DataDecoder()
-        receiver = ContentReceiver(self.service.intake, self.options.message_size_limit)
-        try:
-            while not decoder.done:
-                piece = decoder.feed(await self.read_block())
-                if piece:
-                    await self._receive(receiver, piece)
-        except BaseException:
-            self.where = f"DATA ({decoder.size} bytes)"
-            await receiver.fail(replies.LOCAL_ERROR)
-            raise
-        self.unread(decoder.rest)
-        await self._end_of_data(receiver, decoder)
+        self._begin(DataDecoder())
+        self.consumer = self._take_data
+        return None
 
     def _data_order(self, arg: bytes) -> bytes | Reply | None:
-        if self.chunks is not None:
+        if self.in_chunks:
             return replies.after_bdat("DATA")
         if self.mail is None:
             return replies.NEED_RCPT
@@ -91,76 +111,106 @@ class SmtpProtocol(TransactionCommands):
             return replies.NO_VALID_RECIPIENTS
         return replies.SYNTAX_DATA if arg else None
 
-    async def _receive(self, receiver: ContentReceiver, piece: bytes) -> None:
-        """Content that cannot be taken must still be read to its end, or it would be obeyed."""
-        try:
-            await receiver.add(piece)
-        except Exception as error:
-            await receiver.fail(self.report(error))
+    def _take_data(self) -> bool:
+        """The consumer between DATA and the end mark."""
+        incoming = self.incoming
+        assert incoming is not None
+        decoder = incoming.decoder
+        assert isinstance(decoder, DataDecoder)
+        if not decoder.done:
+            block = self.take_block()
+            if not block:
+                return False
+            piece = decoder.feed(block)
+            if decoder.done:
+                self.unread(decoder.rest)
+            else:
+                self.where = f"DATA ({decoder.size} bytes)"
+            if piece and self._take(incoming, piece):
+                return False
+            if not decoder.done:
+                return False
+        self._complete(incoming, b"DATA")
+        return False
 
-    async def smtp_BDAT(self, arg: bytes) -> None:
+    # -- BDAT -------------------------------------------------------------------------------------
+
+    def do_BDAT(self, arg: bytes) -> Work:
         words = arg.split()
         last = len(words) == 2 and words[1].upper() == b"LAST"
         if not words or not (words[0].isdigit() and len(words[0]) <= 18) or len(words) > 1 + last:
             self.log(f"warning: malformed BDAT command syntax from {self.client.label()}")
-            await self.hang_up(replies.SYNTAX_BDAT)
-        size = int(words[0])
-        chunks = self.chunks
-        if chunks is None:
-            chunks = self.chunks = Chunks(
-                ContentReceiver(self.service.intake, self.options.message_size_limit)
-            )
-            chunks.failure = await self._bdat_refusal()
-        await self._read_chunk(chunks, size)
-        if chunks.failure is None:
-            chunks.failure = chunks.receiver.failure
-        if last:
-            self.chunks = None
-        if chunks.failure is not None:
-            self.say(replies.discarded(size) if chunks.told else chunks.failure)
-            chunks.told = True
-            if last:
-                await chunks.receiver.fail(replies.LOCAL_ERROR)
-        elif not last:
-            self.say(replies.chunk_taken(size))
-        else:
-            await self._receive(chunks.receiver, chunks.normalizer.finish())
-            await self._end_of_data(chunks.receiver, chunks.normalizer)
+            self.hang_up(replies.SYNTAX_BDAT)
+        incoming = self.incoming
+        if incoming is None:
+            incoming = self._begin(LineNormalizer())
+            incoming.failure = self._bdat_refusal()
+        incoming.size = incoming.left = int(words[0])
+        incoming.last = last
+        self.consumer = self._take_chunk
+        return None
 
-    async def _bdat_refusal(self) -> bytes | Reply | None:
+    def _bdat_refusal(self) -> bytes | Reply | None:
         if self.mail is None:
             return replies.NEED_RCPT
         if not self.mail.recipients:
             return replies.NO_VALID_RECIPIENTS
-        return await self.access.on_data()
+        return self.access.on_data()
 
-    async def _read_chunk(self, chunks: Chunks, size: int) -> None:
-        left = size
-        try:
-            while left:
-                block = await self.read_block()
-                if len(block) > left:
-                    self.unread(block[left:])
-                    block = block[:left]
-                left -= len(block)
-                if chunks.failure is None:
-                    piece = chunks.normalizer.feed(block)
-                    if piece:
-                        await self._receive(chunks.receiver, piece)
-        except BaseException:
-            self.where = f"BDAT ({size - left} bytes)"
-            raise
+    def _take_chunk(self) -> bool:
+        """The consumer while octets of a chunk are still to come."""
+        incoming = self.incoming
+        assert incoming is not None
+        if incoming.left:
+            block = self.take_block(incoming.left)
+            if not block:
+                return False
+            incoming.left -= len(block)
+            if incoming.left:
+                self.where = f"BDAT ({incoming.size - incoming.left} bytes)"
+            if incoming.failure is None:
+                piece = incoming.decoder.feed(block)
+                if piece and self._take(incoming, piece):
+                    return False
+            if incoming.left:
+                return False
+        return self._chunk_taken(incoming)
 
-    async def _end_of_data(self, receiver: ContentReceiver, decoder: LineNormalizer) -> None:
-        """Content is complete: hand the message over, or say why not. Ends the transaction."""
+    def _chunk_taken(self, incoming: Incoming) -> bool:
+        if incoming.failure is None:
+            incoming.failure = incoming.receiver.failure
+        if incoming.failure is None and incoming.last:
+            self._complete(incoming, b"BDAT")
+            return False
+        self.consumer = None
+        if incoming.failure is None:
+            self.say(replies.chunk_taken(incoming.size))
+        else:
+            self.say(replies.discarded(incoming.size) if incoming.told else incoming.failure)
+            incoming.told = True
+            if incoming.last:
+                self.incoming = None
+        self.command_done(b"BDAT")
+        return True
+
+    # -- the message is complete ------------------------------------------------------------------
+
+    def _complete(self, incoming: Incoming, verb: bytes) -> None:
+        """Hand the message over, or say why not. Ends the transaction."""
         self.where = "END-OF-MESSAGE"
-        envelope, queue_id = self.mail, self.queue_id
+        self.consumer = None
+        self.wait_for(self._hand_over(incoming), self.commands[verb])
+
+    async def _hand_over(self, incoming: Incoming) -> None:
+        envelope, queue_id, receiver = self.mail, self.queue_id, incoming.receiver
         assert envelope is not None
         try:
             refusal = None
+            if receiver.feed(incoming.decoder.finish()):
+                await receiver.settle()
             if self.options.end_of_data_restrictions:
-                refusal = await self.access.on_end_of_data()
-            if refusal is None and decoder.bare_cr:
+                refusal = self.access.on_end_of_data()
+            if refusal is None and incoming.decoder.bare_cr:
                 refusal = replies.BARE_CR
             if refusal is not None:
                 await receiver.fail(refusal)
@@ -171,14 +221,15 @@ class SmtpProtocol(TransactionCommands):
             refusal = receiver.failure
         except (TempFail, PermFail) as failure:
             refusal = failure.reply
-        except (Closing, Lost, TimedOut, asyncio.CancelledError):
-            raise
         except Exception as error:
             refusal = self.report(error)
         finally:
             self.forget_mail()
         if refusal is not None:
             await receiver.fail(refusal)
+        # Not before: whatever ends the session before takes away what is on disk.
+        self.incoming = None
+        if refusal is not None:
             self.log_reject("END-OF-MESSAGE", refusal, _parties(envelope), queue_id)
             self.say(refusal)
 
@@ -187,10 +238,28 @@ class SmtpProtocol(TransactionCommands):
         refusal = trace.check_hops(content.header, self.options.hopcount_limit)
         if refusal is not None:
             raise PermFail(refusal)
-        origin = await self._origin(envelope)
+        origin = self._origin_of(envelope)
         await self.service.intake.submit(envelope, content, origin, self.queue_id)
 
-    async def _origin(self, envelope: Envelope) -> Origin:
+    def _origin_of(self, envelope: Envelope) -> Origin:
+        client = self.client
+        utf8 = envelope.smtputf8
+        about = (client.helo, client.esmtp, client.tls, client.sasl_username, utf8)
+        if about != self._about:
+            self._about = about
+            self._note_origin(envelope)
+        recipients = envelope.recipients
+        return self._origin(
+            received=trace.received_field(
+                self._trace,
+                self.queue_id,
+                recipients[0].address if len(recipients) == 1 else "",
+                self.service.date(time.time()),
+            )
+        )
+
+    def _note_origin(self, envelope: Envelope) -> None:
+        """What all messages of a client have in common, until it says something else of itself."""
         client, options = self.client, self.options
         protocol = trace.protocol_name(
             esmtp=client.esmtp,
@@ -198,19 +267,16 @@ class SmtpProtocol(TransactionCommands):
             authenticated=bool(client.sasl_username),
             utf8=envelope.smtputf8,
         )
-        recipients = envelope.recipients
-        field = trace.received_field(
+        self._trace = trace.received_head(
             helo=client.helo,
             client=client.received(),
             hostname=options.myhostname,
             protocol=protocol,
-            queue_id=self.queue_id,
-            recipient=recipients[0].address if len(recipients) == 1 else "",
-            date=self.service.date(time.time()),
             tls=f"using {client.tls}" if client.tls and options.tls_received_header else "",
             user=client.sasl_username if options.sasl_authenticated_header else "",
         )
-        return Origin(
+        self._origin = partial(
+            Origin,
             protocol=protocol,
             service=self.service.log_name,
             client_name=client.name,
@@ -219,9 +285,17 @@ class SmtpProtocol(TransactionCommands):
             helo=client.helo,
             sasl_method=client.sasl_method,
             sasl_username=client.sasl_username,
-            rewrite=await self.access.rewrites_header(),
-            received=field,
+            rewrite=self.access.rewrites_header(),
         )
+
+    commands: ClassVar[Commands] = MappingProxyType(
+        {
+            **BasicCommands.commands,
+            **LoginCommands.commands,
+            **TransactionCommands.commands,
+            **command_table(Command(do_DATA, "DATA"), Command(do_BDAT, "BDAT")),
+        }
+    )
 
 
 def _parties(envelope: Envelope | None) -> str:

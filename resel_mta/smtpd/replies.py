@@ -26,6 +26,7 @@ BAD_SYNTAX = _wire(500, "5.5.2", "Error: bad syntax")
 BAD_UTF8 = _wire(500, "5.5.2", "Error: bad UTF-8 syntax")
 LINE_TOO_LONG = _wire(500, "5.5.2", "Error: line too long")
 NOT_IMPLEMENTED = _wire(502, "5.5.1", "Error: command not implemented")
+NON_SMTP = _wire(221, "2.7.0", "Error: I can break rules, too. Goodbye.")
 VRFY_DISABLED = _wire(502, "5.5.1", "VRFY command is disabled")
 
 NEED_HELO = _wire(503, "5.5.1", "Error: send HELO/EHLO first")

@@ -9,14 +9,18 @@ from collections.abc import Awaitable, Callable
 from resel_mta import trace
 from resel_mta.config import ConfigError, Settings
 from resel_mta.config.problems import Problem
-from resel_mta.mail import Intake, Router
+from resel_mta.mail import Intake, Reply, Router
 from resel_mta.maillog import MailLog
 from resel_mta.smtpd.client import Client
 from resel_mta.smtpd.connection import Connection
 from resel_mta.smtpd.options import Options
 from resel_mta.smtpd.protocol import SmtpProtocol
+from resel_mta.smtpd.recipients import RecipientTable
 from resel_mta.tls import ServerTLS
 from resel_mta.users import Users
+
+#: Seconds between looks at the sessions' time-outs.
+_SWEEP_EVERY = 1.0
 
 ClientName = Callable[[str], Awaitable[str]]
 
@@ -67,7 +71,7 @@ class SmtpService:
         """Raises ConfigError."""
         self.name = name
         self.intake = intake
-        self.router = router
+        self.recipients = RecipientTable(router)
         self.users = users
         self.log = log
         self.tls = tls
@@ -80,7 +84,8 @@ class SmtpService:
         self._stopping = False
         self._second = 0
         self._date = ""
-        self.options = self._read(settings)
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._use(self._read(settings))
         if self.options.implicit_tls and (tls is None or tls.context() is None):
             raise ConfigError(
                 [Problem("", "smtpd_tls_cert_file", f"{name} needs a certificate and its key")]
@@ -91,6 +96,11 @@ class SmtpService:
             return Options.from_settings(self.name, settings)
         except (OSError, ValueError) as error:
             raise ConfigError([Problem("", "mynetworks", str(error))]) from error
+
+    def _use(self, options: Options) -> None:
+        self.options = options
+        self.greeting = Reply(220, "", options.banner).wire()
+        self.recipients.forget()
 
     @property
     def ssl_context(self) -> ssl.SSLContext | None:
@@ -106,7 +116,7 @@ class SmtpService:
     def reconfigure(self, settings: Settings) -> None:
         """Settings (the service's view) for sessions from now on. Raises ConfigError, and then
         nothing changes."""
-        self.options = self._read(settings)
+        self._use(self._read(settings))
 
     async def stop(self, timeout: float) -> None:
         """End all sessions: idle ones at once, others after their transaction, at the latest in
@@ -137,6 +147,8 @@ class SmtpService:
         self._sessions.add(session)
         self._empty.clear()
         self._counter.add(session.client.address)
+        if self._sweeping is None:
+            self._sweeping = session.loop.call_later(_SWEEP_EVERY, self._sweep, session.loop)
         if self._stopping:
             session.begin_stop()
 
@@ -147,6 +159,16 @@ class SmtpService:
         self._counter.remove(session.client.address)
         if not self._sessions:
             self._empty.set()
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One timer for all: a timer each, started anew with each command, would cost more than
+        the command."""
+        now = loop.time()
+        for session in list(self._sessions):
+            session.check_time(now)
+        self._sweeping = (
+            loop.call_later(_SWEEP_EVERY, self._sweep, loop) if self._sessions else None
+        )
 
     def connections(self, address: str) -> int:
         """Of this client, over all services that share the counter."""

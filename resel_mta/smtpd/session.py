@@ -4,70 +4,80 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import ssl
 import traceback
-from typing import ClassVar
+from collections.abc import Callable, Coroutine, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 from resel_mta.mail import PermFail, Reply, TempFail
 from resel_mta.smtpd import replies
-from resel_mta.smtpd.connection import LINE_TOO_LONG, Closing, Connection, Lost, TimedOut
+from resel_mta.smtpd.connection import LINE_TOO_LONG, Connection, Lost
 
 #: Commands that may come before STARTTLS where TLS is required (RFC 3207 §4).
 _BEFORE_TLS = frozenset((b"NOOP", b"EHLO", b"STARTTLS", b"QUIT"))
 #: Replies that may wait for one write, so that a long pipeline is no memory leak.
 _MOST_REPLIES = 500
 
+#: What a command still has to wait for; None if it is done.
+Work = Coroutine[Any, Any, None] | None
+
+
+class Closing(Exception):
+    """The session is over; what was to be said has been said."""
+
+
+class Command(NamedTuple):
+    """One SMTP command.
+
+    run: called with the session and the argument (b"" for none); it answers through `say`.
+    name: in the log. junk: it costs a client nothing, and is counted as an error when there are
+    too many.
+    """
+
+    run: Callable[[Any, bytes], Work]
+    name: str
+    junk: bool = False
+
+
+Commands = Mapping[bytes, Command]
+
+
+def command_table(*commands: Command) -> Commands:
+    """By verb."""
+    return MappingProxyType({command.name.encode(): command for command in commands})
+
 
 class Session(Connection):
     """Base of the SMTP service's protocol. Sub-classes add commands to `commands`.
 
-    A command's method is called with its argument (b"" for none) and answers through `say`.
+    consumer: takes the input instead of the command reader while a command needs more of it
+    (content, AUTH's responses). It returns False when it needs more input. The command is counted
+    when it is done with that (`command_done`).
     """
 
-    commands: ClassVar[dict[bytes, str]] = {
-        b"QUIT": "smtp_QUIT",
-        b"NOOP": "smtp_NOOP",
-        b"HELP": "smtp_HELP",
-        b"STARTTLS": "smtp_STARTTLS",
-    }
-    #: Commands that cost a client nothing, and are counted as errors when there are too many.
-    junk: ClassVar[frozenset[bytes]] = frozenset((b"NOOP", b"RSET", b"VRFY", b"ETRN", b"HELP"))
+    commands: ClassVar[Commands]
 
+    consumer: Callable[[], bool] | None = None
     _errors = 0
     _junk = 0
     _stopping = False
+    _slowed: asyncio.TimerHandle | None = None
 
     # -- the conversation -------------------------------------------------------------------------
 
     async def _handle_client(self) -> None:
+        """The base starts this with the connection. It greets, and what follows goes on by itself."""
+        await self._attend(self._open(), None)
+
+    async def _open(self) -> None:
         try:
-            await self._converse()
-        except Closing:
-            pass
-        except Lost:
-            self.log(f"lost connection after {self.where} from {self.client.label()}")
-        except TimedOut:
-            self.log(f"timeout after {self.where} from {self.client.label()}")
-            self._last_words(replies.timed_out(self.options.myhostname))
-        except asyncio.CancelledError:
+            await self._greet()
+        except (TempFail, PermFail) as failure:
+            self.hang_up(failure.reply)
+        except (Closing, Lost):
             raise
         except Exception as error:
-            self._last_words(self.report(error))
-        finally:
-            await self.abandon()
-            self._end()
-
-    async def _converse(self) -> None:
-        await self._greet()
-        limit = self.options.line_length_limit
-        while True:
-            if len(self._out) >= _MOST_REPLIES:
-                await self.flush()
-            line = self._next_line(limit)
-            if line is None:
-                self._check_stop()
-                line = await self.read_line(limit)
-            await self._command(line)
+            self.hang_up(self.report(error))
 
     async def _greet(self) -> None:
         options = self.options
@@ -81,136 +91,257 @@ class Session(Connection):
                 f"warning: Connection concurrency limit exceeded: {count} from "
                 f"{self.client.label()} for service {service}"
             )
-            await self.hang_up(
-                replies.too_many_connections(options.myhostname, self.client.address)
-            )
-        refusal = await self.access.on_connect()
+            self.hang_up(replies.too_many_connections(options.myhostname, self.client.address))
+        refusal = await self.access.settle(self.access.on_connect)
         if refusal is not None:
             self.log_reject("CONNECT", refusal)
-            await self.hang_up(refusal)
-        self.say(Reply(220, "", options.banner))
+            self.hang_up(refusal)
+        self.say(self.service.greeting)
 
-    async def _command(self, line: bytes) -> None:
-        if line == LINE_TOO_LONG:
-            self.log(
-                f"warning: {self.client.label()}: request longer than {self.options.line_length_limit}"
-            )
-            await self._done("unknown", replies.LINE_TOO_LONG)
+    def wait_for(self, work: Coroutine[Any, Any, None], command: Command | None = None) -> None:
+        """Hold input back until `work` is done. command: to be counted then, unless it has set a
+        consumer."""
+        self.busy = True
+        self._handler_coroutine = self.loop.create_task(self._attend(work, command))
+
+    async def _attend(self, work: Coroutine[Any, Any, None], command: Command | None) -> None:
+        try:
+            try:
+                await work
+            except (TempFail, PermFail) as failure:
+                self.say(failure.reply)
+            except (Closing, Lost):
+                raise
+            except Exception as error:
+                self.say(self.report(error))
+            self.busy = False
+            if command is not None and self.consumer is None:
+                self._count(command)
+        except Closing:
+            self._end()
+        except Lost:
+            self._lost()
+        except asyncio.CancelledError:
+            self._end()
+            raise
+        else:
+            self.proceed()
+
+    def proceed(self) -> None:
+        """Take what is buffered, until it is used up or something must be waited for."""
+        if self.finished:
             return
+        if self.transport is None:
+            self._lost()
+            return
+        self.take_held()
+        try:
+            while not self.busy and not self._write_paused:
+                if not (self.consumer or self._read_commands)():
+                    break
+        except Closing:
+            self._end()
+            return
+        except Exception as error:
+            self._last_words(self.report(error))
+            self._end()
+            return
+        if self._slowed is None:
+            self.flush()
+        if self._eof and not self.busy and not self._write_paused:
+            self._lost()
+
+    def _read_commands(self) -> bool:
+        limit = self.options.line_length_limit
+        while not self.busy:
+            line = self.next_line(limit)
+            if line is None:
+                if self._stopping and not self.in_transaction:
+                    self.hang_up(replies.shutting_down(self.options.myhostname))
+                return False
+            self._command(line)
+            if self.consumer is not None:
+                return True
+            if len(self._out) >= _MOST_REPLIES:
+                self.flush()
+                return True
+        return False
+
+    def _command(self, line: bytes) -> None:
         verb, _, argument = line.partition(b" ")
-        name = self.commands.get(verb)
-        if name is None:
+        command = self.commands.get(verb)
+        if command is None:
             verb = verb.upper()
-            name = self.commands.get(verb)
-        if name is None or (self.options.tls_required and not self.client.tls):
-            if not await self._is_allowed(verb, name):
+            command = self.commands.get(verb)
+        if (
+            command is None
+            or line is LINE_TOO_LONG
+            or (self.options.tls_required and not self.client.tls)
+        ):
+            command = self._unusual(line, verb, command)
+            if command is None:
                 return
-            assert name is not None
-        self.where = verb.decode("ascii")
+        self.where = command.name
         self.said = b""
         try:
-            await getattr(self, name)(argument.strip())
+            work = command.run(self, argument.strip())
         except (TempFail, PermFail) as failure:
             self.say(failure.reply)
-        except (Lost, TimedOut, Closing, asyncio.CancelledError):
+        except (Closing, Lost):
             raise
         except Exception as error:
             self.say(self.report(error))
-        ok = self.said[:1] < b"4"
-        if verb in self.junk:
+        else:
+            if work is not None:
+                self.wait_for(work, command)
+                return
+        if self.consumer is None:
+            self._count(command)
+
+    def _unusual(self, line: bytes, verb: bytes, command: Command | None) -> Command | None:
+        """A line that is no command, or one that needs TLS first. None after saying so."""
+        options = self.options
+        label = self.client.label()
+        if line is LINE_TOO_LONG:
+            self.log(f"warning: {label}: request longer than {options.line_length_limit}")
+            self._refuse("UNKNOWN", replies.LINE_TOO_LONG)
+        elif not verb:
+            self._refuse("UNKNOWN", replies.BAD_SYNTAX)
+        elif verb in options.forbidden_commands:
+            self.log(f"warning: non-SMTP command from {label}: {verb.decode()}")
+            self.hang_up(replies.NON_SMTP)
+        elif verb in options.noop_commands:
+            self.say(replies.OK)
+            self._tally("NOOP", ok=True)
+        elif command is None:
+            self.where = "UNKNOWN"
+            self._refuse("UNKNOWN", replies.UNKNOWN_COMMAND)
+        elif verb not in _BEFORE_TLS:
+            self._refuse(command.name, replies.TLS_REQUIRED)
+        else:
+            return command
+        return None
+
+    # -- errors -----------------------------------------------------------------------------------
+
+    def _refuse(self, name: str, reply: bytes) -> None:
+        self.say(reply)
+        self._tally(name, ok=False)
+
+    def command_done(self, verb: bytes) -> None:
+        """A command that had a consumer is done with it. Raises Closing."""
+        self._count(self.commands[verb])
+
+    def _count(self, command: Command) -> None:
+        if command.junk:
             self._junk += 1
             if self._junk > self.options.junk_command_limit:
                 self._errors += 1
-        await self._done(verb.decode("ascii").lower(), None, ok=ok)
+        self._tally(command.name, ok=self.said < b"4")
 
-    async def _is_allowed(self, verb: bytes, name: str | None) -> bool:
-        """False after saying why not: an unknown command, or one that needs TLS first."""
-        if not verb:
-            await self._done("unknown", replies.BAD_SYNTAX)
-        elif verb in self.options.forbidden_commands:
-            self.log(f"warning: non-SMTP command from {self.client.label()}: {verb.decode()}")
-            await self.hang_up(Reply(221, "2.7.0", "Error: I can break rules, too. Goodbye."))
-        elif verb in self.options.noop_commands:
-            await self._done("noop", replies.OK, ok=True)
-        elif name is None:
-            self.where = "UNKNOWN"
-            await self._done("unknown", replies.UNKNOWN_COMMAND)
-        elif verb not in _BEFORE_TLS:
-            await self._done(verb.decode().lower(), replies.TLS_REQUIRED)
-        else:
-            return True
-        return False
-
-    async def _done(self, command: str, reply: bytes | None, *, ok: bool = False) -> None:
+    def _tally(self, name: str, *, ok: bool) -> None:
         """Count a command; slow down and in the end stop a client that makes many errors."""
-        if reply is not None:
-            self.say(reply)
-        self.client.count(command, ok=ok)
+        self.client.count(name, ok=ok)
         if not ok:
             self._errors += 1
+        elif not self._errors:
+            return
         options = self.options
         if self._errors > options.hard_error_limit:
             self.log(f"too many errors after {self.where} from {self.client.label()}")
-            await self.hang_up(replies.too_many_errors(options.myhostname))
+            self.hang_up(replies.too_many_errors(options.myhostname))
         if self._errors >= options.soft_error_limit and options.error_sleep_time:
-            await asyncio.sleep(options.error_sleep_time)
+            # The reply waits too, so that a client that reads it waits.
+            self.busy = True
+            self._slowed = self.loop.call_later(options.error_sleep_time, self._resume)
+
+    def _resume(self) -> None:
+        self._slowed = None
+        self.busy = False
+        self.proceed()
 
     def forgive(self) -> None:
         """A message was accepted: earlier errors do not count any more."""
         self._errors = 0
         self._junk = 0
 
-    async def hang_up(self, reply: bytes | Reply) -> None:
-        """Say it and end the session."""
+    # -- the end ----------------------------------------------------------------------------------
+
+    def hang_up(self, reply: bytes | Reply) -> None:
+        """Say it and end the session: raises Closing."""
         self.say(reply)
-        await self.flush()
         raise Closing
+
+    def _lost(self) -> None:
+        self.log(f"lost connection after {self.where} from {self.client.label()}")
+        self._end()
+
+    def timed_out(self) -> None:
+        self.log(f"timeout after {self.where} from {self.client.label()}")
+        self._last_words(replies.timed_out(self.options.myhostname))
+        self._end()
 
     def _last_words(self, reply: Reply) -> None:
         self._out.append(reply.wire())
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(b"".join(self._out))
-        self._out.clear()
+        self.flush()
 
     def _end(self) -> None:
+        """The conversation is over, whatever is left of it."""
         self.finished = True
-        self._stop_timer()
+        if self._slowed is not None:
+            self._slowed.cancel()
+            self._slowed = None
+        self.flush()
+        self.unread(b"")
+        self._forget_held()
         self.log(f"disconnect from {self.label()}{self.client.summary()}")
         if self.transport is not None:
             self.transport.close()
+        work = self.abandon()
+        self.busy = work is not None
+        if work is not None:
+            self._handler_coroutine = self.loop.create_task(self._clear_away(work))
         self._release()
+
+    async def _clear_away(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            self.report(error)
+        finally:
+            self.busy = False
+            self._release()
 
     # -- stopping ---------------------------------------------------------------------------------
 
     def begin_stop(self) -> None:
         """The service stops: an idle session ends at once, another after its transaction."""
         self._stopping = True
-        if self._waiting and not self.in_transaction:
-            self.input.fail(Closing())
+        if not (self.busy or self.in_transaction or self.finished):
             self._last_words(replies.shutting_down(self.options.myhostname))
+            self._end()
 
     def force_stop(self) -> None:
         """The time for that is over."""
+        if self.finished:
+            return
         self._last_words(replies.shutting_down(self.options.myhostname))
-        if self._waiting:
-            self.input.fail(Closing())
-        elif self._handler_coroutine is not None:
-            self._handler_coroutine.cancel()
+        if not self.busy or self._slowed is not None:
+            self._end()
+            return
         if self.transport is not None:
             self.transport.close()
-
-    def _check_stop(self) -> None:
-        if self._stopping and not self.in_transaction:
-            self._last_words(replies.shutting_down(self.options.myhostname))
-            raise Closing
+        if self._handler_coroutine is not None:
+            self._handler_coroutine.cancel()
 
     @property
     def in_transaction(self) -> bool:
         """Whether MAIL was accepted and the message is not done."""
         return False
 
-    async def abandon(self) -> None:
-        """Forget a transaction, its content too."""
+    def abandon(self) -> Work:
+        """Forget a transaction, its content too; what is left to do for that."""
+        return None
 
     # -- the log ----------------------------------------------------------------------------------
 
@@ -234,41 +365,3 @@ class Session(Connection):
             f"{type(error).__name__}: {error}{place}"
         )
         return replies.local_error(reference)
-
-    # -- commands ---------------------------------------------------------------------------------
-
-    async def smtp_QUIT(self, arg: bytes) -> None:
-        if arg:
-            self.say(replies.SYNTAX_QUIT)
-            return
-        self.client.count("quit", ok=True)
-        await self.hang_up(replies.BYE)
-
-    async def smtp_NOOP(self, arg: bytes) -> None:
-        self.say(replies.OK)
-
-    async def smtp_HELP(self, arg: bytes) -> None:
-        names = " ".join(sorted(name.decode() for name in self.commands))
-        self.say(Reply(214, "2.0.0", f"Commands: {names}"))
-
-    async def smtp_STARTTLS(self, arg: bytes) -> None:
-        context = self.offered_tls()
-        if arg:
-            self.say(replies.SYNTAX_STARTTLS)
-        elif self.client.tls:
-            self.say(replies.TLS_ACTIVE)
-        elif not self.options.tls_offered:
-            self.say(replies.NOT_IMPLEMENTED)
-        elif self.in_transaction:
-            self.say(replies.IN_TRANSACTION)
-        elif context is None:
-            self.say(replies.TLS_UNAVAILABLE)
-        else:
-            await self.push(replies.START_TLS)
-            await self.start_tls(context)
-
-    def offered_tls(self) -> ssl.SSLContext | None:
-        """The context to offer now, None without certificate or where TLS is off."""
-        if not self.options.tls_offered or self.service.tls is None:
-            return None
-        return self.service.tls.context()

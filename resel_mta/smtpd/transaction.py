@@ -6,13 +6,14 @@ first recipient, as in Postfix, so that every log line about the message carries
 
 from __future__ import annotations
 
-from typing import ClassVar
+from functools import partial
 
 from resel_mta.mail import Envelope, Recipient, Reply, TempFail
 from resel_mta.smtpd import replies
 from resel_mta.smtpd.login import LoginCommands
 from resel_mta.smtpd.parameters import Offers, Refused, parse_mail, parse_rcpt, qualify
-from resel_mta.smtpd.session import Session
+from resel_mta.smtpd.recipients import LookUp
+from resel_mta.smtpd.session import Command, Work, command_table
 
 
 class TransactionCommands(LoginCommands):
@@ -20,19 +21,6 @@ class TransactionCommands(LoginCommands):
 
     in_chunks: content has begun to come by BDAT.
     """
-
-    commands: ClassVar[dict[bytes, str]] = {
-        **Session.commands,
-        **LoginCommands.commands,
-        b"HELO": "smtp_HELO",
-        b"EHLO": "smtp_EHLO",
-        b"MAIL": "smtp_MAIL",
-        b"RCPT": "smtp_RCPT",
-        b"RSET": "smtp_RSET",
-        b"VRFY": "smtp_VRFY",
-        b"EXPN": "smtp_EXPN",
-        b"ETRN": "smtp_ETRN",
-    }
 
     mail: Envelope | None = None
     queue_id = ""
@@ -54,44 +42,48 @@ class TransactionCommands(LoginCommands):
         self.queue_id = ""
         self.overshoot = 0
 
-    async def abandon(self) -> None:
+    def abandon(self) -> Work:
         self.forget_mail()
+        return None
 
     def reset_state(self) -> None:
         super().reset_state()
         self.forget_mail()
 
-    async def smtp_HELO(self, arg: bytes) -> None:
-        await self._hello(arg, replies.SYNTAX_HELO, esmtp=False)
-
-    async def smtp_EHLO(self, arg: bytes) -> None:
-        await self._hello(arg, replies.SYNTAX_EHLO, esmtp=True)
-
-    async def _hello(self, arg: bytes, syntax: bytes, *, esmtp: bool) -> None:
+    def do_HELO(self, arg: bytes) -> Work:
         if not arg:
-            self.say(syntax)
-            return
-        await self.abandon()
+            self.say(replies.SYNTAX_HELO)
+            return None
+        return self._hello(arg, esmtp=False)
+
+    def do_EHLO(self, arg: bytes) -> Work:
+        if not arg:
+            self.say(replies.SYNTAX_EHLO)
+            return None
+        return self._hello(arg, esmtp=True)
+
+    def _hello(self, arg: bytes, *, esmtp: bool) -> Work:
+        work = self.abandon()
         client = self.client
         before = client.helo, client.esmtp
         # What it says goes into a header field and the log: one word, printable.
         client.helo = replies.ascii_only(arg.split()[0].decode("utf-8", "replace"), 255)
         client.esmtp = esmtp
-        refusal = await self.access.on_helo()
+        refusal = self.access.on_helo()
         if refusal is not None:
             self.log_reject("EHLO" if esmtp else "HELO", refusal)
             client.helo, client.esmtp = before
             self.say(refusal)
-            return
-        hostname = self.options.myhostname
-        if not esmtp:
-            self.say(Reply(250, "", hostname))
-            return
-        keywords = self._keywords()
-        self.offers = Offers(
-            dsn="DSN" in keywords, utf8="SMTPUTF8" in keywords, auth=bool(self.mechanisms())
-        )
-        self.say(Reply(250, "", "\n".join([hostname, *keywords])))
+            return work
+        if esmtp:
+            keywords = self._keywords()
+            self.offers = Offers(
+                dsn="DSN" in keywords, utf8="SMTPUTF8" in keywords, auth=bool(self.mechanisms())
+            )
+            self.say(Reply(250, "", "\n".join([self.options.myhostname, *keywords])))
+        else:
+            self.say(Reply(250, "", self.options.myhostname))
+        return work
 
     def _keywords(self) -> list[str]:
         options = self.options
@@ -110,14 +102,14 @@ class TransactionCommands(LoginCommands):
         discarded = options.discard_ehlo_keywords
         return [word for word in keywords if word.partition(" ")[0] not in discarded]
 
-    async def smtp_RSET(self, arg: bytes) -> None:
+    def do_RSET(self, arg: bytes) -> Work:
         if arg:
             self.say(replies.SYNTAX_RSET)
-            return
-        await self.abandon()
+            return None
         self.say(replies.OK)
+        return self.abandon()
 
-    async def smtp_MAIL(self, arg: bytes | None) -> None:
+    def do_MAIL(self, arg: bytes) -> Work:
         options = self.options
         if options.helo_required and not self.client.helo:
             self.say(replies.NEED_HELO)
@@ -126,56 +118,60 @@ class TransactionCommands(LoginCommands):
         elif self.mail is not None:
             self.say(replies.NESTED_MAIL)
         else:
-            text = self._decode(arg or b"")
-            if text is None:
-                return
             try:
-                envelope = parse_mail(text, self.offers, options.message_size_limit)
+                envelope = parse_mail(arg, self.offers, options.message_size_limit)
             except Refused as refused:
-                self._refuse_syntax("MAIL", text, refused)
-                return
-            envelope.reverse_path = qualify(envelope.reverse_path, options.myorigin)
-            refusal = None
-            if self.access.early:
-                refusal = await self.access.on_mail(envelope.reverse_path)
+                self._refuse_syntax("MAIL", arg, refused)
+                return None
+            sender = envelope.reverse_path = qualify(envelope.reverse_path, options.myorigin)
+            refusal = self.access.on_mail(sender) if self.access.early else None
             if refusal is not None:
-                self.log_reject("MAIL", refusal, f" from=<{envelope.reverse_path}>")
+                self.log_reject("MAIL", refusal, f" from=<{sender}>")
                 self.say(refusal)
-                return
+                return None
             self.mail = envelope
             self.say(replies.MAIL_OK)
+        return None
 
-    async def smtp_RCPT(self, arg: bytes | None) -> None:
+    def do_RCPT(self, arg: bytes) -> Work:
         envelope = self.mail
         if envelope is None:
             self.say(replies.NEED_MAIL)
-            return
+            return None
         if self.in_chunks:
             self.say(replies.after_bdat("RCPT"))
-            return
-        text = self._decode(arg or b"")
-        if text is None:
-            return
+            return None
         try:
-            recipient = parse_rcpt(text, self.offers, smtputf8=envelope.smtputf8)
+            recipient = parse_rcpt(arg, self.offers, smtputf8=envelope.smtputf8)
         except Refused as refused:
-            self._refuse_syntax("RCPT", text, refused)
-            return
+            self._refuse_syntax("RCPT", arg, refused)
+            return None
         if len(envelope.recipients) >= self.options.recipient_limit:
             self.overshoot += 1
             self.say(replies.TOO_MANY_RECIPIENTS)
             if self.overshoot <= self.options.recipient_overshoot_limit:
                 self._errors -= 1
-            return
-        await self._accept_recipient(envelope, recipient)
-
-    async def _accept_recipient(self, envelope: Envelope, recipient: Recipient) -> None:
+            return None
         shown = recipient.address
         recipient.address = qualify(shown, self.options.myorigin)
         try:
-            refusal = await self.access.on_rcpt(envelope.reverse_path, recipient.address, shown)
+            refusal = self.access.on_rcpt(envelope.reverse_path, recipient.address, shown)
+        except LookUp:
+            return self._rcpt_slowly(envelope, recipient, shown)
+        self._answer_rcpt(envelope, recipient, shown, refusal)
+        return None
+
+    async def _rcpt_slowly(self, envelope: Envelope, recipient: Recipient, shown: str) -> None:
+        check = partial(self.access.on_rcpt, envelope.reverse_path, recipient.address, shown)
+        try:
+            refusal = await self.access.settle(check)
         except TempFail as failure:
             refusal = failure.reply
+        self._answer_rcpt(envelope, recipient, shown, refusal)
+
+    def _answer_rcpt(
+        self, envelope: Envelope, recipient: Recipient, shown: str, refusal: Reply | None
+    ) -> None:
         if refusal is not None:
             self.log_reject(
                 "RCPT", refusal, f" from=<{envelope.reverse_path}> to=<{shown}>", self.queue_id
@@ -195,16 +191,9 @@ class TransactionCommands(LoginCommands):
             text += f", sasl_method={client.sasl_method}, sasl_username={client.sasl_username}"
         self.log(text, self.queue_id)
 
-    def _decode(self, arg: bytes) -> str | None:
-        try:
-            return arg.decode("utf-8")
-        except UnicodeDecodeError:
-            self.say(replies.BAD_UTF8)
-            return None
-
-    def _refuse_syntax(self, command: str, text: str, refused: Refused) -> None:
+    def _refuse_syntax(self, command: str, arg: bytes, refused: Refused) -> None:
         if refused.illegal_address:
-            shown = replies.ascii_only(text.partition(":")[2].strip())
+            shown = replies.ascii_only(arg.decode("utf-8", "replace").partition(":")[2].strip())
             self.log(
                 f"warning: Illegal address syntax from {self.client.label()} in {command} "
                 f"command: {shown}"
@@ -213,34 +202,41 @@ class TransactionCommands(LoginCommands):
             self.log_reject(command, replies.SIZE_LIMIT)
         self.say(refused.reply)
 
-    async def smtp_VRFY(self, arg: bytes) -> None:
+    def do_VRFY(self, arg: bytes) -> Work:
         if self.options.vrfy_disabled:
             self.say(replies.VRFY_DISABLED)
-            return
-        text = self._decode(arg)
-        if text is None:
-            return
-        if not text:
+            return None
+        address, _, option = arg.partition(b" ")
+        utf8 = option.strip().upper() == b"SMTPUTF8" and self.options.smtputf8
+        if not address or (option and not utf8):
             self.say(replies.SYNTAX_VRFY)
-            return
-        address, _, option = text.partition(" ")
-        utf8 = option.strip().upper() == "SMTPUTF8" and self.options.smtputf8
-        if option and not utf8:
-            self.say(replies.SYNTAX_VRFY)
-            return
+            return None
         try:
-            recipient = parse_rcpt(f"TO:{address}", Offers(), smtputf8=utf8)
+            recipient = parse_rcpt(b"TO:" + address, Offers(), smtputf8=utf8)
         except Refused as refused:
             self.say(refused.reply)
-            return
-        shown = recipient.address
-        refusal = await self.access.on_rcpt(None, qualify(shown, self.options.myorigin), shown)
+            return None
+        return self._verify(recipient.address)
+
+    async def _verify(self, shown: str) -> None:
+        address = qualify(shown, self.options.myorigin)
+        refusal = await self.access.settle(partial(self.access.on_rcpt, None, address, shown))
         if refusal is not None:
             self.log_reject("VRFY", refusal, f" to=<{shown}>")
         self.say(refusal or Reply(252, "2.0.0", shown))
 
-    async def smtp_EXPN(self, arg: bytes) -> None:  # type: ignore[override]
+    def do_not_implemented(self, arg: bytes) -> Work:
+        """EXPN, ETRN."""
         self.say(replies.NOT_IMPLEMENTED)
+        return None
 
-    async def smtp_ETRN(self, arg: bytes) -> None:
-        self.say(replies.NOT_IMPLEMENTED)
+    commands = command_table(
+        Command(do_HELO, "HELO"),
+        Command(do_EHLO, "EHLO"),
+        Command(do_MAIL, "MAIL"),
+        Command(do_RCPT, "RCPT"),
+        Command(do_RSET, "RSET", junk=True),
+        Command(do_VRFY, "VRFY", junk=True),
+        Command(do_not_implemented, "EXPN"),
+        Command(do_not_implemented, "ETRN", junk=True),
+    )
