@@ -1,6 +1,6 @@
 """The Mailbox door: what IMAP, POP3, local delivery and resel-adm see of a user's mail.
 
-Imports nothing of ours. Names of folders are `str` with "/" between levels whatever the layout
+Imports nothing of ours but the pure vocabulary of `mime`. Names of folders are `str` with "/" between levels whatever the layout
 on disk, "INBOX" in any case being the inbox. Flags are `str`: "\\Seen" and keywords as the
 client spelled them. All methods are coroutines that never block the loop, unless said otherwise.
 One `Mailbox` object per folder is shared by all sessions of its user; only the worker that owns
@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from resel_lda.mime.lookup import SortRow
 
 SYSTEM_FLAGS = ("\\Answered", "\\Flagged", "\\Deleted", "\\Seen", "\\Draft")
 
@@ -112,6 +114,14 @@ class Mailbox(Protocol):
         """All messages by ascending UID, from memory, at once."""
         ...
 
+    def uids(self) -> list[int]:
+        """Of all messages, ascending; the caller's own list."""
+        ...
+
+    def first_unseen(self) -> int:
+        """Sequence number of the first message without \\Seen; 0 if there is none."""
+        ...
+
     def get(self, uid: int) -> MessageInfo | None: ...
 
     def changed_since(self, modseq: int) -> Sequence[MessageInfo]:
@@ -140,6 +150,38 @@ class Mailbox(Protocol):
 
     async def read(self, uid: int) -> bytes:
         """The whole message with CR LF line ends. MailboxError("EXPUNGEISSUED") if it is gone."""
+        ...
+
+    async def read_many(self, uids: Sequence[int]) -> Mapping[int, bytes]:
+        """As `read`, of several; those that are gone are left out."""
+        ...
+
+    async def envelopes(self, uids: Sequence[int]) -> Mapping[int, bytes]:
+        """ENVELOPE as it goes on the wire. Here and below messages that are gone are left out, and
+        there may be more than was asked for."""
+        ...
+
+    async def structures(self, uids: Sequence[int]) -> Mapping[int, tuple[bytes, bytes]]:
+        """(BODY, BODYSTRUCTURE) as they go on the wire."""
+        ...
+
+    async def selected_fields(
+        self, uids: Sequence[int], names: Sequence[bytes], exclude: bool
+    ) -> Mapping[int, bytes]:
+        """These header fields (exclude: all others) as they are, and an empty line."""
+        ...
+
+    async def sort_rows(self, uids: Sequence[int]) -> Mapping[int, SortRow]:
+        """What SORT and THREAD compare."""
+        ...
+
+    async def sent_days(self, uids: Sequence[int]) -> Mapping[int, int | None]:
+        """The day in the Date field as written there, as `datetime.date.toordinal`."""
+        ...
+
+    async def find(self, column: str, needle: str) -> Collection[int] | None:
+        """UIDs with the casefolded `needle` in a header field. column: "subject", "sender",
+        "recipient", "cc" or "bcc". None: not known here, look at the headers."""
         ...
 
     async def parts(self, uids: Sequence[int]) -> Mapping[int, Part]:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 
-from resel_lda.imap import fetch_items
+from resel_lda.imap import fetch_items, fetch_ready
 from resel_lda.imap.fetch_items import Item, Loaded, Need
 from resel_lda.imap.parser import Parser
 from resel_lda.imap.session import Session
 from resel_lda.imap.view import View
-from resel_lda.mailbox import Mailbox, MailboxError
+from resel_lda.mailbox import Mailbox, MailboxError, MessageInfo
 
 Pairs = Sequence[tuple[int, int]]
 
 # Messages answered from memory in one go before others get their turn.
 _MEMORY_BATCH = 2_000
 _PARTS_BATCH = 500
+# Ready-made strings.
+_READY_BATCH = 1_000
 # Whole messages loaded at once, by number and by octets.
 _READ_BATCH = 32
 _READ_OCTETS = 2 * 1024 * 1024
@@ -43,9 +45,16 @@ async def _run(session: Session, view: View, pairs: Pairs, items: list[Item]) ->
     needs = Need.NOTHING
     for item in items:
         needs |= item.needs
-    marks = not view.read_only and any(item.sets_seen for item in items)
     if needs is Need.NOTHING:
         return await _from_memory(session, view, pairs, items)
+    plan = fetch_ready.plan(items)
+    if plan is not None:
+        return await _ready_made(session, view, pairs, plan)
+    marks = not view.read_only and any(item.sets_seen for item in items)
+    if len(pairs) == 1:
+        loaded = await _load(view, pairs, needs)
+        await _answer(session, view, loaded, items, marks)
+        return 1 - len(loaded)
     missing = 0
     batches = await _batches(view.mailbox, pairs, needs)
     ahead: asyncio.Task[list[Loaded]] | None = None
@@ -58,12 +67,37 @@ async def _run(session: Session, view: View, pairs: Pairs, items: list[Item]) ->
             if number + 1 < len(batches):
                 ahead = asyncio.ensure_future(_load(view, batches[number + 1], needs))
             missing += len(batch) - len(loaded)
-            told = await _mark_seen(view, loaded) if marks else set()
-            session.extend(_responses(loaded, items, told))
+            await _answer(session, view, loaded, items, marks)
             await session.flush()
     finally:
         if ahead is not None:
             ahead.cancel()
+    return missing
+
+
+async def _answer(
+    session: Session, view: View, loaded: list[Loaded], items: list[Item], marks: bool
+) -> None:
+    told = await _mark_seen(view, loaded) if marks else set()
+    session.extend(_responses(loaded, items, told))
+
+
+async def _ready_made(session: Session, view: View, pairs: Pairs, plan: fetch_ready.Plan) -> int:
+    missing = 0
+    get = view.mailbox.get
+    for batch in _slices(pairs, _READY_BATCH):
+        sequences: list[int] = []
+        infos: list[MessageInfo] = []
+        for sequence, uid in batch:
+            info = get(uid)
+            if info is not None:
+                sequences.append(sequence)
+                infos.append(info)
+        lines = await plan.lines(view, sequences, infos)
+        missing += len(batch) - len(lines)
+        session.extend(lines)
+        if len(pairs) > _READY_BATCH:
+            await session.flush()
     return missing
 
 
@@ -187,16 +221,18 @@ async def _add_sizes(mailbox: Mailbox, found: list[Loaded]) -> None:
 
 async def _read(mailbox: Mailbox, found: list[Loaded]) -> list[Loaded]:
     """Without those that are gone."""
-    messages = await asyncio.gather(
-        *(mailbox.read(loaded.info.uid) for loaded in found), return_exceptions=True
-    )
-    there = []
-    for loaded, message in zip(found, messages, strict=True):
-        if isinstance(message, bytes):
-            loaded.message = message
-            there.append(loaded)
-        elif not isinstance(message, MailboxError) or message.code != "EXPUNGEISSUED":
-            raise message
+    if len(found) == 1:
+        try:
+            found[0].message = await mailbox.read(found[0].info.uid)
+        except MailboxError as error:
+            if error.code != "EXPUNGEISSUED":
+                raise
+            return []
+        return found
+    messages = await mailbox.read_many([loaded.info.uid for loaded in found])
+    there = [loaded for loaded in found if loaded.info.uid in messages]
+    for loaded in there:
+        loaded.message = messages[loaded.info.uid]
     return there
 
 

@@ -58,6 +58,7 @@ class Item:
     needs: Need = Need.NOTHING
     sets_seen: bool = False
     name: bytes = b""
+    section: Section | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def _parts(loaded: Loaded) -> Part:
 
 def _body_section(section: Section, peek: bool) -> Item:
     needs = Need.HEADER if section.header_only else Need.MESSAGE
-    return Item(section.render, needs, sets_seen=not peek, name=section.label)
+    return Item(section.render, needs, sets_seen=not peek, name=section.label, section=section)
 
 
 def _renamed(section: Section, name: bytes, peek: bool) -> Item:

@@ -41,10 +41,9 @@ def _describe(session: Session, view: View) -> None:
     session.extend(view.flag_responses())
     session.untagged(b"%d EXISTS" % len(view.uids))
     session.untagged(b"%d RECENT" % len(view.recent))
-    for number, info in enumerate(mailbox.messages(), 1):
-        if "\\Seen" not in info.flags:
-            session.untagged(b"OK [UNSEEN %d] First unseen." % number)
-            break
+    unseen = mailbox.first_unseen()
+    if unseen:
+        session.untagged(b"OK [UNSEEN %d] First unseen." % unseen)
     session.untagged(b"OK [UIDVALIDITY %d] UIDs valid" % mailbox.uidvalidity)
     session.untagged(b"OK [UIDNEXT %d] Predicted next UID" % mailbox.uidnext)
 

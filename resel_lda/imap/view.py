@@ -28,13 +28,14 @@ class View:
         self.uidvalidity = mailbox.uidvalidity
         self.with_modseq = False
         self._modseq = self._expunged_to = mailbox.highestmodseq
-        self.uids: list[int] = [info.uid for info in mailbox.messages()]
+        self.uids = mailbox.uids()
         self._highest = self.uids[-1] if self.uids else 0
         if read_only:
             # EXAMINE takes \\Recent from nobody: the newest are shown so, and stay so.
             self.recent = set(self.uids[len(self.uids) - recent_count :] if recent_count else ())
         else:
-            self.recent = set(mailbox.claim_recent().intersection(self.uids))
+            claimed = mailbox.claim_recent()
+            self.recent = set(claimed.intersection(self.uids)) if claimed else set()
         self._told: dict[int, int] = {}
         self._flag_text: dict[tuple[frozenset[str], bool], bytes] = {}
         self._keywords = tuple(mailbox.keywords())

@@ -1,47 +1,58 @@
-"""Reading a folder's messages: whole, their headers, structure and sizes. Everything blocks."""
+"""Reading a folder's messages: whole, their headers, and what the cache keeps of them. Everything
+blocks."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import apsw
 
 from resel_lda.mailbox import Part
-from resel_lda.maildir.database import CacheFile, StateFile
+from resel_lda.maildir.cache import LAYERS, TEXT_COLUMNS, CacheFile
+from resel_lda.maildir.database import StateFile
 from resel_lda.maildir.files import read_all, with_crlf
 from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.names import base_of, size_in_name
-from resel_lda.mime.sections import parse, render_body, render_bodystructure, render_envelope
+from resel_lda.mime.sections import (
+    envelope_of,
+    header_fields,
+    parse,
+    render_body,
+    render_bodystructure,
+)
 from resel_mta.maillog import MailLog
 
 _HEADER_BLOCK = 8192
-# Parsed messages handed to the cache at a time.
+# Rows handed to the cache at a time.
 _BATCH = 200
 
 
 def make_part(data: bytes) -> Part:
     """The wire strings of a message with CR LF line ends."""
     root = parse(data)
-    return Part(render_envelope(root), render_body(root), render_bodystructure(root), len(data))
+    header = data[: root.header_end]
+    return Part(envelope_of(header), render_body(root), render_bodystructure(root), len(data))
 
 
 class MessageReader:
-    """Needs no lock: the index is only looked at."""
+    """Needs no lock: the index is only looked at. Any thread may call it."""
 
     def __init__(
         self, index: FolderIndex, state: StateFile, cache: CacheFile, log: MailLog
     ) -> None:
         self._index = index
         self.state = state
-        self._cache = cache
+        self.cache = cache
         self._log = log
         self._sizes: dict[int, int] = {}
-        self._sizes_loaded = False
+        # UIDs that have a row in the layer "search", once that was asked.
+        self._searchable: set[int] | None = None
 
     @property
-    def _guid(self) -> str:
+    def guid(self) -> str:
         return self._index.uidlist.guid
 
     def open(self, uid: int) -> tuple[int, str] | None:
@@ -55,44 +66,137 @@ class MessageReader:
         opened = self.open(uid)
         return None if opened is None else with_crlf(read_all(opened[0]))
 
-    def parts(self, uids: Sequence[int]) -> dict[int, Part]:
-        found: dict[int, Part] = {}
-        try:
-            found = self._cache.parts(self._guid, uids)
-        except apsw.Error as error:
-            self._log.warning("imap", f"{self._cache.database.path}: {error}")
-        fresh: list[tuple[int, Part]] = []
+    def read_many(self, uids: Sequence[int]) -> dict[int, bytes]:
+        """Without those that are gone."""
+        found = {}
         for uid in uids:
-            if uid in found:
-                continue
             data = self.read(uid)
-            if data is None:
-                continue
-            part = found[uid] = make_part(data)
-            fresh.append((uid, part))
-            if len(fresh) >= _BATCH:
-                self._remember(fresh)
-                fresh = []
-        if fresh:
-            self._remember(fresh)
+            if data is not None:
+                found[uid] = data
         return found
 
-    def _remember(self, fresh: Sequence[tuple[int, Part]]) -> None:
-        # A full disk must not keep anyone from reading mail.
-        try:
-            self._cache.add(self._guid, fresh)
-        except apsw.Error as error:
-            self._log.warning("imap", f"{self._cache.database.path}: {error}")
+    # What the cache keeps. It must not keep anyone from reading mail: its failures are logged.
 
-    def forget(self, uids: Collection[int]) -> None:
-        """Expunged messages."""
-        with contextlib.suppress(apsw.Error):
-            self._cache.remove(self._guid, uids)
+    def _failed(self, error: apsw.Error) -> None:
+        self._log.warning("imap", f"{self.cache.database.path}: {error}")
+
+    def rows(self, layer: str, uids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+        """The columns of a layer, from the cache or made now. Messages that are gone are left
+        out."""
+        found: dict[int, tuple[Any, ...]] = {}
+        try:
+            found = self.cache.rows(self.guid, layer, uids)
+        except apsw.Error as error:
+            self._failed(error)
+        if len(found) < len(uids) or any(uid not in found for uid in uids):
+            for some in self._make(layer, [uid for uid in uids if uid not in found]):
+                found.update(some)
+        return found
+
+    def single(self, layer: str, uids: Sequence[int]) -> dict[int, Any]:
+        """As `rows`, of a layer with one column."""
+        found: dict[int, Any] = {}
+        try:
+            found = self.cache.single(self.guid, layer, uids)
+        except apsw.Error as error:
+            self._failed(error)
+        if len(found) < len(uids) or any(uid not in found for uid in uids):
+            for some in self._make(layer, [uid for uid in uids if uid not in found]):
+                found.update((uid, row[0]) for uid, row in some)
+        return found
+
+    def _make(self, name: str, uids: Sequence[int]) -> Iterator[list[tuple[int, tuple[Any, ...]]]]:
+        """Rows of messages that have none yet, kept from now on."""
+        layer = LAYERS[name]
+        for start in range(0, len(uids), _BATCH):
+            batch = uids[start : start + _BATCH]
+            if layer.of_message:
+                source = self.read_many(batch)
+            elif name == "header":
+                source = self._read_headers(batch)
+            else:
+                source = self.headers(batch)
+            rows = [(uid, layer.make(octets)) for uid, octets in source.items()]
+            self._remember(name, rows)
+            yield rows
+
+    def _remember(self, layer: str, rows: list[tuple[int, tuple[Any, ...]]]) -> None:
+        try:
+            self.cache.add(self.guid, layer, rows)
+        except apsw.Error as error:
+            self._failed(error)
+
+    def parts(self, uids: Sequence[int]) -> dict[int, Part]:
+        envelopes = self.single("envelope", uids)
+        structures = self.rows("structure", uids)
+        sizes = self.sizes(uids)
+        return {
+            uid: Part(envelopes[uid], structures[uid][0], structures[uid][1], sizes[uid])
+            for uid in uids
+            if uid in envelopes and uid in structures and uid in sizes
+        }
+
+    def forget(self, uids: Sequence[int]) -> None:
+        """Expunged messages. Their UIDs are never used again, so there is no hurry."""
         for uid in uids:
             self._sizes.pop(uid, None)
+        if self._searchable is not None:
+            self._searchable.difference_update(uids)
+        with contextlib.suppress(apsw.Error):
+            for start in range(0, len(uids), _BATCH):
+                self.cache.remove(self.guid, uids[start : start + _BATCH])
+
+    def copied(self, pairs: Sequence[tuple[int, int]], target: str) -> None:
+        """What is kept of messages holds for their copies (uid, new uid) in the folder `target`."""
+        try:
+            for start in range(0, len(pairs), _BATCH):
+                self.cache.copy(self.guid, pairs[start : start + _BATCH], target)
+        except apsw.Error as error:
+            self._failed(error)
+
+    def fill(self, uids: Sequence[int]) -> None:
+        """Make all that is not kept yet of these messages, each read once."""
+        missing: dict[str, set[int]] = {}
+        for name in LAYERS:
+            known = self.cache.single(self.guid, name, uids)
+            missing[name] = {uid for uid in uids if uid not in known}
+        wanted = set().union(*missing.values())
+        messages = self.read_many([uid for uid in uids if uid in wanted])
+        headers = {uid: _header_of(message) for uid, message in messages.items()}
+        for name, layer in LAYERS.items():
+            source = messages if layer.of_message else headers
+            rows = [
+                (uid, layer.make(octets)) for uid, octets in source.items() if uid in missing[name]
+            ]
+            if rows:
+                self.cache.add(self.guid, name, rows)
+        for names, number in self.cache.field_sets().items():
+            cut = [(uid, _cut(header, names)) for uid, header in headers.items()]
+            self.cache.add_fields(self.guid, number, cut)
+
+    def unfilled(self, uids: Sequence[int]) -> list[int]:
+        """Those that `fill` has not seen yet."""
+        known = self.cache.known(self.guid, "sort")
+        return [uid for uid in uids if uid not in known]
+
+    # Headers.
 
     def headers(self, uids: Sequence[int]) -> dict[int, bytes]:
         """Header blocks with the empty line."""
+        found: dict[int, bytes | None] = {}
+        with contextlib.suppress(apsw.Error):
+            found = self.cache.single(self.guid, "header", uids)
+        headers = {uid: octets for uid, octets in found.items() if octets is not None}
+        if len(headers) < len(uids) or any(uid not in headers for uid in uids):
+            read = self._read_headers([uid for uid in uids if uid not in headers])
+            make = LAYERS["header"].make
+            fresh = [(uid, make(octets)) for uid, octets in read.items() if uid not in found]
+            if fresh:
+                self._remember("header", fresh)
+            headers.update(read)
+        return headers
+
+    def _read_headers(self, uids: Sequence[int]) -> dict[int, bytes]:
         found: dict[int, bytes] = {}
         for uid in uids:
             opened = self.open(uid)
@@ -100,42 +204,111 @@ class MessageReader:
                 continue
             fd = opened[0]
             try:
-                found[uid] = _header(fd)
+                found[uid] = _read_header(fd)
             finally:
                 os.close(fd)
         return found
 
-    def sizes(self, uids: Sequence[int]) -> dict[int, int]:
-        """From the file's name, the cache, or by reading the message."""
-        sizes = self._sizes
-        found: dict[int, int] = {}
-        for uid in uids:
-            size = sizes.get(uid)
-            if size is None:
-                name = self._index.names.get(uid)
-                if name is None:
-                    continue
-                size = size_in_name(base_of(name), "W")
-                if size is None:
-                    size = self._unnamed_size(uid)
-                    if size is None:
-                        continue
-                sizes[uid] = size
-            found[uid] = size
+    def fields(
+        self, uids: Sequence[int], names: Sequence[bytes], exclude: bool
+    ) -> dict[int, bytes]:
+        """These fields (exclude: all others) and an empty line, as HEADER.FIELDS has them."""
+        key = _set_name(names, exclude)
+        number = 0
+        found: dict[int, bytes] = {}
+        try:
+            number = self.cache.field_set(key)
+            if number:
+                found = self.cache.fields(self.guid, number, uids)
+        except apsw.Error as error:
+            self._failed(error)
+        missing = [uid for uid in uids if uid not in found]
+        for start in range(0, len(missing), _BATCH):
+            headers = self.headers(missing[start : start + _BATCH])
+            fresh = [
+                (uid, header_fields(header, names, exclude)) for uid, header in headers.items()
+            ]
+            found.update(fresh)
+            if number:
+                try:
+                    self.cache.add_fields(self.guid, number, fresh)
+                except apsw.Error as error:
+                    self._failed(error)
         return found
 
-    def _unnamed_size(self, uid: int) -> int | None:
-        if not self._sizes_loaded:
-            self._sizes_loaded = True
-            with contextlib.suppress(apsw.Error):
-                self._sizes.update(self._cache.sizes(self._guid))
-            if uid in self._sizes:
-                return self._sizes[uid]
-        part = self.parts([uid]).get(uid)
-        return None if part is None else part.size
+    def find(self, column: str, needle: str, uids: Sequence[int]) -> set[int]:
+        """UIDs whose text in a column of "search" contains `needle` (casefolded)."""
+        if column not in TEXT_COLUMNS:
+            raise ValueError(f"column {column!r}")
+        self.make_searchable(uids)
+        return self.cache.find(self.guid, column, needle)
+
+    def make_searchable(self, uids: Sequence[int]) -> None:
+        """Afterwards all of these have a row in the layer "search"."""
+        if self._searchable is None:
+            self._searchable = self.cache.known(self.guid, "search")
+        missing = [uid for uid in uids if uid not in self._searchable]
+        for rows in self._make("search", missing):
+            self._searchable.update(uid for uid, _ in rows)
+
+    # Sizes.
+
+    def sizes(self, uids: Sequence[int]) -> dict[int, int]:
+        """From the file's name, the UID list, the cache, or by reading the message."""
+        sizes = self._sizes
+        unknown = [uid for uid in uids if uid not in sizes]
+        if unknown:
+            self._find_sizes(unknown)
+        return {uid: sizes[uid] for uid in uids if uid in sizes}
+
+    def _find_sizes(self, uids: Sequence[int]) -> None:
+        index, sizes = self._index, self._sizes
+        unnamed: list[int] = []
+        for uid in uids:
+            name = index.names.get(uid)
+            if name is None:
+                continue
+            base = base_of(name)
+            size = size_in_name(base, "W")
+            if size is None:
+                entry = index.uidlist.entries.get(base)
+                size = _noted_size(entry.extensions) if entry is not None else None
+            if size is None:
+                unnamed.append(uid)
+            else:
+                sizes[uid] = size
+        if unnamed:
+            sizes.update(self.single("size", unnamed))
 
 
-def _header(fd: int) -> bytes:
+def _noted_size(extensions: str) -> int | None:
+    """The W of a line of the UID list."""
+    for word in extensions.split():
+        if word[0] == "W" and word[1:].isdigit():
+            return int(word[1:])
+    return None
+
+
+def _set_name(names: Sequence[bytes], exclude: bool) -> str:
+    words = sorted({name.upper().decode("ascii") for name in names})
+    # No field name has a colon.
+    return (":" if exclude else "") + " ".join(words)
+
+
+def _cut(header: bytes, set_name: str) -> bytes:
+    names = set_name.removeprefix(":").encode("ascii").split(b" ")
+    return header_fields(header, names, set_name.startswith(":"))
+
+
+def _header_of(message: bytes) -> bytes:
+    """The header block of a message with CR LF line ends, with its empty line."""
+    if message.startswith(b"\r\n"):
+        return message[:2]
+    end = message.find(b"\r\n\r\n")
+    return message if end < 0 else message[: end + 4]
+
+
+def _read_header(fd: int) -> bytes:
     """Blocks until the empty line, which may lie across two."""
     data = b""
     while True:

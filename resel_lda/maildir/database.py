@@ -3,7 +3,7 @@
 `state` holds what Dovecot's files cannot: MODSEQ values, the flags seen last (so that changes
 made by other programs while we were away are noticed), which UIDs were expunged, stored special
 uses. If it is lost or damaged, MODSEQ restarts from the clock, above any earlier value.
-`cache` holds what can be computed again: wire strings and sizes. Delete it and nothing is lost.
+`cache` (in `cache.py`) holds what can be computed again. Delete it and nothing is lost.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import apsw
 
-from resel_lda.mailbox import Part
 from resel_mta.disk import Disk
 from resel_mta.maillog import MailLog
 
@@ -35,16 +34,11 @@ CREATE TABLE expunged (
   PRIMARY KEY (folder, modseq, uid)) WITHOUT ROWID;
 CREATE TABLE special_use (name TEXT PRIMARY KEY, attribute TEXT NOT NULL) WITHOUT ROWID;
 """
-_CACHE_SCHEMA = """
-CREATE TABLE part (
-  guid TEXT NOT NULL, uid INTEGER NOT NULL, size INTEGER NOT NULL, envelope BLOB NOT NULL,
-  body BLOB NOT NULL, bodystructure BLOB NOT NULL, PRIMARY KEY (guid, uid)) WITHOUT ROWID;
-"""
-_SCHEMA_VERSION = 1
-_BATCH = 500
+_STATE_VERSION = 1
 
 
-def _rows(db: apsw.Connection, sql: str, *values: object) -> list[Any]:
+def all_rows(db: apsw.Connection, sql: str, *values: object) -> list[Any]:
+    """The rows of one statement."""
     return db.execute(sql, values).fetchall()
 
 
@@ -54,9 +48,10 @@ class Database:
     Methods block. Any thread may call them; one at a time runs.
     """
 
-    def __init__(self, path: str, schema: str, disk: Disk, log: MailLog) -> None:
+    def __init__(self, path: str, schema: str, disk: Disk, log: MailLog, *, version: int) -> None:
         self.path = path
         self._schema = schema
+        self._version = version
         self._disk = disk
         self._log = log
         self._lock = threading.RLock()
@@ -72,6 +67,15 @@ class Database:
             except (apsw.CorruptError, apsw.NotADBError) as error:
                 self._set_aside(error)
                 return self._attempt(work)
+
+    def read(self, work: Callable[[apsw.Connection], T]) -> T:
+        """As `run`, of work that is one statement, so that it needs no transaction around it."""
+        with self._lock:
+            try:
+                return work(self._open())
+            except (apsw.CorruptError, apsw.NotADBError) as error:
+                self._set_aside(error)
+                return work(self._open())
 
     def _attempt(self, work: Callable[[apsw.Connection], T]) -> T:
         connection = self._open()
@@ -94,16 +98,17 @@ class Database:
 
     def _prepare(self, connection: apsw.Connection) -> None:
         os.chmod(self.path, 0o600)
+        connection.execute("PRAGMA page_size = 8192")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         version = connection.execute("PRAGMA user_version").fetchall()[0][0]
-        if version == _SCHEMA_VERSION:
+        if version == self._version:
             return
         if version:
             raise apsw.CorruptError(f"schema version {version}")
         with connection:
             connection.execute(self._schema)
-            connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+            connection.execute(f"PRAGMA user_version = {self._version}")
 
     def _set_aside(self, error: Exception) -> None:
         self.close()
@@ -150,13 +155,13 @@ class StateFile:
     """`state` of one user."""
 
     def __init__(self, path: str, disk: Disk, log: MailLog) -> None:
-        self.database = Database(path, _STATE_SCHEMA, disk, log)
+        self.database = Database(path, _STATE_SCHEMA, disk, log, version=_STATE_VERSION)
 
     def load(self, guid: str, uidvalidity: int, next_uid: int) -> FolderState:
         """A folder's state; a fresh one if it is unknown or its UIDVALIDITY is another."""
 
         def work(db: apsw.Connection) -> FolderState:
-            found = _rows(
+            found = all_rows(
                 db,
                 "SELECT id, uidvalidity, floor, first_recent, expunge_floor FROM folder"
                 " WHERE guid = ?",
@@ -181,11 +186,11 @@ class StateFile:
     def _load_rows(db: apsw.Connection, row: tuple[int, int, int, int, int]) -> FolderState:
         folder_id, _, floor, first_recent, expunge_floor = row
         state = FolderState(folder_id, floor, first_recent, expunge_floor)
-        rows = _rows(
+        rows = all_rows(
             db, "SELECT uid, modseq, date, letters FROM message WHERE folder = ?", folder_id
         )
         state.rows = {uid: (modseq, date, letters) for uid, modseq, date, letters in rows}
-        state.expunged = _rows(
+        state.expunged = all_rows(
             db, "SELECT modseq, uid FROM expunged WHERE folder = ? ORDER BY modseq, uid", folder_id
         )
         return state
@@ -240,7 +245,7 @@ class StateFile:
                 "DELETE FROM message WHERE folder = ? AND uid = ?",
                 [(folder_id, uid) for _, uid in expunged],
             )
-            old = _rows(
+            old = all_rows(
                 db,
                 "SELECT modseq FROM expunged WHERE folder = ? ORDER BY modseq DESC LIMIT 1 OFFSET ?",
                 folder_id,
@@ -267,7 +272,7 @@ class StateFile:
         """A deleted folder."""
 
         def work(db: apsw.Connection) -> None:
-            for (folder_id,) in _rows(db, "SELECT id FROM folder WHERE guid = ?", guid):
+            for (folder_id,) in all_rows(db, "SELECT id FROM folder WHERE guid = ?", guid):
                 self._forget(db, folder_id)
 
         self.database.run(work)
@@ -275,7 +280,7 @@ class StateFile:
     def special_uses(self) -> dict[str, str]:
         """Folder name -> "\\Sent" and so on, as CREATE (USE) stored them."""
         return self.database.run(
-            lambda db: dict(_rows(db, "SELECT name, attribute FROM special_use"))
+            lambda db: dict(all_rows(db, "SELECT name, attribute FROM special_use"))
         )
 
     def set_special_use(self, name: str, attribute: str) -> None:
@@ -288,45 +293,3 @@ class StateFile:
 
         with self.synced():
             self.database.run(work)
-
-
-class CacheFile:
-    """`cache` of one user."""
-
-    def __init__(self, path: str, disk: Disk, log: MailLog) -> None:
-        self.database = Database(path, _CACHE_SCHEMA, disk, log)
-
-    def parts(self, guid: str, uids: Sequence[int]) -> dict[int, Part]:
-        def work(db: apsw.Connection) -> dict[int, Part]:
-            found: dict[int, Part] = {}
-            for start in range(0, len(uids), _BATCH):
-                batch = uids[start : start + _BATCH]
-                marks = ",".join("?" * len(batch))
-                for uid, size, envelope, body, structure in db.execute(
-                    "SELECT uid, size, envelope, body, bodystructure FROM part"
-                    f" WHERE guid = ? AND uid IN ({marks})", (guid, *batch)
-                ):  # fmt: skip
-                    found[uid] = Part(envelope, body, structure, size)
-            return found
-
-        return self.database.run(work)
-
-    def sizes(self, guid: str) -> dict[int, int]:
-        return self.database.run(
-            lambda db: dict(_rows(db, "SELECT uid, size FROM part WHERE guid = ?", guid))
-        )
-
-    def add(self, guid: str, parts: Iterable[tuple[int, Part]]) -> None:
-        rows = [(guid, uid, p.size, p.envelope, p.body, p.bodystructure) for uid, p in parts]
-        self.database.run(
-            lambda db: db.executemany("INSERT OR REPLACE INTO part VALUES (?, ?, ?, ?, ?, ?)", rows)
-        )
-
-    def remove(self, guid: str, uids: Iterable[int]) -> None:
-        rows = [(guid, uid) for uid in uids]
-        self.database.run(
-            lambda db: db.executemany("DELETE FROM part WHERE guid = ? AND uid = ?", rows)
-        )
-
-    def forget(self, guid: str) -> None:
-        self.database.run(lambda db: db.execute("DELETE FROM part WHERE guid = ?", (guid,)))

@@ -16,6 +16,7 @@ from resel_mta.disk import Disk
 
 # maildir(5): what lies in tmp longer than this was left by a crash.
 _TMP_MAX_AGE = 36 * 3600
+_BLOCK = 1 << 20
 
 
 def create_maildir(disk: Disk, directory: str, subfolder: bool = False) -> None:
@@ -221,5 +222,14 @@ class MaildirFiles:
 
 def read_all(fd: int) -> bytes:
     """Everything from a descriptor, which is closed."""
-    with os.fdopen(fd, "rb", buffering=0) as file:
-        return file.readall()
+    try:
+        size = os.fstat(fd).st_size
+        data = os.read(fd, size + 1)
+        if len(data) == size:
+            return data
+        blocks = [data]
+        while block := os.read(fd, _BLOCK):
+            blocks.append(block)
+        return b"".join(blocks)
+    finally:
+        os.close(fd)

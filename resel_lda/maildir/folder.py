@@ -10,18 +10,19 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import apsw
 
-from resel_lda.mailbox import AppendData, MailboxError, MessageInfo, Part, StoreResult
+from resel_lda.mailbox import AppendData, MailboxError, MessageInfo, StoreResult
 from resel_lda.maildir.content import MessageReader
 from resel_lda.maildir.files import TemporaryFile
 from resel_lda.maildir.flags import canonical_flags, change_flags
 from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.names import base_of, size_in_name
+from resel_lda.maildir.reading import ReadableFolder, mailbox_error
 from resel_lda.maildir.watch import (
     IN_CREATE,
     IN_DELETE,
@@ -41,25 +42,7 @@ _SETTLE = 0.004
 _BLOCK = 1 << 18
 
 
-def mailbox_error(error: OSError | apsw.Error) -> MailboxError:
-    """The cause in plain words for the client, with its RFC 5530 code."""
-    if isinstance(error, apsw.Error):
-        if isinstance(error, apsw.FullError):
-            return MailboxError("Not enough disk space", "UNAVAILABLE")
-        return MailboxError("The mailbox's state file cannot be used at present", "UNAVAILABLE")
-    number = error.errno
-    if number == errno.ENOSPC:
-        return MailboxError("Not enough disk space", "UNAVAILABLE")
-    if number == errno.EDQUOT:
-        return MailboxError("Disk quota exceeded", "OVERQUOTA")
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return MailboxError("Permission denied", "NOPERM")
-    if number in (errno.ENOENT, errno.ENOTDIR):
-        return MailboxError("Mailbox does not exist any more", "NONEXISTENT")
-    return MailboxError(f"The disk failed: {os.strerror(number or errno.EIO)}", "UNAVAILABLE")
-
-
-class MaildirFolder:
+class MaildirFolder(ReadableFolder):
     """One folder, shared by all sessions of its user. Implements `Mailbox`."""
 
     def __init__(
@@ -72,39 +55,51 @@ class MaildirFolder:
         resolve: Callable[[str], contextlib.AbstractAsyncContextManager[MaildirFolder]],
         on_release: Callable[[MaildirFolder], None],
     ) -> None:
+        super().__init__(index, reader, executor, log)
         self.name = name
-        self.index = index
-        self.reader = reader
         self.holders = 0
-        self._executor = executor
-        self._log = log
         self._resolve = resolve
         self._on_release = on_release
         self._lock = asyncio.Lock()
         self._callbacks: list[Callable[[], None]] = []
         # What the loop shows; replaced when a piece of work is finished, never in its middle.
         self._messages: list[MessageInfo] = []
+        self._uids: list[int] = []
+        # A sequence number, 0 for none, -1 for not looked for yet.
+        self._first_unseen = -1
         self.highestmodseq = 0
         self.uidnext = 1
         self.uidvalidity = 0
         self._watches: list[tuple[int, Callable[[int, str], None]]] = []
         self._watcher: Watcher | None = None
         self._events: list[tuple[str, int, str]] = []
-        self._events_lost = False
         self._timer: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Future[object]] = set()
+        self._cache_work: asyncio.Future[None] | None = None
 
     # -- reading from memory ------------------------------------------------------------------
 
     def _publish(self) -> None:
         index = self.index
         self._messages = list(index.infos.values())
+        self._uids = list(index.infos)
+        self._first_unseen = -1
         self.highestmodseq = index.highestmodseq
         self.uidvalidity = index.uidlist.uidvalidity
         self.uidnext = max(index.uidlist.next_uid, index.last_uid + 1)
 
     def messages(self) -> Sequence[MessageInfo]:
         return self._messages
+
+    def uids(self) -> list[int]:
+        return self._uids.copy()
+
+    def first_unseen(self) -> int:
+        if self._first_unseen < 0:
+            self._first_unseen = next(
+                (n for n, info in enumerate(self._messages, 1) if "\\Seen" not in info.flags), 0
+            )
+        return self._first_unseen
 
     def get(self, uid: int) -> MessageInfo | None:
         return self.index.infos.get(uid)
@@ -120,6 +115,8 @@ class MaildirFolder:
 
     def recent_count(self) -> int:
         first = self.index.state.first_recent
+        if first > self.index.last_uid:
+            return 0
         return sum(uid >= first for uid in list(self.index.infos))
 
     def claim_recent(self) -> frozenset[int]:
@@ -175,10 +172,15 @@ class MaildirFolder:
             if error.code != "NONEXISTENT":
                 self._log.warning("imap", f"{self.index.files.directory}: {error.text}")
 
+    @property
+    def quiet(self) -> bool:
+        """Whether it is known without a look that it is as it was at the last one."""
+        return len(self._watches) == 2 and not self._events and not self._events_lost
+
     async def refresh(self) -> None:
-        watching = len(self._watches) == 2
-        if watching and not self._events and not self._events_lost:
+        if self.quiet:
             return
+        watching = len(self._watches) == 2
         await self._run(self._look, watching)
 
     def _look(self, watching: bool) -> None:
@@ -223,6 +225,7 @@ class MaildirFolder:
             finally:
                 if self.index.highestmodseq != self.highestmodseq:
                     self._publish()
+                    self.start_filling()
                     for callback in list(self._callbacks):
                         loop.call_soon(callback)
 
@@ -240,35 +243,23 @@ class MaildirFolder:
     def _later(self, work: Callable[[], None]) -> None:
         self.keep(asyncio.ensure_future(self._locked(work)))
 
+    def _behind(self, work: Callable[..., None], *arguments: object) -> None:
+        """Work on the cache, one piece after the other, that nobody waits for."""
+        before, self._cache_work = self._cache_work, asyncio.get_running_loop().create_future()
+        done = self._cache_work
+
+        async def go() -> None:
+            try:
+                if before is not None:
+                    await before
+                await self._in_thread(work, *arguments)
+            finally:
+                done.set_result(None)
+
+        self.keep(asyncio.ensure_future(go()))
+
     async def load(self) -> None:
         await self._run(self.index.load)
-
-    # -- contents -----------------------------------------------------------------------------
-
-    async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
-        """Reading needs no lock: a message is found again if it is renamed meanwhile."""
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._executor, work, *arguments)
-        except (OSError, apsw.Error) as error:
-            self._log.warning("imap", f"{self.index.files.directory}: {error}")
-            raise mailbox_error(error) from error
-
-    async def read(self, uid: int) -> bytes:
-        data = await self._in_thread(self.reader.read, uid)
-        if data is None:
-            self._events_lost = True
-            raise MailboxError("The message is gone", "EXPUNGEISSUED")
-        return data
-
-    async def parts(self, uids: Sequence[int]) -> Mapping[int, Part]:
-        return await self._in_thread(self.reader.parts, uids)
-
-    async def header_fields(self, uids: Sequence[int]) -> Mapping[int, bytes]:
-        return await self._in_thread(self.reader.headers, uids)
-
-    async def sizes(self, uids: Sequence[int]) -> Mapping[int, int]:
-        return await self._in_thread(self.reader.sizes, uids)
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -282,11 +273,9 @@ class MaildirFolder:
         return await self._run(change_flags, self.index, uids, flags, mode, unchanged_since)
 
     async def expunge(self, uids: Sequence[int]) -> Sequence[int]:
-        return await self._run(self._expunge, uids)
-
-    def _expunge(self, uids: Sequence[int]) -> Sequence[int]:
-        done = self.index.remove(uids)
-        self.reader.forget(done)
+        done = await self._run(self.index.remove, uids)
+        if done:
+            self._behind(self.reader.forget, done)
         return done
 
     async def append(self, messages: Sequence[AppendData]) -> Sequence[int]:
@@ -339,7 +328,9 @@ class MaildirFolder:
             except BaseException:
                 await asyncio.shield(self._in_thread(_discard, folder, items))
                 raise
-            return folder.uidvalidity, list(zip(sources, new, strict=True))
+            pairs = list(zip(sources, new, strict=True))
+            self._behind(self.reader.copied, pairs, folder.reader.guid)
+            return folder.uidvalidity, pairs
 
     async def move(self, uids: Sequence[int], target: str) -> tuple[int, Pairs]:
         uidvalidity, pairs = await self.copy(uids, target)
@@ -390,6 +381,7 @@ class MaildirFolder:
             for number, callback in self._watches:
                 self._watcher.remove(number, callback)
         self._watches.clear()
+        await self.stop_filling()
         while self._background:
             await asyncio.wait(set(self._background))
 

@@ -15,13 +15,13 @@ def locate(user: User, settings: Settings) -> MailLocation:
     if explicit:
         return parse_location(explicit, user.name, user.home)
     home_mailbox = settings.text("home_mailbox")
-    if not home_mailbox:
-        raise LocationError(
-            "mbox mailboxes are not supported yet: set mail_location or home_mailbox"
-        )
+    spool = settings.text("mail_spool_directory")
+    if not home_mailbox and spool.endswith("/"):
+        return parse_location(f"maildir:{spool}%u", user.name, user.home)
     if not home_mailbox.endswith("/"):
         raise LocationError(
-            f"home_mailbox = {home_mailbox} is an mbox file: only Maildir/ is supported"
+            "the mailbox is an mbox file, which can only be delivered to: set mail_location or "
+            "home_mailbox = Maildir/"
         )
     if not user.home:
         raise LocationError("home_mailbox is set but the user has no home")

@@ -13,15 +13,17 @@ import apsw
 
 from resel_lda.mailbox import FolderInfo, FolderStatus, Mailbox, MailboxError
 from resel_lda.maildir import subscriptions, tree
+from resel_lda.maildir.cache import CacheFile
 from resel_lda.maildir.claim import Claim
 from resel_lda.maildir.content import MessageReader
-from resel_lda.maildir.database import CacheFile, StateFile
+from resel_lda.maildir.database import StateFile
 from resel_lda.maildir.files import MaildirFiles, create_maildir
-from resel_lda.maildir.folder import MaildirFolder, mailbox_error
+from resel_lda.maildir.folder import MaildirFolder
 from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.layout import Layout, LocationError, is_inbox
 from resel_lda.maildir.locate import locate
 from resel_lda.maildir.names import NameMaker
+from resel_lda.maildir.reading import mailbox_error
 from resel_lda.maildir.uidlist import FILE_NAME, read_uidlist
 from resel_lda.maildir.watch import Watcher
 from resel_mta.config import Settings
@@ -118,6 +120,10 @@ class MaildirStore:
         """`open`, with what only this package needs."""
         await self._prepare()
         name = "INBOX" if is_inbox(name) else name
+        folder = self._open.get(name)
+        if folder is not None and not self._opening.locked() and folder.quiet:
+            folder.holders += 1
+            return folder
         # Shielded: a session that goes away must not leave a folder half open for the others.
         return await asyncio.shield(asyncio.ensure_future(self._open_folder(name)))
 

@@ -12,7 +12,7 @@ from resel_lda.mime.params import (
     parse_languages,
     parse_token,
 )
-from resel_lda.mime.structure import Node
+from resel_lda.mime.structure import ENVELOPE_FIELDS, Node, unfolded_fields
 
 _PLAIN = re.compile(rb"[\x01-\x09\x0b\x0c\x0e-\x21\x23-\x5b\x5d-\x7f]*")
 _QUOTABLE = re.compile(rb"[\x01-\x09\x0b\x0c\x0e-\x7f]*")
@@ -67,6 +67,13 @@ def render_envelope(node: Node) -> bytes:
     parts += [_address_list(_addresses(node, name)) for name in (b"to", b"cc", b"bcc")]
     parts += [nstring(node.last_field(b"in-reply-to")), nstring(node.last_field(b"message-id"))]
     return b"(%b)" % b" ".join(parts)
+
+
+def envelope_of(header: bytes) -> bytes:
+    """The ENVELOPE of a message of which only the header block is at hand."""
+    node = Node(0, None)
+    node.fields = list(unfolded_fields(header, ENVELOPE_FIELDS))
+    return render_envelope(node)
 
 
 def _addresses(node: Node, name: bytes) -> list[Address]:

@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from resel_lda.mime.render import render_body, render_bodystructure, render_envelope
+from resel_lda.mime.render import (
+    envelope_of,
+    render_body,
+    render_bodystructure,
+    render_envelope,
+)
 from resel_lda.mime.structure import Node, parse
 from resel_lda.mime.text import decoded_text
 
@@ -17,6 +22,7 @@ __all__ = [
     "Node",
     "body_of",
     "decoded_text",
+    "envelope_of",
     "find_part",
     "header_fields",
     "header_of",

@@ -19,7 +19,7 @@ _MAX_BOUNDARY = 80
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
 
 # The only fields that ENVELOPE and BODYSTRUCTURE ever look at.
-_ENVELOPE_FIELDS = frozenset(
+ENVELOPE_FIELDS = frozenset(
     (b"date", b"subject", b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc", b"in-reply-to",
      b"message-id")
 )  # fmt: skip
@@ -145,7 +145,7 @@ class _Parser:
         return node
 
     def read_header(self, node: Node) -> None:
-        wanted = _CONTENT_FIELDS | _ENVELOPE_FIELDS if node.is_root else _CONTENT_FIELDS
+        wanted = _CONTENT_FIELDS | ENVELOPE_FIELDS if node.is_root else _CONTENT_FIELDS
         node.fields = list(unfolded_fields(self.data[node.start : node.body], wanted))
         for name, value in node.fields:
             if name == b"content-type":

@@ -15,6 +15,7 @@ from resel_lda.mailbox import (
     StoreResult,
 )
 from resel_lda.mime import sections
+from resel_lda.mime.lookup import SortRow, search_row, sort_row
 
 
 class FakeMailbox:
@@ -81,6 +82,44 @@ class FakeMailbox:
             return self.data[uid]
         except KeyError:
             raise MailboxError("Message is gone", "EXPUNGEISSUED") from None
+
+    def uids(self) -> list[int]:
+        return sorted(self.infos)
+
+    def first_unseen(self) -> int:
+        for number, info in enumerate(self.messages(), 1):
+            if "\\Seen" not in info.flags:
+                return number
+        return 0
+
+    async def read_many(self, uids: Sequence[int]) -> Mapping[int, bytes]:
+        return {uid: await self.read(uid) for uid in uids if uid in self.data}
+
+    async def envelopes(self, uids: Sequence[int]) -> Mapping[int, bytes]:
+        return {uid: part.envelope for uid, part in (await self.parts(uids)).items()}
+
+    async def structures(self, uids: Sequence[int]) -> Mapping[int, tuple[bytes, bytes]]:
+        parts = await self.parts(uids)
+        return {uid: (part.body, part.bodystructure) for uid, part in parts.items()}
+
+    async def selected_fields(
+        self, uids: Sequence[int], names: Sequence[bytes], exclude: bool
+    ) -> Mapping[int, bytes]:
+        headers = await self.header_fields(uids)
+        return {
+            uid: sections.header_fields(header, names, exclude) for uid, header in headers.items()
+        }
+
+    async def sort_rows(self, uids: Sequence[int]) -> Mapping[int, SortRow]:
+        return {uid: sort_row(header) for uid, header in (await self.header_fields(uids)).items()}
+
+    async def sent_days(self, uids: Sequence[int]) -> Mapping[int, int | None]:
+        headers = await self.header_fields(uids)
+        return {uid: search_row(header).day for uid, header in headers.items()}
+
+    async def find(self, column: str, needle: str) -> Collection[int] | None:
+        """Not known here: the headers are looked at."""
+        return None
 
     async def parts(self, uids: Sequence[int]) -> Mapping[int, Part]:
         found = {}

@@ -1,0 +1,167 @@
+"""The reading half of an open folder: in threads, without the folder's lock."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import apsw
+
+from resel_lda.mailbox import MailboxError, Part
+from resel_lda.maildir.content import MessageReader
+from resel_lda.maildir.index import FolderIndex
+from resel_lda.mime.lookup import SortRow
+from resel_mta.maillog import MailLog
+
+T = TypeVar("T")
+
+# Messages put into the cache at a time in the background, and how long they wait until the first
+# commands of a session are answered (seconds).
+_FILL_BATCH = 20
+_FILL_DELAY = 3.0
+# Of the time that filling takes, this many times as much is left to others.
+_FILL_PAUSE = 3.0
+
+
+def mailbox_error(error: OSError | apsw.Error) -> MailboxError:
+    """The cause in plain words for the client, with its RFC 5530 code."""
+    if isinstance(error, apsw.Error):
+        if isinstance(error, apsw.FullError):
+            return MailboxError("Not enough disk space", "UNAVAILABLE")
+        return MailboxError("The mailbox's state file cannot be used at present", "UNAVAILABLE")
+    number = error.errno
+    if number == errno.ENOSPC:
+        return MailboxError("Not enough disk space", "UNAVAILABLE")
+    if number == errno.EDQUOT:
+        return MailboxError("Disk quota exceeded", "OVERQUOTA")
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return MailboxError("Permission denied", "NOPERM")
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        return MailboxError("Mailbox does not exist any more", "NONEXISTENT")
+    return MailboxError(f"The disk failed: {os.strerror(number or errno.EIO)}", "UNAVAILABLE")
+
+
+class ReadableFolder:
+    """What `Mailbox` says of reading, and the filling of the cache in the background."""
+
+    def __init__(
+        self, index: FolderIndex, reader: MessageReader, executor: ThreadPoolExecutor, log: MailLog
+    ) -> None:
+        self.index = index
+        self.reader = reader
+        self._executor = executor
+        self._log = log
+        self._events_lost = False
+        self._filler: asyncio.Task[None] | None = None
+        self._fill_from = 0
+        self._ending = asyncio.Event()
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
+        """Reading needs no lock: a message is found again if it is renamed meanwhile."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._executor, work, *arguments)
+        except (OSError, apsw.Error) as error:
+            self._log.warning("imap", f"{self.index.files.directory}: {error}")
+            raise mailbox_error(error) from error
+
+    async def read(self, uid: int) -> bytes:
+        data = await self._in_thread(self.reader.read, uid)
+        if data is None:
+            self._events_lost = True
+            raise MailboxError("The message is gone", "EXPUNGEISSUED")
+        return data
+
+    async def read_many(self, uids: Sequence[int]) -> Mapping[int, bytes]:
+        found = await self._in_thread(self.reader.read_many, uids)
+        if len(found) < len(uids):
+            self._events_lost = True
+        return found
+
+    async def envelopes(self, uids: Sequence[int]) -> Mapping[int, bytes]:
+        return await self._in_thread(self.reader.single, "envelope", uids)
+
+    async def structures(self, uids: Sequence[int]) -> Mapping[int, tuple[bytes, bytes]]:
+        found: Mapping[int, tuple[bytes, bytes]] = await self._in_thread(
+            self.reader.rows, "structure", uids
+        )
+        return found
+
+    async def selected_fields(
+        self, uids: Sequence[int], names: Sequence[bytes], exclude: bool
+    ) -> Mapping[int, bytes]:
+        return await self._in_thread(self.reader.fields, uids, names, exclude)
+
+    async def sort_rows(self, uids: Sequence[int]) -> Mapping[int, SortRow]:
+        rows = await self._in_thread(self.reader.rows, "sort", uids)
+        return {uid: SortRow._make(row) for uid, row in rows.items()}
+
+    async def sent_days(self, uids: Sequence[int]) -> Mapping[int, int | None]:
+        return await self._in_thread(self._sent_days, uids)
+
+    def _sent_days(self, uids: Sequence[int]) -> Mapping[int, int | None]:
+        self.reader.make_searchable(uids)
+        return self.reader.single("search", uids)
+
+    async def find(self, column: str, needle: str) -> Collection[int] | None:
+        if "\n" in needle or "\0" in needle:
+            return None
+        return await self._in_thread(self.reader.find, column, needle, list(self.index.infos))
+
+    async def parts(self, uids: Sequence[int]) -> Mapping[int, Part]:
+        return await self._in_thread(self.reader.parts, uids)
+
+    async def header_fields(self, uids: Sequence[int]) -> Mapping[int, bytes]:
+        return await self._in_thread(self.reader.headers, uids)
+
+    async def sizes(self, uids: Sequence[int]) -> Mapping[int, int]:
+        return await self._in_thread(self.reader.sizes, uids)
+
+    # -- the cache ----------------------------------------------------------------------------
+
+    def start_filling(self) -> None:
+        """New messages get into the cache, and at first what is not in it yet."""
+        if self._filler is not None and not self._filler.done():
+            return
+        if self._fill_from <= self.index.last_uid and not self._ending.is_set():
+            self._filler = asyncio.get_running_loop().create_task(self._fill())
+
+    async def _fill(self) -> None:
+        try:
+            if self._fill_from == 0 and await self._ends_within(_FILL_DELAY):
+                return
+            while self._fill_from <= self.index.last_uid:
+                first, self._fill_from = self._fill_from, self.index.last_uid + 1
+                uids = [uid for uid in list(self.index.infos) if uid >= first]
+                waiting = await self._in_thread(self.reader.unfilled, uids)
+                for start in range(0, len(waiting), _FILL_BATCH):
+                    if await self._fill_some(waiting[start : start + _FILL_BATCH]):
+                        return
+        except MailboxError:
+            # Logged. What is asked for is made then.
+            self._fill_from = self.index.last_uid + 1
+
+    async def _fill_some(self, uids: Sequence[int]) -> bool:
+        """Whether it is time to end."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await self._in_thread(self.reader.fill, uids)
+        return await self._ends_within((loop.time() - began) * _FILL_PAUSE)
+
+    async def _ends_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ending.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def stop_filling(self) -> None:
+        """Wait for the messages that are being put into the cache now."""
+        self._ending.set()
+        if self._filler is not None:
+            await asyncio.wait((self._filler,))

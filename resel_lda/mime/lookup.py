@@ -1,0 +1,141 @@
+"""What SEARCH, SORT and THREAD look at, made from a header once so that it can be kept."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from resel_lda.mime.addresses import Address, parse_addresses
+from resel_lda.mime.dates import parse_date
+from resel_lda.mime.structure import unfolded_fields
+from resel_lda.mime.subject import base_subject, casemap
+from resel_lda.mime.text import decode_header
+
+_SEARCHED = frozenset((b"date", b"subject", b"from", b"to", b"cc", b"bcc"))
+_SORTED = frozenset(
+    (b"date", b"subject", b"from", b"to", b"cc", b"message-id", b"in-reply-to", b"references")
+)
+_MESSAGE_ID = re.compile(rb"<[ \t]*((?:\"(?:[^\"\\]|\\.)*\"|[^<>@\"\s])+@[^<>@\s]+)[ \t]*>")
+_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
+_MAX_REFERENCES = 1000
+
+
+class SearchRow(NamedTuple):
+    """Decoded and casefolded values; of a field that is there more than once, one per line.
+
+    day: of the Date field as written, as `datetime.date.toordinal`.
+    """
+
+    day: int | None
+    subject: str | None
+    sender: str | None
+    recipient: str | None
+    cc: str | None
+    bcc: str | None
+
+
+class SortRow(NamedTuple):
+    """Keys of RFC 5256 and RFC 5957, upper case.
+
+    sent: seconds since the epoch, None without a usable Date. reply: whether the subject says
+    that this is a reply or a forward. ancestors: message ids, oldest first, space between.
+    """
+
+    sent: int | None
+    base: str
+    reply: bool
+    sender: str
+    recipient: str
+    cc: str
+    display_from: str
+    display_to: str
+    message_id: str
+    ancestors: str
+
+
+def search_row(header: bytes) -> SearchRow:
+    """Of a header block. Never fails."""
+    values: dict[bytes, list[str]] = {}
+    day = None
+    seen_date = False
+    for name, value in unfolded_fields(header, _SEARCHED):
+        if name == b"date":
+            if not seen_date:
+                seen_date = True
+                date = parse_date(value)
+                day = date[1] if date is not None else None
+            continue
+        values.setdefault(name, []).append(decode_header(value.strip(b" \t")).casefold())
+    joined = {name: "\n".join(found) for name, found in values.items()}
+    return SearchRow(
+        day,
+        joined.get(b"subject"),
+        joined.get(b"from"),
+        joined.get(b"to"),
+        joined.get(b"cc"),
+        joined.get(b"bcc"),
+    )
+
+
+def sort_row(header: bytes) -> SortRow:
+    """Of a header block. Never fails."""
+    first: dict[bytes, bytes] = {}
+    for name, value in unfolded_fields(header, _SORTED):
+        first.setdefault(name, value)
+    date = parse_date(first.get(b"date", b""))
+    base, reply = base_subject(decode_header(first.get(b"subject", b"")))
+    sender = _first_address(first.get(b"from"))
+    recipient = _first_address(first.get(b"to"))
+    ids = message_ids(first.get(b"references", b""))
+    if not ids:
+        ids = message_ids(first.get(b"in-reply-to", b""))[:1]
+    own = message_ids(first.get(b"message-id", b""))
+    return SortRow(
+        date[0] if date is not None else None,
+        base,
+        reply,
+        _mailbox(sender),
+        _mailbox(recipient),
+        _mailbox(_first_address(first.get(b"cc"))),
+        _display(sender),
+        _display(recipient),
+        own[0] if own else "",
+        " ".join(ids),
+    )
+
+
+def _first_address(value: bytes | None) -> Address | None:
+    found = parse_addresses(value) if value else []
+    return found[0] if found else None
+
+
+def _mailbox(address: Address | None) -> str:
+    if address is None or address.mailbox is None:
+        return ""
+    return casemap(address.mailbox.decode("utf-8", "replace"))
+
+
+def _display(address: Address | None) -> str:
+    """RFC 5957 §2: the display name, else mailbox@host."""
+    if address is None:
+        return ""
+    name = decode_header(address.name) if address.name else ""
+    if not name and address.mailbox:
+        mailbox = address.mailbox.decode("utf-8", "replace")
+        domain = (address.domain or b"").decode("utf-8", "replace")
+        name = f"{mailbox}@{domain}" if domain else mailbox
+    return casemap(name)
+
+
+def message_ids(value: bytes) -> list[str]:
+    """The message ids of a field, without brackets; quoting in the left part undone."""
+    found = []
+    for match in _MESSAGE_ID.finditer(value):
+        text = match[1]
+        if b'"' in text:
+            left, _, right = text.rpartition(b"@")
+            text = _ESCAPED.sub(rb"\1", left.replace(b'"', b"")) + b"@" + right
+        found.append(text.decode("utf-8", "surrogateescape").replace(" ", ""))
+        if len(found) >= _MAX_REFERENCES:
+            break
+    return found
