@@ -9,24 +9,26 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Protocol
 
+from resel_lda.job import Job, deferred, message_blocks
+from resel_lda.mailbox_place import mbox_path
+from resel_lda.mailcopy import mail_copy
 from resel_lda.maildir.files import MaildirFiles, create_maildir
 from resel_lda.maildir.layout import LocationError, MailLocation
 from resel_lda.maildir.locate import locate
 from resel_lda.maildir.names import NameMaker
 from resel_lda.maildir.quota import add_to_maildirsize
+from resel_lda.mbox import Locking, append
 from resel_mta.config import Settings
 from resel_mta.content import Content
 from resel_mta.disk import Disk
-from resel_mta.mail import Bounced, Deferred, Delivered, Outcome, PermFail, Reply, TempFail
+from resel_mta.mail import Bounced, Delivered, Outcome, PermFail, Reply, TempFail
 from resel_mta.users import User
 
 _THREADS = 4
-_BLOCK = 1 << 18
 
 DELIVERED = Reply(250, "2.0.0", "delivered to maildir")
 
@@ -37,22 +39,6 @@ QuotaCheck = Callable[[User, MailLocation, int], bool]
 def no_quota(user: User, location: MailLocation, size: int) -> bool:
     """Nobody has a quota."""
     return False
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One recipient of a message. address, orig_to: for Delivered-To and X-Original-To.
-
-    relay: "local" or "virtual", as in the log.
-    """
-
-    user: User
-    address: str
-    orig_to: str
-    reverse_path: str
-    queue_id: str
-    size: int
-    relay: str
 
 
 class Depositor(Protocol):
@@ -103,9 +89,13 @@ class ThreadDepositor:
     def _deposit_all(
         self, content: Content, jobs: Sequence[Job], settings: Settings
     ) -> list[Outcome]:
-        return [self._deposit_one(content, job, settings) for job in jobs]
+        return [self.deposit_one(content, job, settings) for job in jobs]
 
-    def _deposit_one(self, content: Content, job: Job, settings: Settings) -> Outcome:
+    def deposit_one(self, content: Content, job: Job, settings: Settings) -> Outcome:
+        """Blocks, in the calling thread."""
+        mbox = mbox_path(job.user, settings)
+        if mbox:
+            return self._to_mbox(content, job, mbox, settings)
         try:
             location = locate(job.user, settings)
         except LocationError as error:
@@ -117,7 +107,7 @@ class ThreadDepositor:
                 return Bounced(Reply(554, "5.2.2", text), relay=job.relay)
             create_maildir(self._disk, location.inbox)
             files = MaildirFiles(self._disk, location.inbox, self._maker)
-            base = files.deliver(_blocks(content, job))
+            base = files.deliver(message_blocks(content, job))
             add_to_maildirsize(self._disk, location.root, base, 1)
         except OSError as error:
             return _failed(job, location, error)
@@ -128,10 +118,26 @@ class ThreadDepositor:
             return deferred(job, "unexpected failure in local delivery", "4.3.0")
         return Delivered(DELIVERED, relay=job.relay)
 
-
-def deferred(job: Job, text: str, enhanced: str) -> Outcome:
-    """It is to be tried again."""
-    return Deferred(Reply(451, enhanced, text), relay=job.relay)
+    def _to_mbox(self, content: Content, job: Job, path: str, settings: Settings) -> Outcome:
+        """As Postfix's local(8): only a mailbox that is too large bounces."""
+        try:
+            append(
+                self._disk,
+                path,
+                mail_copy(content, job, mbox=True),
+                Locking.from_settings(settings),
+                limit=settings.number("mailbox_size_limit"),
+            )
+        except (TempFail, PermFail) as error:
+            reply = error.reply
+            text = f"cannot update mailbox {path} for user {job.user.name}. {reply.text}"
+            if reply.enhanced == "5.2.2":
+                return Bounced(Reply(550, "5.2.2", text), relay=job.relay)
+            return deferred(job, text, "4" + reply.enhanced[1:])
+        except Exception as error:
+            self._warn(job.relay, f"delivery failed: {error!r}", job.queue_id)
+            return deferred(job, "unexpected failure in local delivery", "4.3.0")
+        return Delivered(Reply(250, "2.0.0", "delivered to mailbox"), relay=job.relay)
 
 
 def _failed(job: Job, location: MailLocation, error: OSError) -> Outcome:
@@ -143,21 +149,3 @@ def _failed(job: Job, location: MailLocation, error: OSError) -> Outcome:
         return deferred(job, f"{where}: disk quota exceeded", "4.2.2")
     path = f"{error.filename}: " if isinstance(error.filename, str) else ""
     return deferred(job, f"{where}: {path}{os.strerror(number)}", "4.2.0")
-
-
-def _blocks(content: Content, job: Job) -> Iterator[bytes]:
-    """The message as stored: Postfix's three fields, the header, an empty line, the body."""
-    prefix = (
-        f"Return-Path: <{job.reverse_path}>\r\n"
-        f"X-Original-To: {job.orig_to}\r\n"
-        f"Delivered-To: {job.address}\r\n"
-    )
-    yield prefix.encode("utf-8", "surrogateescape") + content.header.raw + b"\r\n"
-    position = 0
-    body = content.body
-    while position < body.size:
-        block = body.read(position, _BLOCK)
-        if not block:
-            raise OSError(errno.EIO, "the queue file is shorter than it should be")
-        yield block
-        position += len(block)

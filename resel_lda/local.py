@@ -10,7 +10,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from resel_lda.deposit import Depositor, Job
+from resel_lda.deposit import Depositor
+from resel_lda.job import Job
 from resel_mta.config import Settings
 from resel_mta.mail import (
     Bounced,

@@ -2,6 +2,7 @@
 
 A target is an address, ``|command``, ``/file`` or ``:include:/file``; in double quotes where it
 holds space, commas or other marks. ``(text)`` is a comment, ``Name <address>`` is its address.
+``\\user`` is the user's mailbox itself, whatever alias has that name.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ _PLAIN_LOCAL = re.compile(r"[^\s\x00-\x1f()<>\[\]:;@\\,\"]+")
 
 
 class TargetKind(enum.Enum):
-    """What a target of an alias is."""
+    """What a target of an alias is. MAILBOX: an address that is not looked up as an alias."""
 
     ADDRESS = "address"
+    MAILBOX = "mailbox"
     COMMAND = "command"
     FILE = "file"
     INCLUDE = "include"
@@ -32,6 +34,60 @@ class Target:
 
     kind: TargetKind
     value: str
+
+    @property
+    def text(self) -> str:
+        """As it is written in a file, without quotes."""
+        return _MARKS.get(self.kind, "") + self.value
+
+
+_MARKS = {TargetKind.MAILBOX: "\\", TargetKind.COMMAND: "|", TargetKind.INCLUDE: ":include:"}
+
+
+def split_list(text: str) -> list[str]:
+    """The items of a comma-separated list; commas in quotes, comments and brackets do not count."""
+    items: list[str] = []
+    start = depth = 0
+    quoted = False
+    position = 0
+    while position < len(text):
+        char = text[position]
+        if char == "\\":
+            position += 1
+        elif char == '"' and not depth:
+            quoted = not quoted
+        elif not quoted and char == "(":
+            depth += 1
+        elif not quoted and char == ")" and depth:
+            depth -= 1
+        elif char in ",\n" and not quoted and not depth:
+            items.append(text[start:position])
+            start = position + 1
+        position += 1
+    items.append(text[start:])
+    return [item.strip() for item in items if item.strip()]
+
+
+def read_target(item: str) -> Target:
+    """One item of a list. Raises ValueError."""
+    if item.startswith("\\"):
+        targets = parse_targets(item[1:])
+        if len(targets) == 1 and targets[0].kind is TargetKind.ADDRESS:
+            return Target(TargetKind.MAILBOX, targets[0].value)
+        raise ValueError(f"{item[:60]} is not a mailbox")
+    targets = parse_targets(item)
+    if len(targets) != 1:
+        raise ValueError(f"{item[:60]} is not a target")
+    return targets[0]
+
+
+def read_targets(text: str) -> list[Target]:
+    """The targets of an alias as `parse_aliases` gives it, of an included file or of a .forward
+    file: separated by commas and line ends, lines that begin with "#" left out. Raises ValueError.
+    """
+    if "\n" in text:
+        text = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    return [read_target(item) for item in split_list(text)]
 
 
 def parse_aliases(text: str, file: str) -> tuple[dict[str, str], list[Problem]]:

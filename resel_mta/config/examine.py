@@ -90,8 +90,10 @@ def _examine_setting(
 
 
 def _undefined(settings: Settings, name: str, setting: Setting) -> list[Problem]:
-    """References to names that nobody defines: Postfix takes them as empty, with a warning."""
-    if "$" not in setting.value:
+    """References to names that nobody defines: Postfix takes them as empty, with a warning.
+    A template's names are known only when there is a mail."""
+    parameter = find(name.rpartition("/")[2])
+    if "$" not in setting.value or (parameter is not None and parameter.type == "template"):
         return []
     return [
         Problem(str(setting.source), name, f'"${each}" is not defined', is_error=False)

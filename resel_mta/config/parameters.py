@@ -21,6 +21,7 @@ from types import MappingProxyType
 
 from resel_mta.config import (
     table_harmless,
+    table_local,
     table_mta,
     table_own,
     table_programs,
@@ -45,6 +46,7 @@ TYPES = frozenset(
             "protocols",
         ),
         *("list", "choices", "maps", "domains", "networks", "restrictions", "listen"),
+        "template",
         *("ip", "nameservers", "nexthops", "nexthoplist", "port", "transport"),
     )
 )
@@ -140,6 +142,7 @@ def table() -> Mapping[str, Parameter]:
         (table_smtpd.ROWS, Support.IMPLEMENTED),
         (table_smtp.ROWS, Support.IMPLEMENTED),
         (table_own.ROWS, Support.IMPLEMENTED),
+        (table_local.ROWS, Support.IMPLEMENTED),
         (table_harmless.ROWS, Support.HARMLESS),
         (table_programs.ROWS, Support.HARMLESS),
         (table_refused.ROWS, Support.REFUSED),

@@ -3,8 +3,6 @@ mail: anything other than Postfix's default stops the start.
 """
 
 ROWS = r"""
-text allow_mail_to_commands = alias, forward
-text allow_mail_to_files = alias, forward
 flag allow_percent_hack = yes
 list authorized_flush_users = static:anyone
 list authorized_mailq_users = static:anyone
@@ -60,7 +58,6 @@ flag lmtp_tls_wrappermode = no
 flag lmtp_use_tls = no
 text local_delivery_status_filter = $default_delivery_status_filter
 text local_login_sender_maps = static:*
-text luser_relay =
 text mailbox_command =
 text mailbox_command_maps =
 text mailbox_transport =

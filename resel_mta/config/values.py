@@ -80,7 +80,7 @@ def _choices(parameter: Parameter, text: str) -> Value:
     for item in items:
         if item not in parameter.words:
             raise ValueError(f'"{item}" is not one of: {", ".join(parameter.words)}')
-    if not items:
+    if not items and "" not in parameter.words:
         raise ValueError(f"is empty; allowed are: {', '.join(parameter.words)}")
     return items
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from resel_lda.delivery import WorkerDepositor
-from resel_lda.deposit import Job
+from resel_lda.job import Job
 from resel_lda.worker_pool import WorkerPool
 from resel_mta.config import Settings
 from resel_mta.content import Content, Header, MemoryBody

@@ -176,11 +176,24 @@ async def test_disk_errors_defer_and_leave_nothing(
     await local.close()
 
 
-async def test_mbox_and_bad_locations_defer(tmp_path: Path) -> None:
-    local = transport(tmp_path, "lcarr", mail_location="")
+async def test_mbox_in_the_spool_and_other_places(tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    values = {"mail_location": "", "mail_spool_directory": str(spool)}
+    local = transport(tmp_path, "lcarr", **values)
     [outcome] = await deliver(local, "lcarr@resel.fr")
     assert isinstance(outcome, Deferred)
-    assert outcome.reply.enhanced == "4.3.5"
+    assert outcome.reply.text.startswith(f"cannot update mailbox {spool}/lcarr for user lcarr. ")
+    spool.mkdir()
+    [outcome] = await deliver(local, "lcarr@resel.fr")
+    assert outcome.reply.text == "delivered to mailbox"
+    assert (spool / "lcarr").read_bytes().startswith(b"From ")
+    local = transport(tmp_path, "lcarr", **values, mailbox_size_limit="10")
+    [outcome] = await deliver(local, "lcarr@resel.fr")
+    assert isinstance(outcome, Bounced)
+    assert outcome.reply.enhanced == "5.2.2"
+    local = transport(tmp_path, "lcarr", mail_location="", mail_spool_directory=f"{spool}/md/")
+    [outcome] = await deliver(local, "lcarr@resel.fr")
+    assert [path.name for path in (spool / "md").iterdir()] == ["lcarr"]
     local = transport(tmp_path, "lcarr", home_mailbox="Maildir/", mail_location="")
     [outcome] = await deliver(local, "lcarr@resel.fr")
     assert isinstance(outcome, Delivered)

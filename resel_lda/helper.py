@@ -1,0 +1,221 @@
+"""The process that does for one account what needs its rights: ``python -m resel_lda.helper``.
+
+Started by the supervisor as that account, or by the network process as its own. It runs commands,
+appends to files, reads ``.forward`` and included files, and writes the account's mailbox; nothing
+in it ever runs as root. Descriptor 0 is the control socket (SOCK_SEQPACKET): a first packet
+{"role", "values"} with the configuration, then errands (see `errand`), each done in a thread. For
+each that is done a packet {} goes back. It ends when the control socket does; commands that still
+run are killed then, and their mail is tried again.
+
+A user's programs run as the same account and may stop or kill this process: that is their own
+mail's misfortune, and nobody else's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import socket
+import sys
+import threading
+from typing import Any
+
+from resel_lda import errand as errands
+from resel_lda.deposit import ThreadDepositor
+from resel_lda.errand import Errand, ErrandError
+from resel_lda.forward import Found, read_forward, read_include
+from resel_lda.job import deferred
+from resel_lda.local_options import LocalOptions
+from resel_lda.mailbox_place import is_in_spool
+from resel_lda.mailcopy import mail_copy
+from resel_lda.mbox import append_message
+from resel_lda.parcel import outcome_row, unwrap
+from resel_lda.pipe import run_command
+from resel_mta.config import Settings
+from resel_mta.config.aliases import TargetKind
+from resel_mta.content import Content
+from resel_mta.disk import Disk
+from resel_mta.mail import Bounced, Outcome, PermFail, Reply, TempFail
+
+_PR_SET_DUMPABLE = 4
+
+Answer = dict[str, object]
+
+
+class Helper:
+    """Does errands. stop: a descriptor that is readable when all is to end."""
+
+    def __init__(self, settings: Settings, disk: Disk, stop: int = -1) -> None:
+        self._settings = settings
+        self._options = LocalOptions.from_settings(settings)
+        self._disk = disk
+        self._stop = stop
+
+    def do(self, errand: Errand, message: int | None) -> Answer:
+        """The answer to one errand; `message` stays the caller's to close. Never raises."""
+        warnings: list[str] = []
+        try:
+            answer = self._do(errand, message, warnings)
+        except (TempFail, PermFail) as failure:
+            answer = {"failure": outcome_row(_of_failure(errand, failure))}
+        except (OSError, ValueError, RuntimeError) as error:
+            warnings.append(f"{errand.do} for <{errand.job.address}> failed: {error!r}")
+            outcome = deferred(errand.job, "unexpected failure in local delivery", "4.3.0")
+            answer = {"failure": outcome_row(outcome)}
+        return {**answer, "warnings": warnings}
+
+    def _do(self, errand: Errand, message: int | None, warnings: list[str]) -> Answer:
+        if errand.do == errands.INCLUDE:
+            return {"targets": _rows(read_include(errand.argument))}
+        if message is None:
+            raise ValueError("no message")
+        if errand.do == errands.DELIVER:
+            found = read_forward(self._options.forward_paths(errand), warnings.append)
+            if found is not None:
+                return {"targets": _rows(found)}
+            if is_in_spool(errand.job.user, self._settings):
+                # For that another helper may be needed, of the spool's group.
+                return {"spool": True}
+        content = unwrap(message, errand.header)
+        if errand.do in (errands.COMMAND, errands.FILE):
+            self._check_source(errand)
+        if errand.do == errands.COMMAND:
+            outcome = self._command(errand, content)
+        elif errand.do == errands.FILE:
+            outcome = self._file(errand, content)
+        elif errand.do in (errands.DELIVER, errands.MAILBOX, errands.SPOOL):
+            depositor = ThreadDepositor(
+                self._settings, lambda _service, text, _id: warnings.append(text), self._disk
+            )
+            outcome = depositor.deposit_one(content, errand.job, self._settings)
+        else:
+            raise ValueError(f"unknown errand {errand.do!r}")
+        return {"outcome": outcome_row(outcome)}
+
+    def _check_source(self, errand: Errand) -> None:
+        """What a user's or a list's file names is run only while it is in that file: who asks
+        cannot have anything else done in the user's name. Raises TempFail, PermFail."""
+        kind = TargetKind.COMMAND if errand.do == errands.COMMAND else TargetKind.FILE
+        if kind is TargetKind.COMMAND:
+            allowed = self._options.commands_allowed
+        else:
+            allowed = self._options.files_allowed
+        source = errand.source if errand.source in ("alias", "forward") else "include"
+        if source not in allowed:
+            raise PermFail(Reply(550, "5.7.1", f"mail to {kind.value} is restricted"))
+        if source == "alias":
+            return
+        found: Found | None
+        if source == "forward":
+            found = read_forward(self._options.forward_paths(errand), lambda _: None)
+            found = [(target, stands_in) for target, stands_in in found or [] if not stands_in]
+        else:
+            found = [each for each in read_include(errand.source) if each[1] == errand.source]
+        if not any(each.kind is kind and each.value == errand.argument for each, _ in found):
+            text = f"{kind.value} is no longer named by its owner"
+            raise TempFail(Reply(451, "4.3.5", text))
+
+    def _command(self, errand: Errand, content: Content) -> Outcome:
+        marked = "command" in self._options.delivered_to
+        text = mail_copy(content, errand.job, delivered_to=marked)
+        return run_command(self._options.command(errand), text, self._stop)
+
+    def _file(self, errand: Errand, content: Content) -> Outcome:
+        return append_message(
+            self._disk,
+            errand.argument,
+            content,
+            errand.job,
+            self._options.locking,
+            limit=self._options.size_limit,
+            delivered_to="file" in self._options.delivered_to,
+        )
+
+
+def _rows(found: Found) -> list[tuple[str, str, str]]:
+    return [(target.kind.value, target.value, stands_in) for target, stands_in in found]
+
+
+def _of_failure(errand: Errand, failure: TempFail | PermFail) -> Outcome:
+    if isinstance(failure, PermFail):
+        return Bounced(failure.reply, relay=errand.job.relay)
+    return deferred(errand.job, failure.reply.text, failure.reply.enhanced)
+
+
+class _Process:
+    """The control socket's side: errands in threads, each answered on its own socket."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._sending = threading.Lock()
+        self._helper: Helper | None = None
+        self._stopped, self._stop = os.pipe()
+
+    def run(self) -> None:
+        threads: list[threading.Thread] = []
+        while True:
+            try:
+                packet, descriptors = errands.receive(self._control)
+            except OSError:
+                break
+            if not packet:
+                break
+            if self._helper is None:
+                self._helper = self._configured(packet)
+                continue
+            threads = [thread for thread in threads if thread.is_alive()]
+            thread = threading.Thread(target=self._work, args=(packet, descriptors))
+            thread.start()
+            threads.append(thread)
+        os.close(self._stop)
+        for thread in threads:
+            thread.join()
+
+    def _configured(self, packet: bytes) -> Helper:
+        told: dict[str, Any] = json.loads(packet)
+        settings = Settings.build(str(told["role"]), **told["values"])
+        return Helper(settings, Disk(), self._stopped)
+
+    def _work(self, packet: bytes, descriptors: list[int]) -> None:
+        """The first descriptor is for the answer, the second is the message."""
+        assert self._helper is not None
+        try:
+            with socket.socket(fileno=descriptors[0]) as answer:
+                message = descriptors[1] if len(descriptors) > 1 else None
+                try:
+                    done = self._helper.do(errands.unpack(packet), message)
+                    with contextlib.suppress(OSError):
+                        answer.sendall(json.dumps(done).encode())
+                except ErrandError as error:
+                    print(f"helper: {error}", file=sys.stderr)
+                finally:
+                    if message is not None:
+                        os.close(message)
+        finally:
+            with self._sending, contextlib.suppress(OSError):
+                self._control.send(b"{}")
+
+
+def main() -> int:
+    """Exit status 0, or 64 when it was not started by the mail system."""
+    os.umask(0o077)
+    try:
+        control = socket.socket(fileno=os.dup(0))
+        if control.family != socket.AF_UNIX:
+            raise OSError("descriptor 0 is another socket")
+    except OSError:
+        print("resel_lda.helper is started by resel-mta, not by hand", file=sys.stderr)
+        return 64
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    # The user's own programs need not look into it (a helper may have a group that they have not).
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    _Process(control).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
