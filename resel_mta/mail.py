@@ -161,6 +161,8 @@ class Message:
         bounce_queue_lifetime after arrival).
     content: loaded before a Transport sees it.
     token: `Origin.token`, while it is entered; no other message can be entered with it.
+    whole: whether `recipients` are all that were not done when the queue gave it out, not only
+        those that were due.
     """
 
     queue_id: str
@@ -175,6 +177,7 @@ class Message:
     expires: float = 0.0
     warned: bool = False
     token: str = ""
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import apsw
 
 from resel_mta.queue.door import Entry, RecipientEntry
 from resel_mta.queue.ids import format_id
-from resel_mta.queue.rows import exists, remove
+from resel_mta.queue.rows import exists, remove, unpack
 from resel_mta.queue.schema import CORRUPT, HELD
 
 QUEUES = ("incoming", "active", "deferred", "hold", "corrupt")
@@ -39,27 +39,37 @@ def condition(queue: str, now: float) -> tuple[str, tuple[Any, ...]]:
     return f"state = 0 AND owner IS NULL AND next_attempt {sign} ?", (now,)
 
 
-_ENTRY = "SELECT id, state, owner, arrival, size, reverse_path, next_attempt, expires FROM message"
+_ENTRY = (
+    "SELECT id, state, owner, arrival, size, reverse_path, next_attempt, expires, recipients "
+    "FROM message"
+)
 
 
-def _recipient_entry(row: tuple[Any, ...]) -> RecipientEntry:
-    return RecipientEntry(*row)
-
-
-def entry(db: apsw.Connection, row: tuple[Any, ...], now: float) -> Entry:
-    number, state, owner, arrival, size, sender, next_attempt, expires = row
-    recipients = db.execute(
+def _recipient_entries(
+    db: apsw.Connection, number: int, packed: str, due: float
+) -> tuple[RecipientEntry, ...]:
+    if packed:
+        return tuple(
+            RecipientEntry(recipient.address, recipient.orig_to, due, recipient.attempts, "", "")
+            for recipient in unpack(packed)
+        )
+    found = db.execute(
         "SELECT address, orig_to, next_attempt, attempts, reply, relay, waits_for FROM recipient "
         "WHERE message = ? AND status = 0",
         (number,),
     )
+    return tuple(RecipientEntry(*row) for row in found)
+
+
+def entry(db: apsw.Connection, row: tuple[Any, ...], now: float) -> Entry:
+    number, state, owner, arrival, size, sender, next_attempt, expires, packed = row
     return Entry(
         queue_id=format_id(number),
         queue=queue_of(state, owner, next_attempt, now),
         arrival=arrival,
         size=size,
         sender=sender,
-        recipients=tuple(_recipient_entry(values) for values in recipients),
+        recipients=_recipient_entries(db, number, packed, next_attempt),
         next_attempt=next_attempt,
         expires=expires,
         forced_expire=expires < 0,

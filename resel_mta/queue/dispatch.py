@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
@@ -133,11 +134,37 @@ class Dispatcher:
 
     def pump(self, lane: Lane) -> None:
         """Begin what can begin."""
-        limit = self._policy.limits(lane.transport.name).recipients
-        while self._may_begin() and (site := lane.next_site()) is not None:
-            batch = site.take(limit)
-            lane.begin(site)
-            self._spawn(self._deliver(lane, batch))
+        while (batch := self._begin(lane)) is not None:
+            self._spawn(self._work(lane, batch))
+
+    async def work(self, lane: Lane) -> None:
+        """Begin what can begin; the first of it in this task, which saves the usual message one."""
+        batch = self._begin(lane)
+        if batch is not None:
+            self.pump(lane)
+            await self._work(lane, batch)
+
+    def _begin(self, lane: Lane) -> Batch | None:
+        if not self._may_begin():
+            return None
+        site = lane.next_site()
+        if site is None:
+            return None
+        batch = site.take(self._policy.limits(lane.transport.name).recipients)
+        lane.begin(site)
+        return batch
+
+    async def _work(self, lane: Lane, first: Batch) -> None:
+        """Deliver as long as there is something; what can be begun beside it gets its own task."""
+        batch: Batch | None = first
+        for count in itertools.count(1):
+            if batch is None:
+                return
+            await self._deliver(lane, batch)
+            if not count % YIELD_AFTER:
+                await asyncio.sleep(0)
+            batch = self._begin(lane)
+            self.pump(lane)
 
     async def _deliver(self, lane: Lane, batch: Batch) -> None:
         started = time.time()
@@ -148,7 +175,6 @@ class Dispatcher:
             lane.end(batch.site)
         self._settle(batch.active, outcomes, lane.transport.log_name, started, waits_for)
         lane.forget_idle(batch.site)
-        self.pump(lane)
 
     async def _attempt(self, transport: Transport, batch: Batch) -> Pairs:
         """One outcome for each recipient, whatever the transport does."""

@@ -44,6 +44,8 @@ class Result:
         are entered before anything of `message` goes.
     release: give up the claim; the message is due at the earliest `next_attempt` of those left.
     warned: the delay warning has been sent.
+    complete: the caller knows that no recipient is left (`Message.whole`), so that the store need
+    not look.
     A message that is left without recipients is removed with its content.
     """
 
@@ -54,6 +56,7 @@ class Result:
     notices: Sequence[Message] = ()
     release: bool = False
     warned: bool = False
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)

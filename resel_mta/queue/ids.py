@@ -49,7 +49,7 @@ class IdSource:
     @property
     def low(self) -> bool:
         """Whether half the reservation is used, so that it should be renewed."""
-        return self.ceiling - max(self._last, self._now()) < RESERVE // 2
+        return self.ceiling - self._last < RESERVE // 2
 
     @property
     def last(self) -> int:

@@ -9,17 +9,16 @@ import uuid
 from resel_mta.mail import Message, Outcome, Recipient, Relayed
 from resel_mta.maillog import MailLog
 
+_HUNDREDTHS = tuple(f"{n / 100:.2f}".rstrip("0").rstrip(".") for n in range(101))
+
 
 def format_delay(seconds: float) -> str:
     """A duration as Postfix logs it: two significant digits, none beyond a hundredth of a
     second, no zeros at the end; whole seconds from ten up."""
     micros = round(max(seconds, 0.0) * 1_000_000)
-    if micros >= 10_000_000:
-        unit = 1_000_000
-    elif micros >= 1_000_000:
-        unit = 100_000
-    else:
-        unit = 10_000
+    if micros < 1_000_000:
+        return _HUNDREDTHS[(micros + 5_000) // 10_000]
+    unit = 1_000_000 if micros >= 10_000_000 else 100_000
     rounded = (micros + unit // 2) // unit * unit
     whole, rest = divmod(rounded, 1_000_000)
     return f"{whole}.{rest:06d}".rstrip("0").rstrip(".")

@@ -3,35 +3,117 @@ writer's thread and raises apsw.Error."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
 from resel_mta.mail import Envelope, Message, Notify, Recipient
 from resel_mta.queue import tokens
-from resel_mta.queue.door import Result, Watcher
 from resel_mta.queue.ids import format_id
-from resel_mta.queue.journal import reason
-from resel_mta.queue.schema import DONE, HELD, LIVE, PENDING
-from resel_mta.queue.spool import THRESHOLD, FileBody
+from resel_mta.queue.schema import HELD, LIVE, PENDING
+from resel_mta.queue.spool import FileBody
 
-_INSERT_MESSAGE = "INSERT INTO message VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
-_INSERT_CONTENT = "INSERT INTO content VALUES(?,?,?)"
+_SIZES = (64, 32, 16, 8, 4, 2, 1)
+"""Rows that one statement writes: each statement costs a change of the thread that runs Python."""
+
+
+def _inserts(table: str, columns: int) -> dict[int, str]:
+    row = f"({','.join('?' * columns)})"
+    return {n: f"INSERT INTO {table} VALUES{','.join([row] * n)}" for n in _SIZES}
+
+
+def _deletes(table: str, column: str) -> dict[int, str]:
+    return {n: f"DELETE FROM {table} WHERE {column} IN ({','.join('?' * n)})" for n in _SIZES}
+
+
+_INSERT_MESSAGES = _inserts("message", 16)
+_INSERT_CONTENTS = _inserts("content", 3)
+_DELETES = (
+    _deletes("recipient", "message"),
+    _deletes("content", "id"),
+    _deletes("message", "id"),
+)
 _INSERT_RECIPIENT = "INSERT INTO recipient VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+_UNFOLD = (
+    "INSERT INTO recipient SELECT message.id, key + 1, value ->> 0, value ->> 1, value ->> 2, value ->> 3, "
+    "value ->> 4, value ->> 5, 0, next_attempt, value ->> 6, '', '', '' FROM message, "
+    "json_each(recipients) WHERE message.id = ? AND recipients <> ''"
+)
 
 _MESSAGE = (
     "SELECT id, arrival, size, reverse_path, body, smtputf8, ret, envid, protocol, state, "
-    "next_attempt, expires, warned FROM message"
+    "next_attempt, expires, warned, recipients FROM message"
 )
 _RECIPIENT = (
-    "SELECT row, address, orig_to, reverse_path, orcpt, notify, via, attempts "
+    "SELECT address, orig_to, reverse_path, orcpt, notify, via, attempts, row, next_attempt "
     "FROM recipient WHERE message = ? AND status = 0"
 )
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_decode = json.JSONDecoder().decode
 
-def insert(db: apsw.Connection, number: int, message: Message, owner: str | None) -> None:
+
+class Row(NamedTuple):
+    """A message as the values of its rows in `message` and `content`."""
+
+    message: tuple[Any, ...]
+    content: tuple[Any, ...]
+
+
+def pack(recipients: Sequence[Recipient]) -> str:
+    """The column message.recipients; the recipients' rows are set."""
+    if len(recipients) == 1 and (text := _pack_usual(recipients[0])):
+        return text
+    packed = []
+    for row, recipient in enumerate(recipients, 1):
+        recipient.row = row
+        packed.append(
+            (
+                recipient.address,
+                recipient.orig_to,
+                recipient.reverse_path,
+                recipient.orcpt,
+                int(recipient.notify),
+                "\n".join(recipient.via),
+                recipient.attempts,
+            )
+        )
+    return _encode(packed)
+
+
+def _pack_usual(recipient: Recipient) -> str:
+    """A recipient with nothing but a plain address; "" for any other."""
+    address = recipient.address
+    if (
+        recipient.orig_to
+        or recipient.reverse_path is not None
+        or recipient.orcpt
+        or recipient.notify
+        or recipient.via
+        or recipient.attempts
+        or not address.isprintable()
+        or '"' in address
+        or "\\" in address
+    ):
+        return ""
+    recipient.row = 1
+    return f'[["{address}","",null,"",0,"",0]]'
+
+
+def unpack(packed: str) -> list[Recipient]:
+    return [_recipient((*values, row)) for row, values in enumerate(_decode(packed), 1)]
+
+
+def unfold(db: apsw.Connection, number: int) -> None:
+    """From now on each recipient is a row of its own."""
+    db.execute(_UNFOLD, (number,))
+    if db.changes():
+        db.execute("UPDATE message SET recipients = '' WHERE id = ?", (number,))
+
+
+def row_of(number: int, message: Message, owner: str | None) -> Row:
     """A whole message with content and recipients. The recipients' rows are set."""
     content = message.content
     if content is None:
@@ -39,9 +121,7 @@ def insert(db: apsw.Connection, number: int, message: Message, owner: str | None
     envelope = message.envelope
     body = content.body
     spooled = isinstance(body, FileBody)
-    execute = db.execute
-    execute(
-        _INSERT_MESSAGE,
+    return Row(
         (
             number,
             message.arrival,
@@ -58,11 +138,30 @@ def insert(db: apsw.Connection, number: int, message: Message, owner: str | None
             message.expires,
             message.warned,
             body.size if spooled else None,
+            pack(message.recipients),
         ),
+        (number, content.header.raw, None if spooled else body.read(0, body.size)),
     )
-    data = None if spooled else body.read(0, body.size)
-    execute(_INSERT_CONTENT, (number, content.header.raw, data))
-    add_recipients(db, number, message.recipients, message.next_attempt, first=1)
+
+
+def insert_rows(db: apsw.Connection, rows: Sequence[Row]) -> None:
+    start, left = 0, len(rows)
+    while left:
+        n = min(1 << (left.bit_length() - 1), _SIZES[0])
+        messages: list[Any] = []
+        contents: list[Any] = []
+        for row in rows[start : start + n]:
+            messages += row.message
+            contents += row.content
+        db.execute(_INSERT_MESSAGES[n], messages)
+        db.execute(_INSERT_CONTENTS[n], contents)
+        start += n
+        left -= n
+
+
+def insert(db: apsw.Connection, number: int, message: Message, owner: str | None) -> None:
+    """One message, with its token. Raises door.AlreadyEntered."""
+    insert_rows(db, [row_of(number, message, owner)])
     if message.token:
         tokens.record(db, message.token, number, message.arrival)
 
@@ -70,6 +169,7 @@ def insert(db: apsw.Connection, number: int, message: Message, owner: str | None
 def add_recipients(
     db: apsw.Connection, number: int, recipients: Sequence[Recipient], due: float, first: int
 ) -> None:
+    """Beside those that have rows."""
     for row, recipient in enumerate(recipients, first):
         recipient.row = row
         db.execute(
@@ -93,15 +193,21 @@ def add_recipients(
         )
 
 
+def remove_all(db: apsw.Connection, numbers: Sequence[int]) -> None:
+    start, left = 0, len(numbers)
+    while left > 0:
+        n = min(1 << (left - 1).bit_length(), _SIZES[0])
+        chosen = list(numbers[start : start + n])
+        # One number more than once is as good as once.
+        chosen += chosen[-1:] * (n - len(chosen))
+        for statements in _DELETES:
+            db.execute(statements[n], chosen)
+        start += n
+        left -= n
+
+
 def remove(db: apsw.Connection, number: int) -> None:
-    db.execute("DELETE FROM recipient WHERE message = ?", (number,))
-    db.execute("DELETE FROM content WHERE id = ?", (number,))
-    db.execute("DELETE FROM message WHERE id = ?", (number,))
-
-
-def remove_all(db: apsw.Connection, numbers: Iterable[int]) -> None:
-    for number in numbers:
-        remove(db, number)
+    remove_all(db, (number,))
 
 
 def is_spooled(db: apsw.Connection, number: int) -> bool:
@@ -111,123 +217,6 @@ def is_spooled(db: apsw.Connection, number: int) -> bool:
 
 def exists(db: apsw.Connection, number: int) -> bool:
     return db.execute("SELECT 1 FROM message WHERE id = ?", (number,)).get is not None
-
-
-def _text(text: str) -> str:
-    """A peer's words as text that the database can hold."""
-    return text.encode("utf-8", "replace").decode() if not text.isascii() else text
-
-
-def _record_progress(db: apsw.Connection, number: int, result: Result) -> None:
-    for recipient, outcome in result.done:
-        db.execute(
-            "UPDATE recipient SET status = ?, attempts = attempts + 1, reply = ?, relay = ?, "
-            "waits_for = '' WHERE message = ? AND row = ?",
-            (DONE, _text(reason(outcome)), outcome.relay, number, recipient.row),
-        )
-    for retry in result.retries:
-        if retry.outcome is None:
-            db.execute(
-                "UPDATE recipient SET next_attempt = ? WHERE message = ? AND row = ?",
-                (retry.next_attempt, number, retry.recipient.row),
-            )
-        else:
-            db.execute(
-                "UPDATE recipient SET next_attempt = ?, attempts = attempts + 1, reply = ?, "
-                "relay = ?, waits_for = ? WHERE message = ? AND row = ?",
-                (
-                    retry.next_attempt,
-                    _text(reason(retry.outcome)),
-                    retry.outcome.relay,
-                    retry.waits_for,
-                    number,
-                    retry.recipient.row,
-                ),
-            )
-
-
-def record(db: apsw.Connection, number: int, result: Result, owner: str) -> bool:
-    """Apply a result to a message, its notices excepted; whether the message is gone."""
-    done, retries = result.done, result.retries
-    if len(done) == 1 and not retries and not result.added:
-        # The usual message: its only recipient is done.
-        only = done[0][0].row
-        left = db.execute(
-            "SELECT 1 FROM recipient WHERE message = ? AND status = 0 AND row <> ? LIMIT 1",
-            (number, only),
-        ).get
-        if left is None:
-            remove(db, number)
-            return True
-    _record_progress(db, number, result)
-    if result.added:
-        last = db.execute("SELECT max(row) FROM recipient WHERE message = ?", (number,)).get
-        add_recipients(db, number, result.added, 0.0, first=(last or 0) + 1)
-    if result.warned:
-        db.execute("UPDATE message SET warned = 1 WHERE id = ?", (number,))
-    due = db.execute(
-        "SELECT min(next_attempt) FROM recipient WHERE message = ? AND status = 0", (number,)
-    ).get
-    if due is None:
-        remove(db, number)
-        return True
-    if result.release:
-        db.execute(
-            "UPDATE message SET next_attempt = ?, owner = NULL WHERE id = ? AND owner = ?",
-            (due, number, owner),
-        )
-    else:
-        db.execute("UPDATE message SET next_attempt = ? WHERE id = ?", (due, number))
-    return False
-
-
-@dataclass(frozen=True, slots=True)
-class Entering:
-    """A notice that is to be entered, with the watcher that admitted it."""
-
-    number: int
-    message: Message
-    owner: str | None
-    watcher: Watcher | None
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A result, with its message's number and its notices."""
-
-    number: int
-    result: Result
-    notices: list[Entering]
-
-
-@dataclass(slots=True)
-class Recorded:
-    """gone: ids of messages that are not there any more; files: those of them with a file;
-    entered: the numbers of the notices that were entered."""
-
-    gone: set[str] = field(default_factory=set)
-    files: list[str] = field(default_factory=list)
-    entered: set[int] = field(default_factory=set)
-
-
-def record_all(db: apsw.Connection, owner: str, steps: Iterable[Step]) -> Recorded:
-    """For each result its notices first, then what they are about."""
-    recorded = Recorded()
-    for step in steps:
-        number, result = step.number, step.result
-        queue_id = result.message.queue_id
-        if step.notices and not exists(db, number):
-            recorded.gone.add(queue_id)
-            continue
-        for notice in step.notices:
-            insert(db, notice.number, notice.message, notice.owner)
-            recorded.entered.add(notice.number)
-        spooled = result.message.size > THRESHOLD and is_spooled(db, number)
-        if record(db, number, result, owner):
-            recorded.gone.add(queue_id)
-            if spooled:
-                recorded.files.append(queue_id)
-    return recorded
 
 
 def _message(row: tuple[Any, ...]) -> Message:
@@ -248,14 +237,14 @@ def _message(row: tuple[Any, ...]) -> Message:
 
 def _recipient(row: tuple[Any, ...]) -> Recipient:
     return Recipient(
-        address=row[1],
-        orig_to=row[2],
-        reverse_path=row[3],
-        orcpt=row[4],
-        notify=Notify(row[5]),
-        row=row[0],
-        attempts=row[7],
-        via=tuple(row[6].split("\n")) if row[6] else (),
+        address=row[0],
+        orig_to=row[1],
+        reverse_path=row[2],
+        orcpt=row[3],
+        notify=Notify(row[4]),
+        row=row[7],
+        attempts=row[6],
+        via=tuple(row[5].split("\n")) if row[5] else (),
     )
 
 
@@ -265,11 +254,15 @@ def read(db: apsw.Connection, number: int, due: float | None = None) -> Message 
     if row is None:
         return None
     message = _message(row)
-    if due is None:
-        found = db.execute(_RECIPIENT, (number,))
-    else:
-        found = db.execute(f"{_RECIPIENT} AND next_attempt <= ?", (number, due))
-    message.recipients.extend(_recipient(row) for row in found)
+    packed: str = row[13]
+    if packed:
+        message.recipients.extend(unpack(packed))
+        message.whole = True
+        return message
+    found = db.execute(_RECIPIENT, (number,)).fetchall()
+    chosen = found if due is None else [values for values in found if values[8] <= due]  # type: ignore[operator]
+    message.recipients.extend(_recipient(values) for values in chosen)
+    message.whole = len(chosen) == len(found)
     return message
 
 

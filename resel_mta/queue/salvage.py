@@ -79,13 +79,16 @@ def _numbers(old: apsw.Connection) -> list[int]:
 
 
 def _copy_message(old: apsw.Connection, new: apsw.Connection, number: int) -> None:
+    packed = False
     for table in TABLES:
         column = "message" if table == "recipient" else "id"
         found = old.execute(f"SELECT * FROM {table} WHERE {column} = ?", (number,)).fetchall()
-        if not found:
+        if not found and not (table == "recipient" and packed):
             raise apsw.CorruptError(f"{table} of {number} is missing")
-        marks = ",".join("?" * len(found[0]))
-        new.executemany(f"INSERT INTO {table} VALUES({marks})", found)
+        if table == "message":
+            packed = found[0][-1] != ""
+        for row in found:
+            new.execute(f"INSERT INTO {table} VALUES({','.join('?' * len(row))})", row)
     new.execute(
         "UPDATE message SET owner = NULL WHERE id = ? AND state IN (?, ?)", (number, LIVE, HELD)
     )

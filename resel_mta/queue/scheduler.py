@@ -129,6 +129,7 @@ class Scheduler:
 
     def entered(self, message: Message) -> None:
         self._admitted -= 1
+        message.whole = True
         if not self._stopping:
             self._activate(message)
 
@@ -273,10 +274,15 @@ class Scheduler:
             self._settler.settle(active, settled, "error", time.time(), "")
         if active.withdrawn:
             return
-        lanes = {self._dispatcher.enqueue(key[0], run) for key, run in runs.items()}
-        for lane in lanes:
-            if lane is not None:
-                self._dispatcher.pump(lane)
+        last = None
+        for key, run in runs.items():
+            lane = self._dispatcher.enqueue(key[0], run)
+            if lane is not None and lane is not last:
+                if last is not None:
+                    self._dispatcher.pump(last)
+                last = lane
+        if last is not None:
+            await self._dispatcher.work(last)
 
     async def _route_one(self, message: Message, recipient: Recipient) -> Route | Outcome:
         reverse_path = recipient.reverse_path

@@ -10,7 +10,7 @@ from __future__ import annotations
 import apsw
 
 MINIMUM_SQLITE = 3_051_003
-VERSION = 1
+VERSION = 2
 PAGE_SIZE = 4096
 WAL_PAGES = 4096
 """The WAL is checkpointed when it reaches this many pages (16 MB) and starts over."""
@@ -20,6 +20,9 @@ LIVE, HELD, CORRUPT = 0, 1, 2
 PENDING, DONE = 0, 1
 """recipient.status"""
 
+# recipients: all of them as one JSON array (see rows.pack), until something has to be noted about one
+# of them; from then on "", and they are rows of their own. Most mail is delivered at the first
+# attempt, and never has any.
 # due, waiting: only messages that nobody has claimed and recipients whose next hop is down are in
 # the indexes, so that a message which is entered, delivered and removed at once never touches them.
 SCHEMA = """
@@ -38,7 +41,8 @@ CREATE TABLE message(
   next_attempt REAL NOT NULL,
   expires REAL NOT NULL,
   warned INTEGER NOT NULL,
-  spooled INTEGER
+  spooled INTEGER,
+  recipients TEXT NOT NULL
 ) STRICT;
 CREATE INDEX due ON message(next_attempt) WHERE owner IS NULL AND state = 0;
 CREATE TABLE content(
@@ -84,7 +88,7 @@ class UnusableLibrary(Exception):
 
 
 class UnknownVersion(Exception):
-    """The database was made by a newer release."""
+    """The database was made by another release, which this one cannot read."""
 
 
 def open_database(path: str, vfs: str | None = None) -> apsw.Connection:
@@ -95,7 +99,7 @@ def open_database(path: str, vfs: str | None = None) -> apsw.Connection:
     """
     if apsw.SQLITE_VERSION_NUMBER < MINIMUM_SQLITE:
         raise UnusableLibrary(f"SQLite {apsw.sqlite_lib_version()} is older than 3.51.3")
-    db = apsw.Connection(path, vfs=vfs, statementcachesize=100)
+    db = apsw.Connection(path, vfs=vfs, statementcachesize=200)
     try:
         _prepare(db)
     except BaseException:
@@ -107,6 +111,8 @@ def open_database(path: str, vfs: str | None = None) -> apsw.Connection:
 def _prepare(db: apsw.Connection) -> None:
     db.pragma("locking_mode", "EXCLUSIVE")
     db.pragma("page_size", PAGE_SIZE)
+    # Only a new file takes it: lets the file shrink in small steps after a backlog.
+    db.pragma("auto_vacuum", "INCREMENTAL")
     mode = db.pragma("journal_mode", "WAL")
     if mode != "wal":
         raise UnusableLibrary(f"the queue's file system cannot do WAL (journal mode {mode})")
@@ -122,5 +128,5 @@ def _prepare(db: apsw.Connection) -> None:
             db.execute(SCHEMA)
             db.pragma("user_version", VERSION)
     elif version != VERSION:
-        raise UnknownVersion(f"the queue was written by a newer release (format {version})")
+        raise UnknownVersion(f"the queue has format {version}, this release reads {VERSION}")
     db.execute(TOKENS)

@@ -111,7 +111,9 @@ class Settler:
         active.finishing = True
         if active.expired:
             self._journal.expired(active.message)
-        result = Result(active.message, done, active.retries, release=True)
+        message = active.message
+        complete = message.whole and not (active.failed or active.retries or active.withdrawn)
+        result = Result(message, done, active.retries, release=True, complete=complete)
         if active.failed or self._is_late(active) or any(wants_success(*pair) for pair in done):
             self._spawn(self._record_with_notices(active, result))
         else:

@@ -23,7 +23,7 @@ from resel_mta.content import Body, Content, Header, MemoryBody
 from resel_mta.disk import Disk
 from resel_mta.mail import BodySink, Message, Reply, TempFail
 from resel_mta.maillog import MailLog
-from resel_mta.queue import changes, rows, tokens
+from resel_mta.queue import changes, progress, rows, tokens
 from resel_mta.queue.administration import Administration, number_of, numbers_of
 from resel_mta.queue.door import Result, Watcher
 from resel_mta.queue.ids import IdSource, format_id, parse_id
@@ -188,8 +188,7 @@ class SQLiteStore(Administration):
 
     def _reserved(self, future: asyncio.Future[Any]) -> None:
         self._reserving = False
-        if not future.cancelled():
-            future.exception()
+        future.exception()
 
     def sink(self) -> BodySink:
         self._spool.check_space()
@@ -208,12 +207,15 @@ class SQLiteStore(Administration):
             owner = None
         elif owner is None:
             owner, admitted = self._admit(message)
-        future = self._writer.submit(
-            lambda db: rows.insert(db, number, message, owner), entering=(number,)
-        )
-        # Not in this coroutine: the client's task may be cancelled while the commit goes on.
-        future.add_done_callback(partial(self._entered, message, owner, admitted))
-        await asyncio.shield(future)
+        answered = partial(self._entered, message, owner, admitted)
+        # `answered` and not this coroutine goes on from there: the client's task may be cancelled
+        # while the commit goes on.
+        if message.token:
+            await self._writer.submit(
+                lambda db: rows.insert(db, number, message, owner), (number,), answered=answered
+            )
+        else:
+            await self._writer.insert(rows.row_of(number, message, owner), answered)
 
     def _admit(self, message: Message) -> tuple[str | None, Watcher | None]:
         for watcher in self._watchers:
@@ -227,9 +229,10 @@ class SQLiteStore(Administration):
         message: Message,
         owner: str | None,
         admitted: Watcher | None,
-        future: asyncio.Future[Any],
+        result: object,
+        error: BaseException | None,
     ) -> None:
-        failed = future.exception() is not None
+        failed = error is not None
         if admitted is not None:
             (admitted.refused if failed else admitted.entered)(message)
         elif owner is None and not message.hold and not failed:
@@ -280,31 +283,47 @@ class SQLiteStore(Administration):
         self._arrived()
 
     async def apply(self, owner: str, results: Sequence[Result]) -> set[str]:
-        steps: list[rows.Step] = []
+        steps: list[progress.Step] = []
+        complete: list[int] = []
+        gone: list[str] = []
         for result in results:
+            message = result.message
+            number = number_of(message.queue_id)
+            if result.complete and not result.notices and message.size <= THRESHOLD:
+                complete.append(number)
+                gone.append(message.queue_id)
+                continue
             notices = []
             for notice in result.notices:
                 await self._settle_body(notice)
                 claimed = (None, None) if notice.hold else self._admit(notice)
-                notices.append(rows.Entering(number_of(notice.queue_id), notice, *claimed))
-            steps.append(rows.Step(number_of(result.message.queue_id), result, notices))
+                notices.append(progress.Entering(number_of(notice.queue_id), notice, *claimed))
+            steps.append(progress.Step(number, result, notices))
         entering = tuple(notice.number for step in steps for notice in step.notices)
-        future = self._writer.submit(lambda db: rows.record_all(db, owner, steps), entering)
-        for step in steps:
-            for entering_notice in step.notices:
-                future.add_done_callback(partial(self._notice_entered, entering_notice))
-        recorded: rows.Recorded = await asyncio.shield(future)
+        recorded: progress.Recorded = await self._writer.submit(
+            lambda db: progress.record_all(db, owner, steps, complete),
+            entering,
+            answered=partial(self._notices_entered, steps) if entering else None,
+        )
+        recorded.gone.update(gone)
         if recorded.files:
             await self._in_thread(self._spool.remove_content, recorded.files)
         return recorded.gone
 
-    def _notice_entered(self, notice: rows.Entering, future: asyncio.Future[Any]) -> None:
-        if future.exception() is None and notice.number not in future.result().entered:
-            # Somebody deleted what it was about: nothing to tell.
-            if notice.watcher is not None:
-                notice.watcher.refused(notice.message)
-            return
-        self._entered(notice.message, notice.owner, notice.watcher, future)
+    def _notices_entered(
+        self,
+        steps: Iterable[progress.Step],
+        recorded: progress.Recorded | None,
+        error: BaseException | None,
+    ) -> None:
+        for step in steps:
+            for notice in step.notices:
+                if recorded is not None and not error and notice.number not in recorded.entered:
+                    # Somebody deleted what it was about: nothing to tell.
+                    if notice.watcher is not None:
+                        notice.watcher.refused(notice.message)
+                    continue
+                self._entered(notice.message, notice.owner, notice.watcher, None, error)
 
     async def content(self, message: Message) -> Content:
         number = number_of(message.queue_id)

@@ -1,8 +1,12 @@
 """The one thread that touches the database, with group commit.
 
-It takes whatever is waiting, gives each job its own savepoint, commits once, and hands all the
-answers to the event loop in one call. No delay is added to collect more: while one commit is
-being synced, the next group gathers by itself.
+It takes whatever is waiting, commits once, and hands all the answers to the event loop in one
+call. No delay is added to collect more: while one commit is being synced, the next group gathers
+by itself. The jobs of a group are in no order: nobody was told yet that any of them is done.
+
+Plain messages of a group are inserted together, a few statements for all of them: each statement
+lets the other threads of Python run, and waits for them. A group in which a job fails is rolled
+back and done again job by job, each in its own savepoint, so that it fails alone.
 
 After a failed commit nobody knows what is on the disk: the pages may be in the kernel's cache,
 marked clean, and lost at the next power cut. So the database is closed and opened again (which
@@ -16,19 +20,21 @@ import asyncio
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future as ThreadFuture
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import apsw
 
 from resel_mta.mail import PermFail, TempFail
 from resel_mta.queue.door import AlreadyEntered
+from resel_mta.queue.rows import Row, insert_rows
 from resel_mta.queue.spool import DISK_FULL, STORE_FAILED
 
-T = TypeVar("T")
 Operation = Callable[[apsw.Connection], Any]
+Answered = Callable[[Any, BaseException | None], None]
 
 GROUP_LIMIT = 500
 """Jobs in one commit, so that nobody waits for a very large one."""
@@ -38,14 +44,19 @@ GROUP_LIMIT = 500
 class Job:
     """One operation that waits for the next commit.
 
+    operation: None for a plain message, `row`, that is inserted with others.
+    answered: called on the event loop with (result, error) before whoever waits goes on, also
+    when nobody waits any more.
     entering: the messages that must not be there afterwards if the commit fails.
     changes: whether it writes; a group of readers needs no commit.
     """
 
-    operation: Operation
+    operation: Operation | None
     future: asyncio.Future[Any]
     entering: tuple[int, ...] = ()
     changes: bool = True
+    row: Row | None = None
+    answered: Answered | None = None
     result: Any = None
     error: BaseException | None = None
 
@@ -71,6 +82,7 @@ class Writer:
         self._report = report
         self._damaged = damaged
         self._jobs: deque[Job] = deque()
+        self._gathering: list[Job] = []
         self._wake = threading.Condition(threading.Lock())
         self._stopping = False
         self._refused: list[int] = []
@@ -85,27 +97,49 @@ class Writer:
         self._thread.start()
 
     def submit(
-        self, operation: Operation, entering: tuple[int, ...] = (), *, changes: bool = True
+        self,
+        operation: Operation,
+        entering: tuple[int, ...] = (),
+        *,
+        changes: bool = True,
+        answered: Answered | None = None,
     ) -> asyncio.Future[Any]:
-        """Run `operation` in the next group; its answer once that is committed and synced.
+        """Run `operation` in the next group; its answer once that is committed and synced. It
+        may be run twice, and what it did the first time is undone then.
 
         The future raises TempFail, or what the operation itself raised if that is a TempFail,
         PermFail or AlreadyEntered. Called on the event loop.
         """
         future = self._loop.create_future()
+        return self._add(Job(operation, future, entering, changes, answered=answered))
+
+    def insert(self, row: Row, answered: Answered) -> asyncio.Future[Any]:
+        """Insert a plain message in the next group."""
+        future = self._loop.create_future()
+        return self._add(Job(None, future, (row.message[0],), True, row, answered))
+
+    def _add(self, job: Job) -> asyncio.Future[Any]:
         if self._stopping:
-            future.set_exception(TempFail(STORE_FAILED))
-            return future
-        job = Job(operation, future, entering, changes)
+            job.error = TempFail(STORE_FAILED)
+            _answer([job])
+            return job.future
+        self._gathering.append(job)
+        if len(self._gathering) == 1:
+            self._loop.call_soon(self._hand_over)
+        return job.future
+
+    def _hand_over(self) -> None:
+        """What this turn of the event loop brought, in one go."""
         with self._wake:
-            self._jobs.append(job)
-            if len(self._jobs) == 1:
+            if not self._jobs:
                 self._wake.notify()
-        return future
+            self._jobs += self._gathering
+        self._gathering = []
 
     async def close(self) -> None:
         """Do what is waiting, then close the database."""
         self._stopping = True
+        self._hand_over()
         with self._wake:
             self._wake.notify()
         await asyncio.wrap_future(self._closed)
@@ -151,30 +185,44 @@ class Writer:
         return self._db
 
     def _commit(self, db: apsw.Connection, group: list[Job]) -> None:
-        execute = db.execute
         if not any(job.changes for job in group):
             for job in group:
-                self._run_job(db, job)
-            return
-        execute("BEGIN IMMEDIATE")
-        try:
-            for job in group:
-                execute("SAVEPOINT job")
-                self._run_job(db, job)
-                if job.error is not None:
-                    execute("ROLLBACK TO job")
-                execute("RELEASE job")
-            self._before_commit(db)
-            execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                execute("ROLLBACK")
-            raise
+                self._run_alone(db, job)
+        elif not self._commit_together(db, group):
+            self._commit_singly(db, group)
 
-    def _run_job(self, db: apsw.Connection, job: Job) -> None:
+    def _commit_together(self, db: apsw.Connection, group: list[Job]) -> bool:
+        """False if a job failed, and nothing was done."""
+        try:
+            with _transaction(db):
+                insert_rows(db, [job.row for job in group if job.row is not None])
+                for job in group:
+                    if job.operation is not None:
+                        job.result = job.operation(db)
+                self._before_commit(db)
+        except _FATAL:
+            raise
+        except Exception:
+            return False
+        return True
+
+    def _commit_singly(self, db: apsw.Connection, group: list[Job]) -> None:
+        with _transaction(db):
+            for job in group:
+                db.execute("SAVEPOINT job")
+                self._run_alone(db, job)
+                if job.error is not None:
+                    db.execute("ROLLBACK TO job")
+                db.execute("RELEASE job")
+            self._before_commit(db)
+
+    def _run_alone(self, db: apsw.Connection, job: Job) -> None:
         """An error that is about this job stays with it; one about the database fails the group."""
         try:
-            job.result = job.operation(db)
+            if job.row is not None:
+                insert_rows(db, [job.row])
+            if job.operation is not None:
+                job.result = job.operation(db)
         except _FATAL:
             raise
         except (TempFail, PermFail, AlreadyEntered) as error:
@@ -211,11 +259,27 @@ class Writer:
 _FATAL = (apsw.IOError, apsw.FullError, apsw.CorruptError, apsw.NotADBError, OSError)
 
 
+@contextmanager
+def _transaction(db: apsw.Connection) -> Iterator[None]:
+    """Committed and synced at the end; rolled back when anything in it fails."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
 def _answer(group: list[Job]) -> None:
     for job in group:
-        if job.future.cancelled():
+        if job.answered is not None:
+            job.answered(job.result, job.error)
+        future = job.future
+        if future.done():
             continue
         if job.error is not None:
-            job.future.set_exception(job.error)
+            future.set_exception(job.error)
         else:
-            job.future.set_result(job.result)
+            future.set_result(job.result)

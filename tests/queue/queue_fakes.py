@@ -265,6 +265,7 @@ class MemoryStore:
         return Message(
             old.queue_id, old.arrival, envelope, old.size, recipients, None, old.origin_protocol,
             old.hold, row.next_attempt, old.expires, old.warned,
+            whole=len(recipients) == len(row.pending),
         )  # fmt: skip
 
     async def claim(
@@ -327,7 +328,7 @@ class MemoryStore:
                     row.pending[retry.recipient.row].attempts += 1
             self._add(row, result.added, 0.0)
             row.message.warned = row.message.warned or result.warned
-            if not row.pending:
+            if not row.pending or result.complete:
                 del self._rows[result.message.queue_id]
                 gone.add(result.message.queue_id)
             elif result.release and row.owner == owner:

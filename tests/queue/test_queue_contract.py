@@ -363,3 +363,45 @@ async def test_watchers_are_asked_and_told(store: QueueStore) -> None:
     watcher.calls = []
     await store.hold([message.queue_id])
     assert watcher.calls == [("withdrawn", [message.queue_id])]
+
+
+async def test_progress_of_one_recipient_after_the_other(store: QueueStore) -> None:
+    addresses = [f'"q\\"{n}"@example.net' for n in range(70)]
+    message = make_message(store, *addresses)
+    message.recipients[3].orig_to, message.recipients[3].via = "list@example.net", ("list",)
+    await store.enter(message, claim_for="me")
+    first, second, third, *rest = message.recipients
+    retry = Retry(second, message.arrival + 500, BUSY, waits_for="smtp:x")
+    assert await store.apply("me", [Result(message, [(first, DONE)], [retry])]) == set()
+    entry = await store.get(message.queue_id)
+    assert entry is not None
+    assert entry.queue == "active"
+    assert [r.address for r in entry.recipients] == addresses[1:]
+    assert [r.reason for r in entry.recipients[:2]] == ["busy", ""]
+    assert entry.recipients[2].orig_to == "list@example.net"
+    result = Result(message, [(r, DONE) for r in (third, *rest)], release=True)
+    assert await store.apply("me", [result]) == set()
+    assert await store.wake_waiting("smtp:x") == 1
+    (again,) = await store.claim("you", 60, 5)
+    assert [r.address for r in again.recipients] == [second.address]
+    assert again.whole
+    assert again.recipients[0].attempts == 1
+    last = Result(again, [(again.recipients[0], DONE)], release=True, complete=True)
+    assert await store.apply("you", [last]) == {message.queue_id}
+    assert await listed(store) == []
+
+
+async def test_only_a_part_of_a_message_is_due(store: QueueStore) -> None:
+    message = make_message(store, "a@example.net", "b@example.net")
+    await store.enter(message, claim_for="me")
+    retries = [
+        Retry(recipient, message.arrival + wait, BUSY)
+        for recipient, wait in zip(message.recipients, (-5, 5e9), strict=True)
+    ]
+    await store.apply("me", [Result(message, [], retries, release=True)])
+    (part,) = await store.claim("me", 60, 5)
+    assert [r.address for r in part.recipients] == ["a@example.net"]
+    assert not part.whole
+    result = Result(part, [(part.recipients[0], DONE)], release=True)
+    assert await store.apply("me", [result]) == set()
+    assert await listed(store, "deferred") == [message.queue_id]

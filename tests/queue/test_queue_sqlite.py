@@ -14,8 +14,8 @@ from queue_fakes import OK, make_log, make_message, read_all
 from queue_faults import FaultDisk, Plan, fault_vfs
 
 from resel_mta.mail import Delivered, TempFail
-from resel_mta.queue.door import Result
-from resel_mta.queue.schema import MINIMUM_SQLITE, UnusableLibrary, open_database
+from resel_mta.queue.door import AlreadyEntered, Result
+from resel_mta.queue.schema import MINIMUM_SQLITE, UnknownVersion, UnusableLibrary, open_database
 from resel_mta.queue.sqlite import QueueLocked, SQLiteStore
 
 LARGE = b"0123456789abcde\r\n" * 12_000
@@ -226,3 +226,73 @@ def test_an_old_library_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(apsw, "SQLITE_VERSION_NUMBER", MINIMUM_SQLITE - 1)
     with pytest.raises(UnusableLibrary):
         open_database(str(tmp_path / "queue.db"))
+
+
+async def test_one_that_fails_in_a_group_fails_alone(tmp_path: Path) -> None:
+    store = await SQLiteStore.open(tmp_path)
+    first = make_message(store)
+    first.token = "once"
+    await store.enter(first, claim_for="me")
+    plain, twice, bad = make_message(store), make_message(store), make_message(store)
+    twice.token = "once"
+    bad.envelope.reverse_path = "\udcff@example.org"
+    done = Result(first, [(first.recipients[0], Delivered(OK))], release=True, complete=True)
+    answers = await asyncio.gather(
+        store.enter(plain),
+        store.enter(twice),
+        store.enter(bad),
+        store.apply("me", [done]),
+        return_exceptions=True,
+    )
+    assert answers[0] is None
+    assert isinstance(answers[1], AlreadyEntered)
+    assert isinstance(answers[2], TempFail)
+    assert answers[3] == {first.queue_id}
+    assert await names(store) == [plain.queue_id]
+    await store.close()
+
+
+async def test_a_message_of_many_in_one_group(tmp_path: Path) -> None:
+    store = await SQLiteStore.open(tmp_path)
+    messages = [make_message(store, body=b"%d\r\n" % n) for n in range(203)]
+    await asyncio.gather(*(store.enter(message, claim_for="me") for message in messages))
+    assert await names(store) == [message.queue_id for message in messages]
+    for message in messages[::50]:
+        loaded = await store.load(message.queue_id)
+        assert loaded is not None
+        assert loaded.content is not None
+        assert message.content is not None
+        assert read_all(loaded.content) == read_all(message.content)
+    results = [
+        Result(message, [(message.recipients[0], Delivered(OK))], release=True, complete=True)
+        for message in messages[1:]
+    ]
+    assert len(await store.apply("me", results)) == 202
+    assert await names(store) == [messages[0].queue_id]
+    await store.close()
+    left = apsw.Connection(str(tmp_path / "queue.db"))
+    for table in ("message", "content"):
+        assert left.execute(f"SELECT count(*) FROM {table}").get == 1
+    assert left.execute("SELECT count(*) FROM recipient").get == 0
+    left.close()
+
+
+async def test_a_cancelled_client_does_not_stop_what_it_handed_in(tmp_path: Path) -> None:
+    store = await SQLiteStore.open(tmp_path)
+    message = make_message(store)
+    task = asyncio.ensure_future(store.enter(message))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled()
+    assert await names(store) == [message.queue_id]
+    await store.close()
+
+
+async def test_another_format_is_refused(tmp_path: Path) -> None:
+    db = apsw.Connection(str(tmp_path / "queue.db"))
+    db.execute("CREATE TABLE message(id INTEGER PRIMARY KEY)")
+    db.pragma("user_version", 1)
+    db.close()
+    with pytest.raises(UnknownVersion, match="format 1"):
+        await SQLiteStore.open(tmp_path)

@@ -1,0 +1,130 @@
+"""What becomes of messages, as rows: progress, notices, removal. Every function runs in the
+writer's thread and raises apsw.Error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import apsw
+
+from resel_mta.mail import Message
+from resel_mta.queue import rows
+from resel_mta.queue.door import Result, Watcher
+from resel_mta.queue.journal import reason
+from resel_mta.queue.schema import DONE
+from resel_mta.queue.spool import THRESHOLD
+
+
+def _text(text: str) -> str:
+    """A peer's words as text that the database can hold."""
+    return text.encode("utf-8", "replace").decode() if not text.isascii() else text
+
+
+def _record_progress(db: apsw.Connection, number: int, result: Result) -> None:
+    for recipient, outcome in result.done:
+        db.execute(
+            "UPDATE recipient SET status = ?, attempts = attempts + 1, reply = ?, relay = ?, "
+            "waits_for = '' WHERE message = ? AND row = ?",
+            (DONE, _text(reason(outcome)), outcome.relay, number, recipient.row),
+        )
+    for retry in result.retries:
+        if retry.outcome is None:
+            db.execute(
+                "UPDATE recipient SET next_attempt = ? WHERE message = ? AND row = ?",
+                (retry.next_attempt, number, retry.recipient.row),
+            )
+        else:
+            db.execute(
+                "UPDATE recipient SET next_attempt = ?, attempts = attempts + 1, reply = ?, "
+                "relay = ?, waits_for = ? WHERE message = ? AND row = ?",
+                (
+                    retry.next_attempt,
+                    _text(reason(retry.outcome)),
+                    retry.outcome.relay,
+                    retry.waits_for,
+                    number,
+                    retry.recipient.row,
+                ),
+            )
+
+
+def record(db: apsw.Connection, number: int, result: Result, owner: str) -> bool:
+    """Apply a result to a message, its notices excepted; whether the message is gone."""
+    if result.complete:
+        rows.remove(db, number)
+        return True
+    rows.unfold(db, number)
+    _record_progress(db, number, result)
+    if result.added:
+        last = db.execute("SELECT max(row) FROM recipient WHERE message = ?", (number,)).get
+        rows.add_recipients(db, number, result.added, 0.0, first=(last or 0) + 1)
+    if result.warned:
+        db.execute("UPDATE message SET warned = 1 WHERE id = ?", (number,))
+    due = db.execute(
+        "SELECT min(next_attempt) FROM recipient WHERE message = ? AND status = 0", (number,)
+    ).get
+    if due is None:
+        rows.remove(db, number)
+        return True
+    if result.release:
+        db.execute(
+            "UPDATE message SET next_attempt = ?, owner = NULL WHERE id = ? AND owner = ?",
+            (due, number, owner),
+        )
+    else:
+        db.execute("UPDATE message SET next_attempt = ? WHERE id = ?", (due, number))
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Entering:
+    """A notice that is to be entered, with the watcher that admitted it."""
+
+    number: int
+    message: Message
+    owner: str | None
+    watcher: Watcher | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A result, with its message's number and its notices."""
+
+    number: int
+    result: Result
+    notices: list[Entering]
+
+
+@dataclass(slots=True)
+class Recorded:
+    """gone: ids of messages that are not there any more; files: those of them with a file;
+    entered: the numbers of the notices that were entered."""
+
+    gone: set[str] = field(default_factory=set)
+    files: list[str] = field(default_factory=list)
+    entered: set[int] = field(default_factory=set)
+
+
+def record_all(
+    db: apsw.Connection, owner: str, steps: Iterable[Step], complete: Sequence[int]
+) -> Recorded:
+    """For each result its notices first, then what they are about. complete: messages that are
+    only to be removed."""
+    recorded = Recorded()
+    rows.remove_all(db, complete)
+    for step in steps:
+        number, result = step.number, step.result
+        queue_id = result.message.queue_id
+        if step.notices and not rows.exists(db, number):
+            recorded.gone.add(queue_id)
+            continue
+        for notice in step.notices:
+            rows.insert(db, notice.number, notice.message, notice.owner)
+            recorded.entered.add(notice.number)
+        spooled = result.message.size > THRESHOLD and rows.is_spooled(db, number)
+        if record(db, number, result, owner):
+            recorded.gone.add(queue_id)
+            if spooled:
+                recorded.files.append(queue_id)
+    return recorded
