@@ -52,6 +52,21 @@ def names_of(settings: Settings) -> Names:
     return Names(settings.text("namespace_prefix"), settings.text("namespace_separator"))
 
 
+async def perform(
+    handler: Callable[[Work], Awaitable[None]], work: Work, report: Callable[[str], None]
+) -> None:
+    """Carry it out; what goes wrong becomes a problem. report: takes a line about a bug."""
+    try:
+        await handler(work)
+    except MailboxError as error:
+        await work.tell.problem(error.text, exit_code(error))
+    except (ConnectionLost, asyncio.CancelledError):
+        raise
+    except Exception as error:
+        report(f"error: {handler.__name__} failed: {error!r}")
+        await work.tell.problem("Internal error occurred; the log says more", EX_TEMPFAIL)
+
+
 class AdminSession:
     """Implements `sessions.Running`. report: takes a line for the operator's log."""
 
@@ -111,15 +126,7 @@ class AdminSession:
             self,
             lambda: self._content(octets),
         )
-        try:
-            await handler(work)
-        except MailboxError as error:
-            await self.problem(error.text, exit_code(error))
-        except (ConnectionLost, asyncio.CancelledError):
-            raise
-        except Exception as error:
-            self._report(f"error: {command} failed: {error!r}")
-            await self.problem("Internal error occurred; the log says more", EX_TEMPFAIL)
+        await perform(handler, work, self._report)
 
     async def _content(self, octets: int) -> AsyncIterator[bytes]:
         left = octets

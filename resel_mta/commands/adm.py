@@ -1,18 +1,63 @@
-"""resel-adm: look at users as `doveadm user` does."""
+"""resel-adm: doveadm(1) for this store, with its arguments, output and exit codes."""
 
 from __future__ import annotations
 
-import asyncio
-import fnmatch
+import getopt
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from resel_mta.commands import cli
-from resel_mta.config import Settings, load
-from resel_mta.mail import TempFail
-from resel_mta.users import User, Users, open_users
+from resel_mta import __version__
+from resel_mta.commands import (
+    adm_mail_commands,
+    adm_pw,
+    adm_users,
+    adm_who,
+    cli,
+)
+from resel_mta.commands.adm_options import (
+    EX_USAGE,
+    PROGRAM,
+    Command,
+    Context,
+    Fatal,
+    UsageError,
+    fail,
+)
+from resel_mta.commands.adm_print import PRINTERS
 
-PROGRAM = "resel-adm"
+_USAGE = f"usage: {PROGRAM} [-c <main.cf>] [-o <name=value>] [-Dv] [-f <formatter>]"
+
+_EPILOG = f"""\
+Administer users' mail, with doveadm(1)'s arguments, output and exit codes.
+
+  -c FILE         main.cf, or the directory that holds it (default: $RESEL_CONFIG, then
+                  /etc/resel-mta/main.cf)
+  -o NAME=VALUE   overrides a parameter of main.cf; repeatable
+  -f FORMATTER    {", ".join(PRINTERS)}
+  -D, -v          accepted
+  --version, --help
+
+-u takes a user's name, or a mask with * and ?; -A is all users. A search query is doveadm's
+(doveadm-search-query(7)): mailbox, mailbox-guid, guid, uid, numbers, flags, from, to, cc, bcc,
+subject, header, body, text, keyword, larger, smaller, before, on, since and their sent… and
+saved… forms, older, younger, modseq; NOT, OR, ( ).
+
+  {PROGRAM} -f table mailbox status -u lcarr "messages vsize" INBOX
+  {PROGRAM} expunge -u lcarr mailbox Trash savedbefore 30d
+  {PROGRAM} fetch -u lcarr "uid hdr.subject" mailbox INBOX unseen
+
+What is expunged is gone for good.
+"""
+
+
+def _commands() -> dict[str, Command]:
+    every = (
+        *adm_mail_commands.COMMANDS,
+        *adm_pw.COMMANDS,
+        *adm_users.COMMANDS,
+        *adm_who.COMMANDS,
+    )
+    return {command.name: command for command in sorted(every, key=lambda one: one.name)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,68 +66,63 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
-    parser = cli.parser(PROGRAM, "Administer mail users, as doveadm(1).")
-    commands = parser.add_subparsers(dest="command", required=True)
-    user = commands.add_parser("user", help="what is known of a user; * and ? list names")
-    user.add_argument("-f", dest="field", metavar="FIELD", help="print this field alone")
-    user.add_argument("users", nargs="+", metavar="USER")
-    options = parser.parse_args(arguments)
-    settings = load(options.config, options.override)
+    commands = _commands()
+    context = Context()
     try:
-        return asyncio.run(_users(settings, options.users, options.field))
-    except TempFail as error:
-        raise cli.Failure(cli.EX_TEMPFAIL, error.reply.text) from error
+        options, rest = getopt.getopt(list(arguments), "c:o:f:Dv", ["help", "version"])
+    except getopt.GetoptError as error:
+        return fail(f"{PROGRAM}: fatal: {error.msg}\n{_overview(commands)}", EX_USAGE)
+    for letter, value in options:
+        match letter:
+            case "-c":
+                context.config = value
+            case "-o":
+                context.overrides.append(value)
+            case "-f":
+                context.formatter = value
+            case "--help":
+                print(f"{_overview(commands)}\n\n{_EPILOG}", end="")
+                return cli.EX_OK
+            case "--version":
+                print(f"{PROGRAM} {__version__}")
+                return cli.EX_OK
+    if context.formatter and context.formatter not in PRINTERS:
+        text = f"{PROGRAM}: Fatal: Unknown print formatter: {context.formatter}"
+        return fail(text, cli.EX_TEMPFAIL)
+    return _run(context, commands, rest)
 
 
-async def _users(settings: Settings, wanted: Sequence[str], field: str | None) -> int:
-    users = open_users(settings)
-    if any("*" in name or "?" in name for name in wanted):
-        names = await users.names()
-        for name in names:
-            if any(fnmatch.fnmatchcase(name, mask.replace("[", "[[]")) for mask in wanted):
-                print(name)
-        return cli.EX_OK
-    return await _show(users, wanted, field, settings.text("mail_location"))
+def _run(context: Context, commands: dict[str, Command], words: Sequence[str]) -> int:
+    command, given = _find(commands, words)
+    if command is None:
+        return fail(_overview(commands, words[0] if words else ""), EX_USAGE)
+    try:
+        return command.run(context, command.read(given))
+    except UsageError as error:
+        return fail(str(error), EX_USAGE)
+    except Fatal as error:
+        return fail(error.text, error.exit_code)
 
 
-async def _show(users: Users, wanted: Sequence[str], field: str | None, location: str) -> int:
-    """doveadm's order: one table of all users, then the separators and the unknown names."""
-    status = cli.EX_OK
-    last = ""
-    if field is None:
-        print("field\tvalue")
-    for number, name in enumerate(wanted):
-        if number and field is None:
-            last += "\n"
-        elif number:
-            print()
-        user = await users.find(name)
-        if user is None:
-            status = cli.EX_NOUSER
-            text = f"\nuserdb lookup: user {name} doesn't exist\n"
-            if field is None:
-                last += text
-            else:
-                sys.stderr.write(text)
-            continue
-        fields = _fields(user, location)
-        if field is None:
-            print("".join(f"{key}\t{value}\n" for key, value in fields.items()), end="")
-        elif field in fields:
-            print(fields[field])
-    print(last, end="")
-    return status
+def _find(commands: dict[str, Command], words: Sequence[str]) -> tuple[Command | None, list[str]]:
+    """The command that the words begin with, and the others."""
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if len(words) >= length and name in commands:
+            return commands[name], list(words[length:])
+    return None, []
 
 
-def _fields(user: User, location: str) -> dict[str, str]:
-    """In doveadm's order; what the user's source does not give is left out."""
-    known = {
-        "uid": user.uid,
-        "gid": user.gid,
-        "home": user.home,
-        "mail": user.mail_location or location,
-    }
-    return {key: str(value) for key, value in known.items() if value not in (None, "")}
+def _overview(commands: dict[str, Command], group: str = "") -> str:
+    """Usage lines: of the commands that begin with `group`, if some do."""
+    inside = {name: one for name, one in commands.items() if name.startswith(f"{group} ")}
+    head = f"{_USAGE} {group} <command> [<args>]" if inside else f"{_USAGE} <command> [<args>]"
+    return "\n".join((head, *_lines(inside or commands, len(group) + 1 if inside else 0)))
+
+
+def _lines(commands: dict[str, Command], skip: int) -> Iterator[str]:
+    for name, command in commands.items():
+        yield f"  {name[skip:]:<20} {command.usage}".rstrip()
 
 
 if __name__ == "__main__":
