@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from resel_mta.content import CRLF, Content, Header, split_header
 from resel_mta.mail import BodySink, Intake, PermFail, Reply, TempFail
 
@@ -13,6 +15,10 @@ HEADER_LIMIT = 2 * 1024 * 1024
 
 TOO_BIG = Reply(552, "5.3.4", "Error: message file too big")
 HEADER_TOO_BIG = Reply(552, "5.3.4", "Error: message header too big")
+
+
+#: Gives the reply that refuses a message with this header, else None.
+HeaderCheck = Callable[[Header], Reply | None]
 
 
 class ContentReceiver:
@@ -95,23 +101,28 @@ class ContentReceiver:
         if sink is not None:
             await sink.discard()
 
-    async def finish(self) -> Content:
-        """The content, which the caller then owns. Raises TempFail.
+    async def finish(self, check: HeaderCheck | None = None) -> Content:
+        """The content, which the caller then owns. Raises TempFail, and PermFail with what `check`
+        says of the header.
 
         Not to be called after a failure.
         """
+        if self._sink is None and self._header is None:
+            blocks = self._blocks
+            data = blocks[0] if len(blocks) == 1 else b"".join(blocks)
+            content = Content.from_bytes(_without_mbox_line(data))
+            _apply(check, content.header)
+            return content
+        header = Header(self._header or b"")
+        _apply(check, header)
         if self._sink is None:
-            if self._header is None:
-                blocks = self._blocks
-                data = blocks[0] if len(blocks) == 1 else b"".join(blocks)
-                return Content.from_bytes(_without_mbox_line(data))
             self._sink = self._intake.sink()
         if self._blocks:
             await self._sink.write(b"".join(self._blocks))
             self._blocks.clear()
         body = await self._sink.finish()
         self._sink = None
-        return Content(Header(self._header or b""), body)
+        return Content(header, body)
 
     async def _spill(self) -> None:
         data = self._blocks[0] if len(self._blocks) == 1 else b"".join(self._blocks)
@@ -150,3 +161,9 @@ def _without_mbox_line(data: bytes) -> bytes:
     if data[:1] in b"F>" and data[:8].lstrip(b">").startswith(b"From "):
         return b"X-Mailbox-Line: " + data
     return data
+
+
+def _apply(check: HeaderCheck | None, header: Header) -> None:
+    refusal = check(header) if check is not None else None
+    if refusal is not None:
+        raise PermFail(refusal)

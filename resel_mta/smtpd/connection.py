@@ -145,7 +145,7 @@ class Connection(SMTP, abc.ABC):
             data = self._buffer[self._position :] + data
         self._buffer = data
         self._position = 0
-        self.proceed()
+        self.consume()
 
     def _hold(self, data: bytes) -> None:
         if self.finished:
@@ -298,9 +298,12 @@ class Connection(SMTP, abc.ABC):
     # -- the conversation ---------------------------------------------------------------------
 
     @abc.abstractmethod
+    def consume(self) -> None:
+        """Take what is buffered, until it is used up or something must be waited for."""
+
+    @abc.abstractmethod
     def proceed(self) -> None:
-        """Take what is buffered, until it is used up or something must be waited for; at the end
-        of input, end the session."""
+        """Go on with what was held back; at the end of input, end the session."""
 
     @abc.abstractmethod
     def timed_out(self) -> None:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from resel_mta import trace
+from resel_mta.content import Header
 from resel_mta.mail import Envelope, Origin, PermFail, Reply, TempFail
 from resel_mta.receiver import ContentReceiver
 from resel_mta.smtpd import replies
@@ -205,41 +206,39 @@ class SmtpProtocol(TransactionCommands):
         envelope, queue_id, receiver = self.mail, self.queue_id, incoming.receiver
         assert envelope is not None
         try:
-            refusal = None
             if receiver.feed(incoming.decoder.finish()):
                 await receiver.settle()
-            if self.options.end_of_data_restrictions:
-                refusal = self.access.on_end_of_data()
-            if refusal is None and incoming.decoder.bare_cr:
-                refusal = replies.BARE_CR
-            if refusal is not None:
-                await receiver.fail(refusal)
-            if receiver.failure is None:
-                await self._submit(receiver, envelope)
-                self.say(replies.queued(queue_id))
-                self.forgive()
-            refusal = receiver.failure
+            refusal = self._refusal_of(incoming)
+            if refusal is None:
+                content = await receiver.finish(self._check_header)
+                origin = self._origin_of(envelope)
+                await self.service.intake.submit(envelope, content, origin, queue_id)
         except (TempFail, PermFail) as failure:
             refusal = failure.reply
         except Exception as error:
             refusal = self.report(error)
         finally:
             self.forget_mail()
-        if refusal is not None:
+        if refusal is None:
+            self.say(replies.queued(queue_id))
+            self.forgive()
+        else:
             await receiver.fail(refusal)
-        # Not before: whatever ends the session before takes away what is on disk.
-        self.incoming = None
-        if refusal is not None:
             self.log_reject("END-OF-MESSAGE", refusal, _parties(envelope), queue_id)
             self.say(refusal)
+        # Not before: whatever ends the session meanwhile takes away what is on disk.
+        self.incoming = None
 
-    async def _submit(self, receiver: ContentReceiver, envelope: Envelope) -> None:
-        content = await receiver.finish()
-        refusal = trace.check_hops(content.header, self.options.hopcount_limit)
-        if refusal is not None:
-            raise PermFail(refusal)
-        origin = self._origin_of(envelope)
-        await self.service.intake.submit(envelope, content, origin, self.queue_id)
+    def _check_header(self, header: Header) -> Reply | None:
+        return trace.check_hops(header, self.options.hopcount_limit)
+
+    def _refusal_of(self, incoming: Incoming) -> Reply | None:
+        refusal = None
+        if self.options.end_of_data_restrictions:
+            refusal = self.access.on_end_of_data()
+        if refusal is None and incoming.decoder.bare_cr:
+            refusal = replies.BARE_CR
+        return refusal or incoming.receiver.failure
 
     def _origin_of(self, envelope: Envelope) -> Origin:
         client = self.client

@@ -128,16 +128,22 @@ class Session(Connection):
             self.proceed()
 
     def proceed(self) -> None:
-        """Take what is buffered, until it is used up or something must be waited for."""
+        """Go on with what was held back; at the end of input, end the session."""
         if self.finished:
             return
         if self.transport is None:
             self._lost()
             return
         self.take_held()
+        self.consume()
+        if self._eof and not (self.busy or self._write_paused or self.finished):
+            self._lost()
+
+    def consume(self) -> None:
+        """Take what is buffered, until it is used up or something must be waited for."""
         try:
-            while not self.busy and not self._write_paused:
-                if not (self.consumer or self._read_commands)():
+            while (self.consumer or self._read_commands)():
+                if self.busy or self._write_paused:
                     break
         except Closing:
             self._end()
@@ -148,10 +154,9 @@ class Session(Connection):
             return
         if self._slowed is None:
             self.flush()
-        if self._eof and not self.busy and not self._write_paused:
-            self._lost()
 
     def _read_commands(self) -> bool:
+        """The consumer where no command has its own. True: something else is to be done first."""
         limit = self.options.line_length_limit
         while not self.busy:
             line = self.next_line(limit)
@@ -233,19 +238,23 @@ class Session(Connection):
         self._count(self.commands[verb])
 
     def _count(self, command: Command) -> None:
+        ok = self.said < b"4"
         if command.junk:
             self._junk += 1
             if self._junk > self.options.junk_command_limit:
                 self._errors += 1
-        self._tally(command.name, ok=self.said < b"4")
+        self.client.count(command.name, ok=ok)
+        if self._errors or not ok:
+            self._restrain(ok=ok)
 
     def _tally(self, name: str, *, ok: bool) -> None:
-        """Count a command; slow down and in the end stop a client that makes many errors."""
         self.client.count(name, ok=ok)
+        self._restrain(ok=ok)
+
+    def _restrain(self, *, ok: bool) -> None:
+        """Slow down and in the end stop a client that makes many errors. Raises Closing."""
         if not ok:
             self._errors += 1
-        elif not self._errors:
-            return
         options = self.options
         if self._errors > options.hard_error_limit:
             self.log(f"too many errors after {self.where} from {self.client.label()}")
