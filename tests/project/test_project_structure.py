@@ -40,7 +40,7 @@ WITHIN_VOCABULARY = {
     "disk": set(),
     "maillog": set(),
     "wire": {"content", "mail"},
-    "config": {"disk", "mail"},
+    "config": {"disk", "mail", "wire"},
     "users": {"config", "mail", "maillog"},
     "tls": {"config", "maillog"},
     "trace": {"content", "mail"},
