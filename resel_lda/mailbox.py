@@ -184,6 +184,11 @@ class Mailbox(Protocol):
         "recipient", "cc" or "bcc". None: not known here, look at the headers."""
         ...
 
+    async def may_contain(self, uids: Sequence[int], needle: str) -> Collection[int]:
+        """Those of these messages whose decoded text may contain the casefolded `needle`; the
+        others surely do not, or are gone."""
+        ...
+
     async def parts(self, uids: Sequence[int]) -> Mapping[int, Part]:
         """MIME structure, from the cache or parsed now. Messages that are gone are left out."""
         ...

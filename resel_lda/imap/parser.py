@@ -48,12 +48,14 @@ class SequenceSet:
     """A sequence-set as given; 0 stands for "*".
 
     ranges: (first, last) pairs in the client's order, not sorted.
+    saved: it was "$", the result saved by a search (RFC 5182).
     """
 
-    __slots__ = ("ranges",)
+    __slots__ = ("ranges", "saved")
 
-    def __init__(self, ranges: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, ranges: Sequence[tuple[int, int]], saved: bool = False) -> None:
         self.ranges = ranges
+        self.saved = saved
 
     def resolved(self, largest: int) -> list[tuple[int, int]]:
         """Sorted disjoint (low, high) pairs, "*" replaced by `largest`. In a folder that is empty
@@ -196,6 +198,8 @@ class Parser:
         return self._take(_LIST, "mailbox pattern")
 
     def sequence_set(self) -> SequenceSet:
+        if self.skip(b"$"):
+            return SequenceSet((), saved=True)
         return parse_sequence_set(self._take(_SET, "messageset"))
 
     def flag(self) -> str:

@@ -1,41 +1,67 @@
-"""SEARCH and UID SEARCH, with the result options of ESEARCH (RFC 4731)."""
+"""SEARCH and UID SEARCH, with the result options of ESEARCH (RFC 4731) and SEARCHRES (RFC 5182)."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
-from resel_lda.imap import text
+from resel_lda.imap import search_run, text
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.parser import ParseError, Parser
-from resel_lda.imap.search_keys import Candidate, Key, KeyParser, Needs, numbers
+from resel_lda.imap.search_program import charset, parse_program
 from resel_lda.imap.session import Session
-from resel_lda.imap.stream import ConnectionLost
 from resel_lda.imap.view import View
-from resel_lda.mailbox import Mailbox, MailboxError
+from resel_lda.mailbox import MailboxError
 
-_CHARSETS = {"UTF-8": "utf-8", "UTF8": "utf-8", "US-ASCII": "utf-8", "ASCII": "utf-8"}
-_RETURN_OPTIONS = (b"MIN", b"MAX", b"ALL", b"COUNT")
-# How much is done before others get their turn.
-_MEMORY_BATCH = 5_000
-_HEADER_BATCH = 500
-_TEXT_BATCH = 16
+_RETURN_OPTIONS = (b"MIN", b"MAX", b"ALL", b"COUNT", b"SAVE")
+
+Pairs = Sequence[tuple[int, int]]
 
 
 async def search(session: Session, tag: bytes, args: Parser, by_uid: bool) -> str:
     view = session.selected()
     args.space()
     options = _return_options(args)
-    parser = KeyParser(args, view, _charset(args))
-    key = parser.program()
-    args.finish()
-    found = await _find(session, view, key, parser.needs)
-    result = numbers(found, by_uid)
+    saving = options is not None and b"SAVE" in options
+    try:
+        found, with_modseq = await _find(session, view, args)
+    except (Refused, MailboxError) as error:
+        if saving and not (isinstance(error, Refused) and error.status == "BAD"):
+            # RFC 5182 §2.1: nothing is saved by a search that failed.
+            view.saved = []
+        raise
     if options is None:
-        session.untagged(b" ".join([b"SEARCH", *(b"%d" % number for number in result)]))
-    else:
-        session.untagged(_esearch(tag, options, result, by_uid))
+        result = [uid if by_uid else sequence for sequence, uid in found]
+        words = [b"SEARCH", *(b"%d" % number for number in result)]
+        if with_modseq and found:
+            words.append(b"(MODSEQ %d)" % _highest(view, [uid for _, uid in found]))
+        session.untagged(b" ".join(words))
+        return "Search completed."
+    if saving:
+        view.saved = _saved(options, found)
+    if options != {b"SAVE"}:
+        modseq = _highest(view, _told(options, found)) if with_modseq else 0
+        session.untagged(_esearch(tag, options, found, by_uid, modseq))
     return "Search completed."
+
+
+async def _find(session: Session, view: View, args: Parser) -> tuple[list[tuple[int, int]], bool]:
+    """What matches, and whether MODSEQ was asked for."""
+    encoding = "utf-8"
+    if args.data[args.pos : args.pos + 8].upper() == b"CHARSET ":
+        args.pos += 8
+        encoding = charset(args)
+        args.space()
+    program = parse_program(args, view, encoding)
+    args.finish()
+    if program.with_modseq:
+        session.use_condstore()
+    return await search_run.find(session, view, program), program.with_modseq
+
+
+def _highest(view: View, uids: Sequence[int]) -> int:
+    """MODSEQ of the messages told of: 0 if there are none."""
+    get = view.mailbox.get
+    return max((info.modseq for uid in uids if (info := get(uid)) is not None), default=0)
 
 
 def _return_options(args: Parser) -> set[bytes] | None:
@@ -54,19 +80,27 @@ def _return_options(args: Parser) -> set[bytes] | None:
     return options or {b"ALL"}
 
 
-def _charset(args: Parser) -> str:
-    if args.data[args.pos : args.pos + 8].upper() != b"CHARSET ":
-        return "utf-8"
-    args.pos += 8
-    name = args.astring().decode("ascii", "replace").upper()
-    args.space()
-    if name not in _CHARSETS:
-        raise Refused("NO", "Unknown charset", "BADCHARSET (US-ASCII UTF-8)")
-    return _CHARSETS[name]
+def _saved(options: set[bytes], found: Pairs) -> list[int]:
+    """UIDs: all that was found, but only MIN and MAX where just these are asked for."""
+    if not options & {b"MIN", b"MAX"} or options & {b"ALL", b"COUNT"}:
+        return [uid for _, uid in found]
+    return _told(options, found)
 
 
-def _esearch(tag: bytes, options: set[bytes], result: Sequence[int], by_uid: bool) -> bytes:
+def _told(options: set[bytes], found: Pairs) -> list[int]:
+    """UIDs that a response is about: just MIN and MAX where no more is asked for."""
+    uids = [uid for _, uid in found]
+    if options & {b"ALL", b"COUNT"} or not uids:
+        return uids
+    kept = [uids[0]] if b"MIN" in options else []
+    if b"MAX" in options and uids[-1] not in kept:
+        kept.append(uids[-1])
+    return kept
+
+
+def _esearch(tag: bytes, options: set[bytes], found: Pairs, by_uid: bool, modseq: int) -> bytes:
     """RFC 4731 §3.1: MIN, MAX and ALL are left out where nothing was found."""
+    result = [uid if by_uid else sequence for sequence, uid in found]
     words = [b'ESEARCH (TAG "%b")' % tag]
     if by_uid:
         words.append(b"UID")
@@ -79,98 +113,6 @@ def _esearch(tag: bytes, options: set[bytes], result: Sequence[int], by_uid: boo
             words.append(b"ALL " + text.uid_set(result))
     if b"COUNT" in options:
         words.append(b"COUNT %d" % len(result))
+    if modseq and result:
+        words.append(b"MODSEQ %d" % modseq)
     return b" ".join(words)
-
-
-async def _find(session: Session, view: View, key: Key, needs: Needs) -> list[Candidate]:
-    """What matches, by ascending number."""
-    matched: list[Candidate] = []
-    open_: list[Candidate] = []
-    get, recent = view.mailbox.get, view.recent
-    for start in range(0, len(view.uids), _MEMORY_BATCH):
-        for sequence, uid in enumerate(view.uids[start : start + _MEMORY_BATCH], start + 1):
-            info = get(uid)
-            if info is not None:
-                candidate = Candidate(sequence, info, uid in recent)
-                _sort_out(key, (candidate,), matched, open_)
-        await asyncio.sleep(0)
-    if open_ and needs.size:
-        open_ = await _with_sizes(view.mailbox, key, open_, matched)
-    if open_ and needs.header:
-        open_ = await _with_headers(session, view.mailbox, key, open_, matched)
-    if open_ and needs.message:
-        await _with_text(session, view.mailbox, key, open_, matched)
-    matched.sort(key=lambda candidate: candidate.sequence)
-    return matched
-
-
-def _sort_out(
-    key: Key, candidates: Sequence[Candidate], matched: list[Candidate], open_: list[Candidate]
-) -> None:
-    for candidate in candidates:
-        answer = key(candidate)
-        if answer:
-            matched.append(candidate)
-        elif answer is None:
-            open_.append(candidate)
-
-
-async def _with_sizes(
-    mailbox: Mailbox, key: Key, waiting: list[Candidate], matched: list[Candidate]
-) -> list[Candidate]:
-    sizes = await mailbox.sizes([candidate.info.uid for candidate in waiting])
-    open_: list[Candidate] = []
-    for candidate in waiting:
-        candidate.size = sizes.get(candidate.info.uid)
-    _sort_out(key, [one for one in waiting if one.size is not None], matched, open_)
-    return open_
-
-
-async def _with_headers(
-    session: Session,
-    mailbox: Mailbox,
-    key: Key,
-    waiting: list[Candidate],
-    matched: list[Candidate],
-) -> list[Candidate]:
-    open_: list[Candidate] = []
-    for start in range(0, len(waiting), _HEADER_BATCH):
-        batch = waiting[start : start + _HEADER_BATCH]
-        headers = await mailbox.header_fields([candidate.info.uid for candidate in batch])
-        for candidate in batch:
-            candidate.header = headers.get(candidate.info.uid)
-        there = [candidate for candidate in batch if candidate.header is not None]
-        await asyncio.to_thread(_sort_out, key, there, matched, open_)
-        _still_there(session)
-    return open_
-
-
-async def _with_text(
-    session: Session,
-    mailbox: Mailbox,
-    key: Key,
-    waiting: list[Candidate],
-    matched: list[Candidate],
-) -> None:
-    for start in range(0, len(waiting), _TEXT_BATCH):
-        batch = waiting[start : start + _TEXT_BATCH]
-        messages = await asyncio.gather(
-            *(mailbox.read(candidate.info.uid) for candidate in batch), return_exceptions=True
-        )
-        there = []
-        for candidate, message in zip(batch, messages, strict=True):
-            if isinstance(message, bytes):
-                candidate.message = message
-                there.append(candidate)
-            elif not isinstance(message, MailboxError) or message.code != "EXPUNGEISSUED":
-                raise message
-        await asyncio.to_thread(_sort_out, key, there, matched, [])
-        for candidate in batch:
-            candidate.forget_text()
-        _still_there(session)
-
-
-def _still_there(session: Session) -> None:
-    """A search nobody waits for any more ends."""
-    if session.stream.lost:
-        raise ConnectionLost

@@ -8,23 +8,15 @@ before anything is read.
 from __future__ import annotations
 
 import datetime
-import re
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_tz
 
-from resel_lda.imap.errors import Refused
-from resel_lda.imap.parser import ParseError, Parser, SequenceSet
-from resel_lda.imap.view import View
+from resel_lda.imap.parser import ParseError
 from resel_lda.mailbox import MessageInfo
 from resel_lda.mime.sections import decoded_text, parse
 from resel_lda.mime.text import decode_header
-
-# AND, OR, NOT and parentheses inside each other, and keys in all.
-_MAX_DEPTH = 50
-_MAX_KEYS = 2_000
 
 Answer = bool | None
 
@@ -109,7 +101,7 @@ def _body_text(message: bytes) -> str:
 # Keys that combine others.
 
 
-def _all_of(keys: Sequence[Key]) -> Key:
+def all_of(keys: Sequence[Key]) -> Key:
     if len(keys) == 1:
         return keys[0]
 
@@ -126,7 +118,7 @@ def _all_of(keys: Sequence[Key]) -> Key:
     return ask
 
 
-def _any_of(first: Key, second: Key) -> Key:
+def any_of(first: Key, second: Key) -> Key:
     def ask(candidate: Candidate) -> Answer:
         left = first(candidate)
         if left:
@@ -139,7 +131,7 @@ def _any_of(first: Key, second: Key) -> Key:
     return ask
 
 
-def _not(key: Key) -> Key:
+def not_(key: Key) -> Key:
     def ask(candidate: Candidate) -> Answer:
         answer = key(candidate)
         return None if answer is None else not answer
@@ -150,11 +142,11 @@ def _not(key: Key) -> Key:
 # Keys on what is in memory.
 
 
-def _flag(flag: str, wanted: bool) -> Key:
+def flag(flag: str, wanted: bool) -> Key:
     return lambda candidate: (flag in candidate.info.flags) is wanted
 
 
-def _keyword(word: str, wanted: bool) -> Key:
+def keyword(word: str, wanted: bool) -> Key:
     folded = word.lower()
 
     def ask(candidate: Candidate) -> Answer:
@@ -163,7 +155,7 @@ def _keyword(word: str, wanted: bool) -> Key:
     return ask
 
 
-def _within(ranges: list[tuple[int, int]], by_uid: bool) -> Key:
+def within(ranges: list[tuple[int, int]], by_uid: bool) -> Key:
     starts = [low for low, _ in ranges]
 
     def ask(candidate: Candidate) -> Answer:
@@ -174,6 +166,24 @@ def _within(ranges: list[tuple[int, int]], by_uid: bool) -> Key:
     return ask
 
 
+def in_uids(uids: Collection[int]) -> Key:
+    """The result saved before (RFC 5182)."""
+    return lambda candidate: candidate.info.uid in uids
+
+
+def age(word: bytes, seconds: int) -> Key:
+    """RFC 5032."""
+    limit = time.time() - seconds
+    if word == b"OLDER":
+        return lambda candidate: candidate.info.internal_date <= limit
+    return lambda candidate: candidate.info.internal_date >= limit
+
+
+def changed(modseq: int) -> Key:
+    """RFC 7162 §3.1.5."""
+    return lambda candidate: candidate.info.modseq >= modseq
+
+
 def _day_start(day: datetime.date) -> float:
     """When a day begins where the server is, as Dovecot counts days of INTERNALDATE."""
     try:
@@ -182,7 +192,7 @@ def _day_start(day: datetime.date) -> float:
         raise ParseError("Invalid date") from None
 
 
-def _received(word: bytes, day: datetime.date) -> Key:
+def received(word: bytes, day: datetime.date) -> Key:
     start = _day_start(day)
     if word == b"BEFORE":
         return lambda candidate: candidate.info.internal_date < start
@@ -192,10 +202,10 @@ def _received(word: bytes, day: datetime.date) -> Key:
     return lambda candidate: start <= candidate.info.internal_date < following
 
 
-# Keys on sizes, headers, text.
+# Keys on sizes.
 
 
-def _size(word: bytes, number: int) -> Key:
+def size(word: bytes, number: int) -> Key:
     def ask(candidate: Candidate) -> Answer:
         if candidate.size is None:
             return None
@@ -204,192 +214,5 @@ def _size(word: bytes, number: int) -> Key:
     return ask
 
 
-def _sent(word: bytes, day: datetime.date) -> Key:
-    """On the date as it stands in the Date field, whatever its time zone."""
-
-    def ask(candidate: Candidate) -> Answer:
-        fields = candidate.fields()
-        if fields is None:
-            return None
-        sent = next((_written_day(value) for name, value in fields if name == b"date"), None)
-        if sent is None:
-            return False
-        if word == b"SENTBEFORE":
-            return sent < day
-        return sent >= day if word == b"SENTSINCE" else sent == day
-
-    return ask
-
-
-def _written_day(value: str) -> datetime.date | None:
-    try:
-        found = parsedate_tz(value[:200])
-        return datetime.date(*found[:3]) if found else None
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-
-
-def _field(name: bytes, needle: str) -> Key:
-    """An empty needle asks whether the field is there at all."""
-    wanted = name.lower()
-    needle = needle.casefold()
-    # White space may be folded differently in the header, so one word is what to look for first.
-    word = max(needle.split(), key=len, default="").encode()
-
-    def ask(candidate: Candidate) -> Answer:
-        header = candidate.header
-        if header is None:
-            return None
-        if word and candidate.plain_header and word not in header.lower():
-            return False
-        fields = candidate.fields() or ()
-        return any(name == wanted and needle in value for name, value in fields)
-
-    return ask
-
-
-def _text(needle: str, with_header: bool) -> Key:
-    needle = needle.casefold()
-
-    def ask(candidate: Candidate) -> Answer:
-        if not needle:
-            return True
-        if with_header:
-            fields = candidate.fields()
-            if fields and any(
-                needle in f"{name.decode('latin-1')}: {value}" for name, value in fields
-            ):
-                return True
-        body = candidate.body()
-        return None if body is None else needle in body
-
-    return ask
-
-
-def _always(_: Candidate) -> Answer:
+def always(_: Candidate) -> Answer:
     return True
-
-
-_FLAG_KEYS = {
-    b"ANSWERED": ("\\Answered", True),
-    b"DELETED": ("\\Deleted", True),
-    b"DRAFT": ("\\Draft", True),
-    b"FLAGGED": ("\\Flagged", True),
-    b"SEEN": ("\\Seen", True),
-    b"UNANSWERED": ("\\Answered", False),
-    b"UNDELETED": ("\\Deleted", False),
-    b"UNDRAFT": ("\\Draft", False),
-    b"UNFLAGGED": ("\\Flagged", False),
-    b"UNSEEN": ("\\Seen", False),
-}
-_RECENT_KEYS: dict[bytes, Key] = {
-    b"ALL": _always,
-    b"RECENT": lambda candidate: candidate.recent,
-    b"OLD": lambda candidate: not candidate.recent,
-    b"NEW": lambda candidate: candidate.recent and "\\Seen" not in candidate.info.flags,
-}
-_DATE_KEYS = (b"BEFORE", b"ON", b"SINCE")
-_SENT_KEYS = (b"SENTBEFORE", b"SENTON", b"SENTSINCE")
-_FIELD_KEYS = (b"BCC", b"CC", b"FROM", b"SUBJECT", b"TO")
-_SET = re.compile(rb"[0-9*]")
-
-
-class KeyParser:
-    """Reads a search program. needs: what its keys may have to look at."""
-
-    def __init__(self, args: Parser, view: View, charset: str) -> None:
-        self.args = args
-        self.view = view
-        self.charset = charset
-        self.needs = Needs()
-        self._keys = 0
-
-    def program(self) -> Key:
-        """One or more keys up to the end, all of which must match. Raises ParseError, Refused."""
-        keys = [self.key(0)]
-        while not self.args.at_end:
-            self.args.space()
-            if self.args.at_end:
-                break
-            keys.append(self.key(0))
-        return _all_of(keys)
-
-    def key(self, depth: int) -> Key:
-        self._keys += 1
-        if depth > _MAX_DEPTH or self._keys > _MAX_KEYS:
-            raise ParseError("Search query is too complex")
-        args = self.args
-        if args.skip(b"("):
-            return self._group(depth)
-        if _SET.match(args.data, args.pos):
-            return self._set(args.sequence_set(), by_uid=False)
-        word = args.word()
-        if word in _FLAG_KEYS:
-            return _flag(*_FLAG_KEYS[word])
-        if word in _RECENT_KEYS:
-            return _RECENT_KEYS[word]
-        args.space()
-        if word == b"NOT":
-            return _not(self.key(depth + 1))
-        if word == b"OR":
-            first = self.key(depth + 1)
-            args.space()
-            return _any_of(first, self.key(depth + 1))
-        if word == b"UID":
-            return self._set(args.sequence_set(), by_uid=True)
-        return self._with_argument(word)
-
-    def _group(self, depth: int) -> Key:
-        keys = [self.key(depth + 1)]
-        while not self.args.skip(b")"):
-            self.args.space()
-            keys.append(self.key(depth + 1))
-        return _all_of(keys)
-
-    def _set(self, numbers: SequenceSet, by_uid: bool) -> Key:
-        uids = self.view.uids
-        largest = (uids[-1] if uids else 0) if by_uid else len(uids)
-        ranges = numbers.resolved(largest)
-        if not by_uid and ranges and ranges[-1][1] > largest:
-            raise Refused("BAD", "Invalid messageset")
-        return _within(ranges, by_uid)
-
-    def _with_argument(self, word: bytes) -> Key:
-        args, needs = self.args, self.needs
-        if word in _DATE_KEYS:
-            return _received(word, args.date())
-        if word in (b"KEYWORD", b"UNKEYWORD"):
-            return _keyword(args.atom().decode("ascii"), word == b"KEYWORD")
-        if word in (b"LARGER", b"SMALLER"):
-            needs.size = True
-            return _size(word, args.number(2**63 - 1))
-        if word in _SENT_KEYS:
-            needs.header = True
-            return _sent(word, args.date())
-        if word in _FIELD_KEYS:
-            needs.header = True
-            return _field(word, self._needle())
-        if word == b"HEADER":
-            needs.header = True
-            name = args.astring()
-            args.space()
-            return _field(name, self._needle())
-        if word in (b"BODY", b"TEXT"):
-            needs.message = True
-            needs.header = needs.header or word == b"TEXT"
-            return _text(self._needle(), word == b"TEXT")
-        raise ParseError(f"Unknown search key {word.decode('ascii')}")
-
-    def _needle(self) -> str:
-        raw = self.args.astring()
-        try:
-            return raw.decode(self.charset)
-        except UnicodeDecodeError:
-            raise ParseError("Search string is not valid in its character set") from None
-
-
-def numbers(found: Iterable[Candidate], by_uid: bool) -> list[int]:
-    """UIDs or sequence numbers of what was found."""
-    if by_uid:
-        return [candidate.info.uid for candidate in found]
-    return [candidate.sequence for candidate in found]

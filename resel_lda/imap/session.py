@@ -43,6 +43,8 @@ class Session:
         self.reader = CommandReader(stream, AUTHENTICATED)
         self.view: View | None = None
         self.enabled: set[bytes] = set()
+        # FETCH responses carry MODSEQ (RFC 7162 §3.1).
+        self.condstore = False
         self.logged_out = False
         self.expunged = 0
         self._out: list[bytes] = []
@@ -79,6 +81,16 @@ class Session:
         if writable and self.view.read_only:
             raise Refused("NO", "Mailbox is read-only", "READ-ONLY")
         return self.view
+
+    def use_condstore(self) -> None:
+        """From now on; what a client says that only one with CONDSTORE says, enables it."""
+        if self.condstore:
+            return
+        self.condstore = True
+        if self.view is not None:
+            self.view.with_modseq = True
+            highest = self.view.mailbox.highestmodseq
+            self.untagged(b"OK [HIGHESTMODSEQ %d] Highest" % highest)
 
     def close_view(self) -> None:
         view, self.view = self.view, None

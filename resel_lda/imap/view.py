@@ -36,6 +36,8 @@ class View:
         else:
             claimed = mailbox.claim_recent()
             self.recent = set(claimed.intersection(self.uids)) if claimed else set()
+        # UIDs that "$" stands for (RFC 5182).
+        self.saved: list[int] = []
         self._told: dict[int, int] = {}
         self._flag_text: dict[tuple[frozenset[str], bool], bytes] = {}
         self._keywords = tuple(mailbox.keywords())
@@ -51,6 +53,9 @@ class View:
         """(sequence number, UID) pairs, ascending. UIDs that are not there are passed over; a
         sequence number beyond the end is the client's error (RFC 3501 §9, seq-number)."""
         uids = self.uids
+        if numbers.saved:
+            found = [(self.sequence(uid), uid) for uid in self.saved]
+            return [pair for pair in found if pair[0]]
         chosen: list[tuple[int, int]] = []
         if by_uid:
             for low, high in numbers.resolved(uids[-1] if uids else 0):

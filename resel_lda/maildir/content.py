@@ -16,6 +16,7 @@ from resel_lda.maildir.database import StateFile
 from resel_lda.maildir.files import read_all, with_crlf
 from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.names import base_of, size_in_name
+from resel_lda.mime.rawsearch import may_contain
 from resel_lda.mime.sections import (
     envelope_of,
     header_fields,
@@ -73,6 +74,15 @@ class MessageReader:
             data = self.read(uid)
             if data is not None:
                 found[uid] = data
+        return found
+
+    def may_contain(self, uids: Sequence[int], needle: str) -> set[int]:
+        """Those whose decoded text may contain `needle` (casefolded, no line ends)."""
+        found = set()
+        for uid in uids:
+            opened = self.open(uid)
+            if opened is not None and may_contain(read_all(opened[0]), needle):
+                found.add(uid)
         return found
 
     # What the cache keeps. It must not keep anyone from reading mail: its failures are logged.

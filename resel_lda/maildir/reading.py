@@ -112,6 +112,11 @@ class ReadableFolder:
             return None
         return await self._in_thread(self.reader.find, column, needle, list(self.index.infos))
 
+    async def may_contain(self, uids: Sequence[int], needle: str) -> Collection[int]:
+        if "\n" in needle or "\r" in needle:
+            return uids
+        return await self._in_thread(self.reader.may_contain, uids, needle)
+
     async def parts(self, uids: Sequence[int]) -> Mapping[int, Part]:
         return await self._in_thread(self.reader.parts, uids)
 

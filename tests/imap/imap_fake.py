@@ -121,6 +121,9 @@ class FakeMailbox:
         """Not known here: the headers are looked at."""
         return None
 
+    async def may_contain(self, uids: Sequence[int], needle: str) -> Collection[int]:
+        return uids
+
     async def parts(self, uids: Sequence[int]) -> Mapping[int, Part]:
         found = {}
         for uid in uids:

@@ -1,0 +1,157 @@
+"""Carries out a search program on the selected folder; messages are read only where need be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from resel_lda.imap.search_keys import Candidate, Key
+from resel_lda.imap.search_program import Program
+from resel_lda.imap.search_text import FieldKey, SentKey
+from resel_lda.imap.session import Session
+from resel_lda.imap.stream import ConnectionLost
+from resel_lda.imap.view import View
+from resel_lda.mailbox import Mailbox
+
+# How much is done before others get their turn.
+_MEMORY_BATCH = 5_000
+_HEADER_BATCH = 500
+_RULE_OUT_BATCH = 250
+_TEXT_BATCH = 16
+
+Pairs = list[tuple[int, int]]
+
+
+async def find(session: Session, view: View, program: Program) -> Pairs:
+    """(sequence number, UID) of what matches, ascending."""
+    if program.everything:
+        return list(enumerate(view.uids, 1))
+    for key in program.fields:
+        await key.prepare(view.mailbox)
+    matched, open_ = await _from_memory(view, program)
+    if open_ and program.size:
+        open_ = await _with_sizes(view.mailbox, program.key, open_, matched)
+    if open_ and _needs_headers(program):
+        open_ = await _with_headers(session, view.mailbox, program.key, open_, matched)
+    if open_ and program.texts:
+        await _with_text(session, view.mailbox, program, open_, matched)
+    matched.sort()
+    return matched
+
+
+def _needs_headers(program: Program) -> bool:
+    return any(isinstance(key, SentKey) or key.matches is None for key in program.fields)
+
+
+async def _from_memory(view: View, program: Program) -> tuple[Pairs, list[Candidate]]:
+    """(what matches, what is not known yet)."""
+    matched: Pairs = []
+    open_: list[Candidate] = []
+    get, recent, key = view.mailbox.get, view.recent, program.key
+    candidate: Candidate | None = None
+    chosen = _chosen(view, program.narrowing)
+    for start in range(0, len(chosen), _MEMORY_BATCH):
+        for sequence, uid in chosen[start : start + _MEMORY_BATCH]:
+            info = get(uid)
+            if info is None:
+                continue
+            # One object serves for all that is decided at once.
+            if candidate is None:
+                candidate = Candidate(sequence, info, uid in recent)
+            else:
+                candidate.sequence, candidate.info = sequence, info
+                candidate.recent = uid in recent
+            answer = key(candidate)
+            if answer:
+                matched.append((sequence, uid))
+            elif answer is None:
+                open_.append(candidate)
+                candidate = None
+        if len(chosen) > _MEMORY_BATCH:
+            await asyncio.sleep(0)
+    return matched, open_
+
+
+def _chosen(view: View, narrowing: Sequence[FieldKey]) -> Sequence[tuple[int, int]]:
+    """Messages to be looked at: not those that the store has excluded already."""
+    known = [key.matches for key in narrowing if key.matches is not None]
+    if not known:
+        return list(enumerate(view.uids, 1))
+    fewest = min(known, key=len)
+    pairs = [(view.sequence(uid), uid) for uid in fewest]
+    return sorted(pair for pair in pairs if pair[0])
+
+
+def _sort_out(
+    key: Key, candidates: Sequence[Candidate], matched: Pairs, open_: list[Candidate]
+) -> None:
+    for candidate in candidates:
+        answer = key(candidate)
+        if answer:
+            matched.append((candidate.sequence, candidate.info.uid))
+        elif answer is None:
+            open_.append(candidate)
+
+
+async def _with_sizes(
+    mailbox: Mailbox, key: Key, waiting: list[Candidate], matched: Pairs
+) -> list[Candidate]:
+    sizes = await mailbox.sizes([candidate.info.uid for candidate in waiting])
+    open_: list[Candidate] = []
+    for candidate in waiting:
+        candidate.size = sizes.get(candidate.info.uid)
+    _sort_out(key, [one for one in waiting if one.size is not None], matched, open_)
+    return open_
+
+
+async def _with_headers(
+    session: Session, mailbox: Mailbox, key: Key, waiting: list[Candidate], matched: Pairs
+) -> list[Candidate]:
+    open_: list[Candidate] = []
+    for start in range(0, len(waiting), _HEADER_BATCH):
+        batch = waiting[start : start + _HEADER_BATCH]
+        headers = await mailbox.header_fields([candidate.info.uid for candidate in batch])
+        for candidate in batch:
+            candidate.header = headers.get(candidate.info.uid)
+        there = [candidate for candidate in batch if candidate.header is not None]
+        await asyncio.to_thread(_sort_out, key, there, matched, open_)
+        _still_there(session)
+    return open_
+
+
+async def _with_text(
+    session: Session,
+    mailbox: Mailbox,
+    program: Program,
+    waiting: list[Candidate],
+    matched: Pairs,
+) -> None:
+    for start in range(0, len(waiting), _RULE_OUT_BATCH):
+        batch = waiting[start : start + _RULE_OUT_BATCH]
+        for key in program.texts:
+            await key.rule_out(mailbox, [candidate.info.uid for candidate in batch])
+        open_: list[Candidate] = []
+        _sort_out(program.key, batch, matched, open_)
+        for first in range(0, len(open_), _TEXT_BATCH):
+            await _read_and_ask(mailbox, program.key, open_[first : first + _TEXT_BATCH], matched)
+        for candidate in batch:
+            candidate.forget_text()
+        _still_there(session)
+
+
+async def _read_and_ask(
+    mailbox: Mailbox, key: Key, batch: Sequence[Candidate], matched: Pairs
+) -> None:
+    messages = await mailbox.read_many([candidate.info.uid for candidate in batch])
+    there = [candidate for candidate in batch if candidate.info.uid in messages]
+    for candidate in there:
+        message = candidate.message = messages[candidate.info.uid]
+        end = message.find(b"\r\n\r\n")
+        candidate.header = message if end < 0 else message[: end + 4]
+    await asyncio.to_thread(_sort_out, key, there, matched, [])
+
+
+def _still_there(session: Session) -> None:
+    """A search nobody waits for any more ends."""
+    if session.stream.lost:
+        raise ConnectionLost
