@@ -1,4 +1,8 @@
-"""Finds what a query matches, folder by folder."""
+"""Finds what a query matches, folder by folder.
+
+A query becomes one search program of IMAP for each folder: what IMAP has no key for (the mailbox,
+GUIDs, times to the second) is answered here and stands in it as a set of UIDs.
+"""
 
 from __future__ import annotations
 
@@ -20,24 +24,26 @@ from resel_lda.admin.query import (
     WithGuid,
     exact_mailboxes,
 )
+from resel_lda.imap import text
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.names import Names, matches_folder
 from resel_lda.imap.parser import ParseError, Parser, parse_sequence_set
-from resel_lda.imap.search_keys import Answer, Candidate, Key, KeyParser, Needs
+from resel_lda.imap.search_program import parse_program
+from resel_lda.imap.search_run import find
+from resel_lda.imap.session import Session, Who
+from resel_lda.imap.stream import Stream
 from resel_lda.imap.view import View
-from resel_lda.mailbox import MailboxError
+from resel_lda.mailbox import MailboxError, MessageInfo
 from resel_lda.maildir.folder import MaildirFolder
 from resel_lda.maildir.names import base_of
 from resel_lda.maildir.store import MaildirStore
 
-# How many messages are held in memory at a time.
-_TEXT_BATCH = 16
-_BATCH = 500
+_EVERYTHING, _NOTHING = b"ALL", b"NOT ALL"
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Messages of one folder, by ascending UID. sequences: UID → sequence number."""
+    """Messages of one folder, by ascending UID. view: their sequence numbers."""
 
     folder: MaildirFolder
     uids: Sequence[int]
@@ -72,15 +78,12 @@ class Finder:
     def _possible(self, node: Node, name: str) -> bool:
         """False only if nothing in this folder can match."""
         if isinstance(node, InMailbox):
-            return self._in_mailbox(node, name)
+            return matches_folder(node.mask, self._names.shown(name), self._names.separator)
         if isinstance(node, AllOf):
             return all(self._possible(one, name) for one in node.nodes)
         if isinstance(node, AnyOf):
             return any(self._possible(one, name) for one in node.nodes)
         return True
-
-    def _in_mailbox(self, node: InMailbox, name: str) -> bool:
-        return matches_folder(node.mask, self._names.shown(name), self._names.separator)
 
     async def matches(self, missing: Callable[[str, MailboxError], None]) -> AsyncIterator[Match]:
         """Folder by folder, each open while it is the caller's. missing: told of a folder that
@@ -99,14 +102,18 @@ class Finder:
     async def _in_folder(self, folder: MaildirFolder) -> Match:
         view = View(folder, folder.name, read_only=True, recent_count=folder.recent_count())
         compiler = _Compiler(self._names, folder, view)
-        key = compiler.compile(self._node)
-        candidates = [
-            Candidate(sequence, info, info.uid in view.recent)
-            for sequence, uid in enumerate(view.uids, 1)
-            if (info := folder.get(uid)) is not None
-        ]
-        found = await _decide(folder, key, compiler.needs, candidates)
-        return Match(folder, sorted(found), view)
+        words = await asyncio.to_thread(compiler.program, self._node)
+        session = Session(Stream(), self._store, Who("", ""), self._names, _unheard)
+        try:
+            program = parse_program(Parser(words), view, "utf-8")
+        except (Refused, ParseError) as error:
+            raise BadQuery(str(error)) from None
+        found = await find(session, view, program)
+        return Match(folder, [uid for _, uid in found], view)
+
+
+def _unheard(_: str) -> None:
+    """Nobody is logged in here whom the log would have to mention."""
 
 
 def store_name(names: Names, shown: str) -> str:
@@ -123,53 +130,56 @@ def store_name(names: Names, shown: str) -> str:
 
 
 class _Compiler:
-    """Makes IMAP's kind of key of a query, for one folder."""
+    """Writes a query as IMAP's, for one folder. Blocks: it may look at files."""
 
     def __init__(self, names: Names, folder: MaildirFolder, view: View) -> None:
         self._names = names
         self._folder = folder
         self._view = view
-        self.needs = Needs()
 
-    def compile(self, node: Node) -> Key:
-        """Raises BadQuery."""
+    def program(self, node: Node) -> bytes:
         match node:
+            case Imap(program):
+                return program
             case AllOf(nodes):
-                return _all(tuple(self.compile(one) for one in nodes))
+                return b"(%b)" % b" ".join(self.program(one) for one in nodes)
             case AnyOf(nodes):
-                inner = _all(tuple(_negated(self.compile(one)) for one in nodes))
-                return _negated(inner)
+                *others, last = (self.program(one) for one in nodes)
+                return b"".join(b"OR %b " % one for one in others) + last
             case Not(one):
-                return _negated(self.compile(one))
+                return b"NOT " + self.program(one)
             case InMailbox(mask):
                 shown = self._names.shown(self._folder.name)
-                return _constant(matches_folder(mask, shown, self._names.separator))
+                found = matches_folder(mask, shown, self._names.separator)
+                return _EVERYTHING if found else _NOTHING
             case WithGuid(guid, folder=True):
-                return _constant(self._folder.index.uidlist.guid == guid)
+                return _EVERYTHING if self._folder.index.uidlist.guid == guid else _NOTHING
             case WithGuid(guid):
-                return lambda one: base_of(self._folder.index.names.get(one.info.uid, "")) == guid
+                bases = self._folder.index.names
+                return self._those(lambda info: base_of(bases.get(info.uid, "")) == guid)
             case When("received", start, end):
-                return lambda one: start <= one.info.internal_date < end
+                return self._those(lambda info: start <= info.internal_date < end)
             case When(_, start, end):
-                return lambda one: start <= save_date(self._folder, one.info.uid) < end
-            case Numbers(text):
-                return _numbered(parse_sequence_set(text).resolved(len(self._view.uids)))
+                return self._those(lambda info: start <= save_date(self._folder, info.uid) < end)
             case Modseq(least):
-                return lambda one: one.info.modseq >= least
-            case Imap(program):
-                return self._imap(program)
+                return self._those(lambda info: info.modseq >= least)
+            case Numbers(numbers):
+                return self._numbered(numbers)
         raise TypeError(node)
 
-    def _imap(self, program: bytes) -> Key:
-        parser = KeyParser(Parser(program), self._view, "utf-8")
-        try:
-            key = parser.program()
-        except (Refused, ParseError) as error:
-            raise BadQuery(str(error)) from None
-        self.needs.size |= parser.needs.size
-        self.needs.header |= parser.needs.header
-        self.needs.message |= parser.needs.message
-        return key
+    def _those(self, wanted: Callable[[MessageInfo], bool]) -> bytes:
+        """Messages of the view that answer to this."""
+        infos = (self._folder.get(uid) for uid in self._view.uids)
+        return _uids([info.uid for info in infos if info is not None and wanted(info)])
+
+    def _numbered(self, numbers: bytes) -> bytes:
+        """By sequence number; those beyond the end are nobody's."""
+        ranges = parse_sequence_set(numbers).resolved(len(self._view.uids))
+        return _uids([uid for low, high in ranges for uid in self._view.uids[low - 1 : high]])
+
+
+def _uids(uids: Sequence[int]) -> bytes:
+    return b"UID " + text.uid_set(uids) if uids else _NOTHING
 
 
 def save_date(folder: MaildirFolder, uid: int) -> float:
@@ -182,93 +192,3 @@ def save_date(folder: MaildirFolder, uid: int) -> float:
         return os.stat(folder.index.files.path(name)).st_ctime
     except FileNotFoundError:
         return 0.0
-
-
-def _constant(value: bool) -> Key:
-    return lambda _: value
-
-
-def _numbered(ranges: Sequence[tuple[int, int]]) -> Key:
-    return lambda one: any(low <= one.sequence <= high for low, high in ranges)
-
-
-def _negated(key: Key) -> Key:
-    def ask(candidate: Candidate) -> Answer:
-        answer = key(candidate)
-        return None if answer is None else not answer
-
-    return ask
-
-
-def _all(keys: Sequence[Key]) -> Key:
-    def ask(candidate: Candidate) -> Answer:
-        open_ = False
-        for key in keys:
-            answer = key(candidate)
-            if answer is False:
-                return False
-            open_ = open_ or answer is None
-        return None if open_ else True
-
-    return ask
-
-
-async def _decide(
-    folder: MaildirFolder, key: Key, needs: Needs, candidates: list[Candidate]
-) -> list[int]:
-    """UIDs that match: from memory first, then sizes, headers, and texts of what is undecided."""
-    found: list[int] = []
-
-    def sort_out(some: Sequence[Candidate]) -> list[Candidate]:
-        undecided = []
-        for candidate in some:
-            answer = key(candidate)
-            if answer:
-                found.append(candidate.info.uid)
-            elif answer is None:
-                undecided.append(candidate)
-        return undecided
-
-    waiting = await asyncio.to_thread(sort_out, candidates)
-    if waiting and needs.size:
-        sizes = await folder.sizes([one.info.uid for one in waiting])
-        for one in waiting:
-            one.size = sizes.get(one.info.uid, 0)
-        waiting = await asyncio.to_thread(sort_out, waiting)
-    if waiting and needs.header:
-        waiting = await _with_headers(folder, waiting, sort_out)
-    for start in range(0, len(waiting), _TEXT_BATCH):
-        await _with_text(folder, waiting[start : start + _TEXT_BATCH], sort_out)
-    return found
-
-
-SortOut = Callable[[Sequence[Candidate]], list[Candidate]]
-
-
-async def _with_headers(
-    folder: MaildirFolder, waiting: list[Candidate], sort_out: SortOut
-) -> list[Candidate]:
-    undecided: list[Candidate] = []
-    for start in range(0, len(waiting), _BATCH):
-        batch = waiting[start : start + _BATCH]
-        headers = await folder.header_fields([one.info.uid for one in batch])
-        for one in batch:
-            one.header = headers.get(one.info.uid)
-        there = [one for one in batch if one.header is not None]
-        undecided += await asyncio.to_thread(sort_out, there)
-    return undecided
-
-
-async def _with_text(folder: MaildirFolder, batch: list[Candidate], sort_out: SortOut) -> None:
-    there = []
-    for one in batch:
-        try:
-            one.message = await folder.read(one.info.uid)
-        except MailboxError as error:
-            if error.code != "EXPUNGEISSUED":
-                raise
-            continue
-        there.append(one)
-    await asyncio.to_thread(sort_out, there)
-    for one in batch:
-        one.forget_text()
