@@ -83,8 +83,8 @@ class Options:
     timeout: int = _seconds("smtpd_timeout")
     starttls_timeout: int = _seconds("smtpd_starttls_timeout")
     connection_count_limit: int = _number("smtpd_client_connection_count_limit")
-    limit_exceptions: Networks = _networks("smtpd_client_event_limit_exceptions")
-    mynetworks: Networks = _networks("mynetworks")
+    limit_exceptions: Networks = _networks("smtpd_client_event_limit_exceptions")  # noqa: RUF009
+    mynetworks: Networks = _networks("mynetworks")  # noqa: RUF009
     client_restrictions: tuple[str, ...] = _items("smtpd_client_restrictions")
     helo_restrictions: tuple[str, ...] = _items("smtpd_helo_restrictions")
     sender_restrictions: tuple[str, ...] = _items("smtpd_sender_restrictions")
