@@ -12,9 +12,11 @@ import contextlib
 import ipaddress
 import os
 import socket
+import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import cast
 
 from resel_lda import handover
 from resel_lda.handover import Handover
@@ -78,7 +80,7 @@ class ImapService:
         self._pool = worker_pool
         self._failure_delay = failure_delay
         self._login_timeout = login_timeout
-        self._dialogs: dict[asyncio.Task[None], Stream] = {}
+        self._dialogs: dict[asyncio.Task[None], Stream | None] = {}
         self._active: dict[str, Active] = {}
         self._per_client: Counter[tuple[str, str]] = Counter()
         self._pumps: dict[str, asyncio.Transport] = {}
@@ -94,14 +96,14 @@ class ImapService:
 
     def factory(self, implicit_tls: bool) -> Callable[[], asyncio.Protocol]:
         """For `loop.create_server(factory, sock=…)`, without `ssl`: TLS is started here, so that
-        each connection gets the certificate of its time."""
-        return lambda: _Accepted(self, implicit_tls)
+        each connection gets the certificate of its time, and failed handshakes are logged."""
+        return lambda: _Handshake(self) if implicit_tls else _Accepted(self)
 
     async def stop(self, timeout: float) -> None:
         """End the dialogs before log-in with BYE. Sessions end with the worker pool."""
         for stream in self._dialogs.values():
-            with contextlib.suppress(ConnectionLost):
-                stream.write(b"* BYE Server shutting down.\r\n")
+            if stream is not None:
+                self._say_last(stream, "Server shutting down.")
         tasks = list(self._dialogs)
         for task in tasks:
             task.cancel()
@@ -110,13 +112,50 @@ class ImapService:
 
     # One connection.
 
-    def begin(self, stream: Stream, implicit_tls: bool) -> None:
+    def begin(self, stream: Stream) -> None:
         """A client has connected."""
-        task = asyncio.get_running_loop().create_task(self._welcome(stream, implicit_tls))
+        self._start(self._welcome(stream), stream)
+
+    def begin_tls(self, connection: socket.socket) -> None:
+        """A client has connected that begins with a handshake. Takes the socket over."""
+        self._start(self._welcome_tls(connection), None)
+
+    def _start(self, work: Coroutine[None, None, None], stream: Stream | None) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._dialogs[task] = stream
         task.add_done_callback(lambda done: self._dialogs.pop(done, None))
 
-    async def _welcome(self, stream: Stream, implicit_tls: bool) -> None:
+    async def _welcome_tls(self, connection: socket.socket) -> None:
+        context = self._tls.context() if self._tls is not None else None
+        if context is None:
+            self._log.warning("imap-login", "no certificate for implicit TLS: connection closed")
+            connection.close()
+            return
+        stream = Stream()
+        remote, local = _ends(connection)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: stream, connection, ssl=context, ssl_handshake_timeout=_TLS_TIMEOUT
+            )
+        except (OSError, TimeoutError) as error:
+            connection.close()
+            why = _handshake_failure(error)
+            self._log.event(
+                "imap-login",
+                f"Disconnected: Connection closed: {why} (no auth attempts in 0 secs): user=<>, "
+                f"rip={remote}, lip={local}, TLS handshaking: {why}",
+                client_ip=remote,
+            )
+            return
+        except asyncio.CancelledError:
+            connection.close()
+            raise
+        task = asyncio.current_task()
+        if task is not None:
+            self._dialogs[task] = stream
+        await self._welcome(stream)
+
+    async def _welcome(self, stream: Stream) -> None:
         client = _Client(
             stream,
             base64.b64encode(os.urandom(9), b"+/").decode(),
@@ -124,7 +163,7 @@ class ImapService:
             _address(stream.transport.get_extra_info("sockname")),
         )
         try:
-            await self._talk(client, implicit_tls)
+            await self._talk(client)
         except (ConnectionLost, Rejected):
             stream.close()
         except asyncio.CancelledError:
@@ -134,10 +173,8 @@ class ImapService:
             self._log.warning("imap-login", f"session=<{client.session}>: {error!r}")
             stream.abort()
 
-    async def _talk(self, client: _Client, implicit_tls: bool) -> None:
+    async def _talk(self, client: _Client) -> None:
         stream = client.stream
-        if implicit_tls and not await self._implicit_tls(client):
-            return
         dialog = Dialog(
             stream,
             self._sasl,
@@ -161,25 +198,6 @@ class ImapService:
             raise
         await self._hand_over(client, found, dialog.secured)
 
-    async def _implicit_tls(self, client: _Client) -> bool:
-        context = self._tls.context() if self._tls is not None else None
-        if context is None:
-            self._log.warning("imap-login", "no certificate for implicit TLS: connection closed")
-            client.stream.abort()
-            return False
-        try:
-            await client.stream.start_tls(context, _TLS_TIMEOUT)
-        except (OSError, TimeoutError) as error:
-            where = f"rip={client.remote[0]}, lip={client.local[0]}"
-            self._log.event(
-                "imap-login",
-                f"Disconnected (no auth attempts): user=<>, {where}, TLS handshaking: {error}, "
-                f"session=<{client.session}>",
-            )
-            client.stream.abort()
-            return False
-        return True
-
     def _say_last(self, stream: Stream, said: str) -> None:
         with contextlib.suppress(ConnectionLost):
             stream.write(f"* BYE {said}\r\n".encode())
@@ -188,13 +206,15 @@ class ImapService:
         attempts = dialog.attempts
         seconds = round(asyncio.get_running_loop().time() - attempts.began)
         if attempts.failed:
-            why = f"Disconnected (auth failed, {attempts.failed} attempts in {seconds} secs)"
+            tries = f"auth failed, {attempts.failed} attempts in {seconds} secs"
         else:
-            why = f"Disconnected: {reason} (no auth attempts in {seconds} secs)"
+            tries = f"no auth attempts in {seconds} secs"
+        # A name that a stranger made up must not look like the fields after it.
+        user = "".join(c if c.isprintable() and c not in "<>" else "?" for c in attempts.user[:80])
         method = f", method={attempts.method}" if attempts.method else ""
         self._log.event(
             "imap-login",
-            f"{why}: user=<{attempts.user}>{method}, {self._where(client)}",
+            f"Disconnected: {reason} ({tries}): user=<{user}>{method}, {self._where(client)}",
             client_ip=client.remote[0],
         )
 
@@ -313,17 +333,37 @@ class ImapService:
 class _Accepted(Stream):
     """A stream that reports to the service as soon as it is connected."""
 
-    def __init__(self, service: ImapService, implicit_tls: bool) -> None:
+    def __init__(self, service: ImapService) -> None:
         super().__init__()
         self._service = service
-        self._implicit_tls = implicit_tls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if self._implicit_tls:
-            # What comes now is the client's handshake, which only TLS may read.
-            self.transport.pause_reading()
-        self._service.begin(self, self._implicit_tls)
+        self._service.begin(self)
+
+
+class _Handshake(asyncio.Protocol):
+    """A connection whose first octets are the client's handshake.
+
+    They are there already, as a rule, and uvloop's transport reads them before `loop.start_tls`
+    can be called; pausing it here does nothing yet. So the socket is taken off the transport.
+    """
+
+    def __init__(self, service: ImapService) -> None:
+        self._service = service
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        fd = os.dup(transport.get_extra_info("socket").fileno())
+        cast("asyncio.Transport", transport).abort()
+        self._service.begin_tls(socket.socket(fileno=fd))
+
+
+def _handshake_failure(error: Exception) -> str:
+    """As Dovecot words it, without addresses of C sources. No bracket: fail2ban's filter wants
+    the one before the attempts to be the first."""
+    if isinstance(error, ssl.SSLError):
+        return f"SSL_accept() failed: {(error.reason or 'error').replace('_', ' ').lower()}"
+    return "Connection closed"
 
 
 def _address(name: object) -> tuple[str, int]:
@@ -331,6 +371,14 @@ def _address(name: object) -> tuple[str, int]:
     if isinstance(name, tuple) and len(name) >= 2:
         return str(name[0]).removeprefix("::ffff:"), int(name[1])
     return "", 0
+
+
+def _ends(connection: socket.socket) -> tuple[str, str]:
+    """The addresses of the client and of this side; "" when the client is gone already."""
+    try:
+        return _address(connection.getpeername())[0], _address(connection.getsockname())[0]
+    except OSError:
+        return "", ""
 
 
 def _is_loopback(address: str) -> bool:

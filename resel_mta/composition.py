@@ -70,6 +70,7 @@ def open_log(settings: Settings) -> MailLog:
     return MailLog(
         sink,
         syslog_name=settings.text("syslog_name"),
+        mailbox_syslog_name=settings.text("mailbox_syslog_name"),
         hostname=settings.text("myhostname").partition(".")[0],
         stamped=stamped,
         as_json=settings.text("log_format") == "json",

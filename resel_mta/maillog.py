@@ -1,7 +1,8 @@
 """Operator log lines. Their wording is an interface (pflogsumm, fail2ban, ELK patterns).
 
-A line is ``<syslog_name>/<service>[<pid>]: <queue id>: <text>``; the caller gives service, queue
-id and text, this module the rest. Lines are collected and written at once when the event loop
+A line is ``<syslog_name>/<service>[<pid>]: <queue id>: <text>``, as Postfix has it, or for the
+services of mailboxes ``<mailbox_syslog_name>: <service>: <text>``, as Dovecot has it; the caller
+gives service, queue id and text, this module the rest. Lines are collected and written at once when the event loop
 comes round, so that a busy relay makes one write for many events.
 """
 
@@ -16,6 +17,11 @@ import sys
 import threading
 import time
 from typing import Protocol
+
+#: Services whose lines are worded as Dovecot's, and begin with `mailbox_syslog_name`.
+MAILBOX_SERVICES = frozenset(
+    ("imap", "imap-login", "pop3", "pop3-login", "lmtp", "lda", "managesieve", "managesieve-login")
+)
 
 
 class Sink(Protocol):
@@ -106,12 +112,14 @@ class MailLog:
         sink: Sink,
         *,
         syslog_name: str = "postfix",
+        mailbox_syslog_name: str = "dovecot",
         hostname: str = "",
         stamped: bool = True,
         as_json: bool = False,
     ) -> None:
         self._sink = sink
         self.syslog_name = syslog_name
+        self.mailbox_syslog_name = mailbox_syslog_name
         self.hostname = hostname or socket.gethostname()
         self.stamped = stamped
         self.as_json = as_json
@@ -121,16 +129,15 @@ class MailLog:
         self._scheduled = False
         self._second = 0
         self._stamp = ""
+        self._heads: dict[str, str] = {}
 
     def event(self, service: str, text: str, queue_id: str = "", **fields: object) -> None:
         """Log one line. fields: ECS-named extras for the JSON form ("client.ip" as client_ip)."""
         if self.as_json:
             line = self._json(service, text, queue_id, fields)
         else:
-            line = (
-                f"{self._prefix()}{self.syslog_name}/{service}[{self._pid}]: "
-                f"{queue_id}{': ' if queue_id else ''}{_printable(text)}\n"
-            )
+            head = self._heads.get(service) or self._head(service, text)
+            line = f"{self._prefix()}{head}{queue_id}{': ' if queue_id else ''}{_printable(text)}\n"
         # Deliveries log from their threads too.
         with self._lock:
             self._waiting.append(line)
@@ -140,6 +147,20 @@ class MailLog:
     def warning(self, service: str, text: str, queue_id: str = "", **fields: object) -> None:
         """As `event`, with Postfix's "warning: " before the text."""
         self.event(service, f"warning: {text}", queue_id, **fields)
+
+    def _head(self, service: str, text: str) -> str:
+        """What stands between the time and the text."""
+        if service not in MAILBOX_SERVICES:
+            head = f"{self.syslog_name}/{service}[{self._pid}]: "
+        elif text.startswith(f"{service}("):
+            # A session's lines name it themselves: imap(user)<pid><session>.
+            return f"{self.mailbox_syslog_name}: "
+        else:
+            head = f"{self.mailbox_syslog_name}: {service}: "
+            if not service.endswith("-login"):
+                return head
+        self._heads[service] = head
+        return head
 
     def _schedule(self) -> None:
         try:

@@ -146,7 +146,7 @@ class Dialog:
     def bye(self, said: str) -> None:
         """Raises Rejected."""
         self._stream.write(f"* BYE {said}\r\n".encode())
-        raise Rejected(said)
+        raise Rejected(said.rstrip("."))
 
     async def _command(self, tag: bytes, args: Parser) -> str | LoggedIn:
         args.tag()
@@ -176,7 +176,7 @@ class Dialog:
     async def _logout(self, tag: bytes, args: Parser) -> str:
         args.finish()
         self._stream.write(b"* BYE Logging out\r\n%b OK Logout completed.\r\n" % tag)
-        raise Rejected("Logged out before log-in")
+        raise Rejected("Aborted login by logging out")
 
     async def _id(self, tag: bytes, args: Parser) -> str:
         basic.parse_id(args)
@@ -195,7 +195,7 @@ class Dialog:
         try:
             await self._stream.start_tls(context, _TLS_TIMEOUT)
         except (OSError, TimeoutError) as error:
-            raise Rejected(f"TLS handshake failed: {error}") from None
+            raise Rejected("TLS handshake failed") from error
         return ""
 
     async def _login(self, tag: bytes, args: Parser) -> LoggedIn:

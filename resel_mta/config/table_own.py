@@ -22,5 +22,6 @@ text mail_gid = ## Their group.
 space quota_storage_size = 0 ## How much a user may store, in octets or with K, M, G; 0: no limit.
 number(1..) mail_max_userip_connections = 100 ## How many IMAP sessions one user may have from one address.
 time(1..) shutdown_timeout = 20s ## How long a stopping daemon lets sessions finish.
+text mailbox_syslog_name = dovecot ## What log lines of IMAP and its kin start with.
 choice{text json} log_format = text ## Postfix's log lines, or one JSON object a line with ECS names.
 """

@@ -11,29 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import trustme
 from imap_service import PASSWORD, Running, imap_service
 
 MESSAGE = b"From: ada@example.org\r\nSubject: =?utf-8?q?caf=C3=A9?=\r\n\r\nBonjour\r\n"
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def server_context(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
-    return context
-
-
-@pytest.fixture
-def client_context(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
 
 
 async def in_thread(work: Callable[..., object], *arguments: object) -> object:
@@ -63,7 +43,7 @@ async def test_imaplib_in_the_clear_from_loopback(tmp_path: Path) -> None:
         client = await asyncio.to_thread(imaplib.IMAP4, "127.0.0.1", running.port)
         await in_thread(use_mailbox, client)
         line = await running.log.wait_for("Login: user=<lcarr>")
-        assert "imap-login[" in line
+        assert "dovecot: imap-login: Login: " in line
         assert "method=PLAIN, rip=127.0.0.1, lip=127.0.0.1, mpid=" in line
         assert ", secured, session=<" in line
         await running.log.wait_for("imap(lcarr)<", "Disconnected: Logged out")
