@@ -164,8 +164,7 @@ async def delete(work: Work) -> None:
                 continue
             for one in below:
                 await _delete(work, one)
-            if not below or work.store.layout.exists(name):
-                await _delete(work, name)
+            await _delete(work, name)
         except MailboxError as error:
             text = _missing(work, store_name(work.names, shown), error)
             if error.code == "CANNOT" and shown.upper() == "INBOX":

@@ -1,8 +1,8 @@
 """The `subscriptions` file, in both of Dovecot's formats.
 
 Version 1 has a folder name a line, in modified UTF-7 with the layout's separator. Version 2
-starts with "V<TAB>2" and an empty line; levels are separated by tabs, in UTF-8, with \\001 as the
-escape octet. The file keeps the version it has; a new one is version 2.
+starts with "V<TAB>2" and an empty line; levels are separated by tabs, in modified UTF-7 too, with
+\\001 as the escape octet. The file keeps the version it has; a new one is version 2.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class Subscriptions:
             return 2, []
         lines = text.split("\n")
         if lines[0].startswith("V\t2"):
-            names = ["/".join(_unescape(level) for level in line.split("\t")) for line in lines[1:]]
+            names = [
+                "/".join(decode_found(_unescape(level)) for level in line.split("\t"))
+                for line in lines[1:]
+            ]
             return 2, [name for name in names if name]
         return 1, [
             "/".join(decode_found(level) for level in line.split(self._separator))
@@ -59,7 +62,10 @@ class Subscriptions:
     def _write(self, version: int, names: Sequence[str]) -> None:
         if version == 2:
             lines = ["V\t2", ""]
-            lines += ["\t".join(_escape(level) for level in name.split("/")) for name in names]
+            lines += [
+                "\t".join(_escape(encode_mutf7(level)) for level in name.split("/"))
+                for name in names
+            ]
         else:
             lines = [
                 self._separator.join(encode_mutf7(level) for level in name.split("/"))

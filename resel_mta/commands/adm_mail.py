@@ -65,19 +65,20 @@ class _Run:
         users = self._users()
         headers = [_USER, *self._request.headers] if self._several else self._request.headers
         if self._request.headers:
-            self._printer = open_printer(self._formatter, headers)
-        for self._user in users:
             try:
-                self._mailboxes.run(
-                    self._user,
-                    self._request.command,
-                    self._request.args,
-                    self._request.content,
-                    self._row,
-                    self._problem,
-                )
+                self._printer = open_printer(self._formatter, headers)
             except CannotPrint as error:
-                return fail(f"{PROGRAM}({self._user}): Fatal: {error}", cli.EX_TEMPFAIL)
+                who = f"({users[0]})" if users else ""
+                return fail(f"{PROGRAM}{who}: Fatal: {error}", cli.EX_TEMPFAIL)
+        for self._user in users:
+            self._mailboxes.run(
+                self._user,
+                self._request.command,
+                self._request.args,
+                self._request.content,
+                self._row,
+                self._problem,
+            )
         if self._printer is not None:
             self._printer.finish()
         return self._status

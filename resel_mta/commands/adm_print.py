@@ -39,9 +39,7 @@ class CannotPrint(Exception):
 class Printer(Protocol):
     """Takes rows as they come."""
 
-    def row(self, values: Sequence[str]) -> None:
-        """Raises CannotPrint."""
-        ...
+    def row(self, values: Sequence[str]) -> None: ...
 
     def finish(self) -> None:
         """No more rows."""
@@ -86,7 +84,8 @@ class Pager(_Plain):
     """``title: value`` below each other, a form feed between rows."""
 
     def row(self, values: Sequence[str]) -> None:
-        if self.rows:
+        # doveadm leaves it out before lines of text.
+        if self.rows and not self.headers[0].lines:
             self.out.write("\f\n")
         self.rows += 1
         for header, value in zip(self.headers, values, strict=True):
@@ -120,14 +119,15 @@ class Table:
     """Aligned columns, as wide as the first rows need and the terminal allows."""
 
     def __init__(self, headers: Sequence[Header], out: TextIO) -> None:
+        """Raises CannotPrint."""
+        if any(header.lines for header in headers):
+            raise CannotPrint("table formatter doesn't support multi-line values")
         self._headers = headers
         self._out = out
         self._held: list[Sequence[str]] | None = []
         self._widths: list[int] = []
 
     def row(self, values: Sequence[str]) -> None:
-        if any(header.lines for header in self._headers):
-            raise CannotPrint("table formatter doesn't support multi-line values")
         if self._held is None:
             self._print(values)
             return
@@ -198,7 +198,7 @@ PRINTERS: Mapping[str, Callable[[Sequence[Header], TextIO], Printer]] = {
 
 
 def open_printer(name: str, headers: Sequence[Header]) -> Printer:
-    """name: one of PRINTERS. Prints to standard output, octets as they are."""
+    """name: one of PRINTERS. Prints to standard output, octets as they are. Raises CannotPrint."""
     if isinstance(sys.stdout, _Reconfigurable):
         sys.stdout.reconfigure(errors="surrogateescape")
     return PRINTERS[name](headers, sys.stdout)
