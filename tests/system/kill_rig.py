@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -214,8 +215,9 @@ class Relay:
         self._output = (self.directory / "output").open("ab")
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        words = [*self._launcher.command("resel-mta"), "-c", str(self.directory)]
+    def start(self, under: Sequence[str] = ()) -> None:
+        """under: a command that runs it, such as strace."""
+        words = [*under, *self._launcher.command("resel-mta"), "-c", str(self.directory)]
         self._process = self._launcher.start(words, self._output, {})
 
     def kill(self) -> None:
