@@ -1,8 +1,10 @@
 # make demo    one mail through three daemons, start to end, on this machine alone
 # make test    all tests       make lint    style and types      make bench   against Postfix
+# make install ROLE=smarthost|relay|server    as root: commands, service, accounts, sendmail's names
+# make uninstall                              back to what was before
 # Each sets up what it needs in .venv first. PYTHON=/path/to/python3 chooses the interpreter.
 
-.PHONY: help venv dev demo test lint bench lock clean
+.PHONY: help venv dev demo test lint bench lock install uninstall clean
 .DEFAULT_GOAL := help
 
 help:
@@ -30,6 +32,12 @@ bench: venv
 
 lock:
 	@tools/lock
+
+install: venv
+	@DESTDIR="$(DESTDIR)" SENDMAIL="$(SENDMAIL)" tools/deploy install "$(ROLE)"
+
+uninstall:
+	@DESTDIR="$(DESTDIR)" tools/deploy uninstall
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
