@@ -199,7 +199,8 @@ class TransactionCommands(LoginCommands):
                 f"command: {shown}"
             )
         elif refused.reply is replies.SIZE_LIMIT:
-            self.log_reject(command, replies.SIZE_LIMIT)
+            path = arg.partition(b"<")[2].partition(b">")[0].decode("utf-8", "replace")
+            self.log_reject(command, replies.SIZE_LIMIT, f" from=<{replies.ascii_only(path)}>")
         self.say(refused.reply)
 
     def do_VRFY(self, arg: bytes) -> Work:

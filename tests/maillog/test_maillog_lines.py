@@ -6,6 +6,8 @@ import asyncio
 import json
 import threading
 
+import pytest
+
 from resel_mta.maillog import MailLog
 
 
@@ -77,7 +79,7 @@ def test_maillog_no_line_is_lost_between_threads() -> None:
     assert len(sink.lines) == 8000
 
 
-def test_maillog_a_full_disk_does_not_stop_the_mail(capfd) -> None:
+def test_maillog_a_full_disk_does_not_stop_the_mail(capfd: pytest.CaptureFixture[str]) -> None:
     MailLog(Full()).event("qmgr", "removed", "1")
     assert "1 log lines lost" in capfd.readouterr().err
 
