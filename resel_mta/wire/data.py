@@ -5,9 +5,10 @@ ends (SMTP smuggling):
 
 - Only CR LF "." CR LF ends DATA; the start of the data counts as the start of a line
   (RFC 5321 §4.1.1.4, §4.5.2).
-- A line is what CR LF ends. A dot after a bare LF is content: it neither ends the data nor is it
-  removed.
-- A bare LF becomes CR LF in what is kept. A bare CR is kept, but noted in `bare_cr`: the caller
+- A bare LF becomes CR LF in what is kept, and a dot at the start of the line after it is removed
+  like any other (§4.5.2), but a line that is such a dot alone is content: it neither ends the data
+  nor disappears. So clients that end all lines in LF are understood as Postfix understands them
+  with smtpd_forbid_bare_newline = normalize. A bare CR is kept, but noted in `bare_cr`: the caller
   refuses such a message, since its lines cannot be told apart by everybody in the same way.
 - What is kept is empty or ends in CR LF.
 
@@ -74,55 +75,67 @@ class DataDecoder(LineNormalizer):
     size: octets of the content on the wire so far, dots included.
     """
 
-    __slots__ = ("_begun", "done", "rest")
+    __slots__ = ("_seen", "done", "rest")
 
     def __init__(self) -> None:
         super().__init__()
         self.done = False
         self.rest = b""
-        self._begun = False
-        # The data starts as if a line had just ended; these two octets are never given out.
-        self._held = CRLF
+        # The line end before what is held, where it was given out already. The data starts as if
+        # a line had just ended.
+        self._held = self._seen = CRLF
 
     def feed(self, block: bytes) -> bytes:
         """The next piece of content (b"" if there is none yet). Not to be called once `done`."""
         data = self._held + block
-        end = data.find(END_MARK)
+        dot = data.find(b"\r\n.")
+        end = data.find(END_MARK, dot) if dot >= 0 else -1
+        seen = self._seen
         if end >= 0:
             self.done = True
             self.rest = data[end + 5 :]
             self._held = b""
             data = data[: end + 2]
         else:
-            # An end that may be the beginning of the mark waits for the next block. It starts
-            # with CR, so no CR LF "." and no CR LF lies across the cut.
-            keep = 0
-            for length in (4, 3, 2, 1):
-                if data.endswith(END_MARK[:length]):
-                    keep = length
-                    break
+            keep, self._seen = _undecided(data)
             cut = len(data) - keep
-            self._held = data[cut:]
+            if not cut:
+                self._held, self._seen = data, seen
+                return b""
+            self._held = self._seen + data[cut:]
             data = data[:cut]
-        if not data:
-            return b""
-        if b"\r\n." in data:
-            self.size += data.count(b"\r\n.")
-            data = data.replace(b"\r\n.", CRLF)
-        data = self._normalize_sized(data)
-        if not self._begun:
-            self._begun = True
-            self.size -= 2
-            return data[2:]
-        return data
+        self.size += len(data) - len(seen)
+        data = self._unstuff(data, dotted=0 <= dot != end)
+        return data[2:] if seen else data
 
-    def _normalize_sized(self, data: bytes) -> bytes:
-        self.size += len(data)
-        return self._normalize(data)
+    def _unstuff(self, data: bytes, *, dotted: bool) -> bytes:
+        """dotted: there may be a dot to remove."""
+        had_bare_lf, self.bare_lf = self.bare_lf, False
+        data = self._normalize(data)
+        if self.bare_lf:
+            # Dots that stand alone get another one first, twice since such lines may follow each
+            # other: nothing that was not the end mark may look like one or vanish.
+            lone, doubled = END_MARK, b"\r\n..\r\n"
+            data = data.replace(lone, doubled).replace(lone, doubled).replace(b"\r\n.", CRLF)
+        elif dotted:
+            data = data.replace(b"\r\n.", CRLF)
+        self.bare_lf |= had_bare_lf
+        return data
 
     def finish(self) -> bytes:
         """Nothing is owed: the end mark's own CR LF ended the last line."""
         return b""
+
+
+def _undecided(data: bytes) -> tuple[int, bytes]:
+    """How many octets at the end cannot be given out yet, since they may be the beginning of the
+    end mark or a dot that is to be removed; and the bare LF before them, if that is what there is."""
+    newline = data.rfind(b"\n", max(len(data) - 3, 0))
+    if newline >= 0 and data[newline + 1 :] in (b"", b".", b".\r"):
+        if data[newline - 1 : newline] == b"\r":
+            return len(data) - newline + 1, b""
+        return len(data) - newline - 1, b"\n"
+    return (1, b"") if data.endswith(b"\r") else (0, b"")
 
 
 def dot_stuff(data: bytes) -> bytes:

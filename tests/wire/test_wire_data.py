@@ -25,28 +25,25 @@ def cut(data: bytes, sizes: list[int]) -> list[bytes]:
 
 
 def naive_decode(data: bytes) -> tuple[bytes, bytes, bool, bool, int] | None:
-    """(content, rest, bare CR, bare LF, size) by RFC 5321 §4.5.2, or None while it has no end."""
-    lines = []
+    """(content, rest, bare CR, bare LF, size) line by line, or None while it has no end."""
+    out = []
     size = 0
+    bare_cr = bare_lf = False
+    after_pair = True
     while True:
-        end = data.find(b"\r\n")
+        end = data.find(b"\n")
         if end < 0:
             return None
-        line, data = data[:end], data[end + 2 :]
-        if line == b".":
-            break
-        size += len(line) + 2
-        lines.append(line[1:] if line[:1] == b"." else line)
-    # The CR before a line's own CR LF is as bare as one in its middle.
-    bare_cr = any(b"\r" in line for line in lines)
-    bare_lf = any(b"\n" in line for line in lines)
-    text = b"".join(line + b"\r\n" for line in lines)
-    out = bytearray()
-    for index, octet in enumerate(text):
-        if octet == 10 and (index == 0 or text[index - 1] != 13):
-            out += b"\r"
-        out.append(octet)
-    return bytes(out), data, bare_cr, bare_lf, size
+        line, data = data[:end], data[end + 1 :]
+        pair = line.endswith(b"\r")
+        line = line[:-1] if pair else line
+        if line == b"." and pair and after_pair:
+            return b"".join(out), data, bare_cr, bare_lf, size
+        size += len(line) + 1 + pair
+        bare_cr |= b"\r" in line
+        bare_lf |= not pair
+        after_pair = pair
+        out.append((line[1:] if line[:1] == b"." and line != b"." else line) + b"\r\n")
 
 
 @given(hostile, hostile, st.lists(st.integers(0, 9), max_size=40))
