@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 #: Commands in the order of Postfix's "disconnect from" line.
 _ORDER = (
-    "HELO", "EHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "VRFY",
+    "HELO", "EHLO", "LHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "VRFY",
     "ETRN", "QUIT", "HELP", "UNKNOWN",
 )  # fmt: skip
 

@@ -131,6 +131,9 @@ class Options:
             settings.items("smtpd_relay_restrictions"),
             settings.items("smtpd_recipient_restrictions"),
         )
+        if service == "lmtp":
+            # It delivers to mailboxes of this host and nowhere else.
+            lists = ((), ())
         relay_first = settings.flag("smtpd_relay_before_recipient_restrictions")
         early = (
             "smtpd_client_restrictions",

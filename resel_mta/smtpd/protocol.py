@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import ClassVar
 
 from resel_mta import trace
-from resel_mta.content import Header
+from resel_mta.content import Content, Header
 from resel_mta.mail import Envelope, Origin, PermFail, Reply, TempFail
 from resel_mta.receiver import ContentReceiver
 from resel_mta.smtpd import replies
@@ -187,10 +187,13 @@ class SmtpProtocol(TransactionCommands):
         if incoming.failure is None:
             self.say(replies.chunk_taken(incoming.size))
         else:
-            self.say(replies.discarded(incoming.size) if incoming.told else incoming.failure)
-            incoming.told = True
+            said = replies.discarded(incoming.size) if incoming.told else incoming.failure
             if incoming.last:
                 self.incoming = None
+                self._say_refusal(said, self.mail)
+            else:
+                self.say(said)
+            incoming.told = True
         self.command_done(b"BDAT")
         return True
 
@@ -205,14 +208,14 @@ class SmtpProtocol(TransactionCommands):
     async def _hand_over(self, incoming: Incoming) -> None:
         envelope, queue_id, receiver = self.mail, self.queue_id, incoming.receiver
         assert envelope is not None
+        answers: Sequence[bytes | Reply] = ()
         try:
             if receiver.feed(incoming.decoder.finish()):
                 await receiver.settle()
             refusal = self._refusal_of(incoming)
             if refusal is None:
                 content = await receiver.finish(self._check_header)
-                origin = self._origin_of(envelope)
-                await self.service.intake.submit(envelope, content, origin, queue_id)
+                answers = await self._submit(envelope, content, queue_id)
         except (TempFail, PermFail) as failure:
             refusal = failure.reply
         except Exception as error:
@@ -220,14 +223,26 @@ class SmtpProtocol(TransactionCommands):
         finally:
             self.forget_mail()
         if refusal is None:
-            self.say(replies.queued(queue_id))
+            for answer in answers:
+                self.say(answer)
             self.forgive()
         else:
             await receiver.fail(refusal)
             self.log_reject("END-OF-MESSAGE", refusal, _parties(envelope), queue_id)
-            self.say(refusal)
+            self._say_refusal(refusal, envelope)
         # Not before: whatever ends the session meanwhile takes away what is on disk.
         self.incoming = None
+
+    async def _submit(
+        self, envelope: Envelope, content: Content, queue_id: str
+    ) -> Sequence[bytes | Reply]:
+        """Who takes responsibility for the message from here on; the answers to the client."""
+        await self.service.intake.submit(envelope, content, self._origin_of(envelope), queue_id)
+        return (replies.queued(queue_id),)
+
+    def _say_refusal(self, refusal: bytes | Reply, envelope: Envelope | None) -> None:
+        """The content is not accepted."""
+        self.say(refusal)
 
     def _check_header(self, header: Header) -> Reply | None:
         return trace.check_hops(header, self.options.hopcount_limit)
@@ -257,15 +272,20 @@ class SmtpProtocol(TransactionCommands):
             )
         )
 
-    def _note_origin(self, envelope: Envelope) -> None:
-        """What all messages of a client have in common, until it says something else of itself."""
-        client, options = self.client, self.options
-        protocol = trace.protocol_name(
+    def _protocol(self, envelope: Envelope) -> str:
+        """The "with" of the Received field."""
+        client = self.client
+        return trace.protocol_name(
             esmtp=client.esmtp,
             tls=bool(client.tls),
             authenticated=bool(client.sasl_username),
             utf8=envelope.smtputf8,
         )
+
+    def _note_origin(self, envelope: Envelope) -> None:
+        """What all messages of a client have in common, until it says something else of itself."""
+        client, options = self.client, self.options
+        protocol = self._protocol(envelope)
         self._trace = trace.received_head(
             helo=client.helo,
             client=client.received(),

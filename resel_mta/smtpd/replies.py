@@ -40,6 +40,7 @@ SYNCHRONIZATION = _wire(554, "5.5.0", "Error: SMTP protocol synchronization")
 
 SYNTAX_HELO = _wire(501, "", "Syntax: HELO hostname")
 SYNTAX_EHLO = _wire(501, "", "Syntax: EHLO hostname")
+SYNTAX_LHLO = _wire(501, "", "Syntax: LHLO hostname")
 SYNTAX_MAIL = _wire(501, "5.5.4", "Syntax: MAIL FROM:<address>")
 SYNTAX_RCPT = _wire(501, "5.5.4", "Syntax: RCPT TO:<address>")
 SYNTAX_DATA = _wire(501, "5.5.4", "Syntax: DATA")

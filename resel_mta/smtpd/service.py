@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
+from typing import ClassVar
 
 from resel_mta import trace
 from resel_mta.config import ConfigError, Settings
@@ -54,6 +55,8 @@ class SmtpService:
     counter: share one between services, so that a client's connections to all of them count.
     client_name: gives the verified name of an address, or "unknown"; None looks up nothing.
     """
+
+    protocol: ClassVar[type[SmtpProtocol]] = SmtpProtocol
 
     def __init__(
         self,
@@ -111,7 +114,7 @@ class SmtpService:
 
     def factory(self) -> SmtpProtocol:
         """A protocol for a new connection: for `create_server` and `create_unix_server`."""
-        return SmtpProtocol(self, asyncio.get_running_loop())
+        return self.protocol(self, asyncio.get_running_loop())
 
     def reconfigure(self, settings: Settings) -> None:
         """Settings (the service's view) for sessions from now on. Raises ConfigError, and then

@@ -14,7 +14,7 @@ from resel_mta.smtpd import replies
 from resel_mta.smtpd.connection import LINE_TOO_LONG, Connection, Lost
 
 #: Commands that may come before STARTTLS where TLS is required (RFC 3207 §4).
-_BEFORE_TLS = frozenset((b"NOOP", b"EHLO", b"STARTTLS", b"QUIT"))
+_BEFORE_TLS = frozenset((b"NOOP", b"EHLO", b"LHLO", b"STARTTLS", b"QUIT"))
 #: Replies that may wait for one write, so that a long pipeline is no memory leak.
 _MOST_REPLIES = 500
 
