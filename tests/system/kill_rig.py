@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
 import random
 import shutil
@@ -64,7 +63,7 @@ def body_of(number: int) -> bytes:
 class Account:
     """acknowledged: (mail, recipient) that a client got a 250 for. arrived: when the next hop
     answered 250 for them. doubtful: when it dropped the connection after the whole mail.
-    corrupt: what arrived otherwise than it was sent. kills: when the relay was killed."""
+    corrupt: what arrived otherwise than it was sent."""
 
     acknowledged: set[tuple[int, str]] = field(default_factory=set)
     arrived: dict[tuple[int, str], list[float]] = field(
@@ -74,7 +73,6 @@ class Account:
         default_factory=lambda: defaultdict(list[float])
     )
     corrupt: list[int] = field(default_factory=list)
-    kills: list[float] = field(default_factory=list)
 
     def lost(self) -> list[tuple[int, str]]:
         return sorted(key for key in self.acknowledged if not self.arrived.get(key))
@@ -82,15 +80,19 @@ class Account:
     def duplicates(self) -> int:
         return sum(len(times) - 1 for times in self.arrived.values())
 
-    def unexplained(self, window: float) -> list[tuple[int, str]]:
-        """Mail that came again although its first arrival was not within `window` seconds
-        before a kill, when its removal may not have been on the disk yet."""
-        return sorted(
-            key
-            for key, times in self.arrived.items()
-            for first, _ in itertools.pairwise(times)
-            if not any(first - 0.1 <= kill <= first + window for kill in self.kills)
-        )
+
+def back_after_removal(log: str) -> list[str]:
+    """Queue ids that the log mentions again after it said that they were removed, which it says
+    when that is on the disk."""
+    removed: set[str] = set()
+    back: set[str] = set()
+    for line in log.splitlines():
+        queue_id, _, text = line.partition("]: ")[2].partition(": ")
+        if text == "removed":
+            removed.add(queue_id)
+        elif queue_id in removed:
+            back.add(queue_id)
+    return sorted(back)
 
 
 class BadNextHop:
