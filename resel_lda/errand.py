@@ -44,7 +44,8 @@ class Errand:
     """do: DELIVER to a user (.forward, then his mailbox), MAILBOX (his mailbox only), SPOOL (his
     mbox in mail_spool_directory), COMMAND, FILE (a target), INCLUDE (the targets in a file).
 
-    argument: the command line or the path. job: whose mail it is, and the addresses; its user is
+    argument: the command line or the path. alias: the alias that names it (or the file in which it
+    stands). job: whose mail it is, and the addresses; its user is
     the account on whose behalf it is done. is_user: whether that is the recipient himself, and not
     the owner of an alias file. source: where the target stands: "alias", "forward", or the path
     of an included file. local, delimiter, extension: parts of the recipient's local part.
@@ -54,6 +55,7 @@ class Errand:
     do: str
     job: Job
     argument: str = ""
+    alias: str = ""
     is_user: bool = True
     source: str = "alias"
     local: str = ""

@@ -2,9 +2,9 @@
 
 Started by the supervisor as that account, or by the network process as its own. It runs commands,
 appends to files, reads ``.forward`` and included files, and writes the account's mailbox; nothing
-in it ever runs as root. Descriptor 0 is the control socket (SOCK_SEQPACKET): a first packet
-{"role", "values"} with the configuration, then errands (see `errand`), each done in a thread. For
-each that is done a packet {} goes back. It ends when the control socket does; commands that still
+in it ever runs as root. Descriptor 0 is the control socket (SOCK_SEQPACKET): a packet
+{"role", "values"} with the configuration, at first and after each reload, and errands (see
+`errand`), each done in a thread. For each that is done a packet {} goes back. It ends when the control socket does; commands that still
 run are killed then, and their mail is tried again.
 
 A user's programs run as the same account and may stop or kill this process: that is their own
@@ -25,7 +25,6 @@ from typing import Any
 from resel_lda import errand as errands
 from resel_lda.deposit import ThreadDepositor
 from resel_lda.errand import Errand, ErrandError
-from resel_lda.forward import Found, read_forward, read_include
 from resel_lda.job import deferred
 from resel_lda.local_options import LocalOptions
 from resel_lda.mailbox_place import is_in_spool
@@ -34,7 +33,8 @@ from resel_lda.mbox import append_message
 from resel_lda.parcel import outcome_row, unwrap
 from resel_lda.pipe import run_command
 from resel_mta.config import Settings
-from resel_mta.config.aliases import TargetKind
+from resel_mta.config.aliases import Target, TargetKind
+from resel_mta.config.target_files import Found, read_forward, read_include
 from resel_mta.content import Content
 from resel_mta.disk import Disk
 from resel_mta.mail import Bounced, Outcome, PermFail, Reply, TempFail
@@ -79,8 +79,8 @@ class Helper:
                 # For that another helper may be needed, of the spool's group.
                 return {"spool": True}
         content = unwrap(message, errand.header)
-        if errand.do in (errands.COMMAND, errands.FILE):
-            self._check_source(errand)
+        if errand.do in (errands.COMMAND, errands.FILE) and not self._is_named(errand):
+            return {"gone": True}
         if errand.do == errands.COMMAND:
             outcome = self._command(errand, content)
         elif errand.do == errands.FILE:
@@ -94,28 +94,31 @@ class Helper:
             raise ValueError(f"unknown errand {errand.do!r}")
         return {"outcome": outcome_row(outcome)}
 
-    def _check_source(self, errand: Errand) -> None:
+    def _is_named(self, errand: Errand) -> bool:
         """What a user's or a list's file names is run only while it is in that file: who asks
         cannot have anything else done in the user's name. Raises TempFail, PermFail."""
         kind = TargetKind.COMMAND if errand.do == errands.COMMAND else TargetKind.FILE
-        if kind is TargetKind.COMMAND:
-            allowed = self._options.commands_allowed
+        options = self._options
+        is_command = kind is TargetKind.COMMAND
+        allowed = options.commands_allowed if is_command else options.files_allowed
+        if errand.source == "alias":
+            sources = {"alias"}
+        elif errand.source == "forward":
+            paths = options.forward_paths(errand)
+            found: Found = read_forward(paths, lambda _: None) or []
+            sources = {
+                "include" if stands_in else "forward"
+                for target, stands_in in found
+                if target.kind is kind and target.value == errand.argument
+            }
         else:
-            allowed = self._options.files_allowed
-        source = errand.source if errand.source in ("alias", "forward") else "include"
-        if source not in allowed:
+            found = read_include(errand.source)
+            sources = (
+                {"include"} if (Target(kind, errand.argument), errand.source) in found else set()
+            )
+        if sources and sources.isdisjoint(allowed):
             raise PermFail(Reply(550, "5.7.1", f"mail to {kind.value} is restricted"))
-        if source == "alias":
-            return
-        found: Found | None
-        if source == "forward":
-            found = read_forward(self._options.forward_paths(errand), lambda _: None)
-            found = [(target, stands_in) for target, stands_in in found or [] if not stands_in]
-        else:
-            found = [each for each in read_include(errand.source) if each[1] == errand.source]
-        if not any(each.kind is kind and each.value == errand.argument for each, _ in found):
-            text = f"{kind.value} is no longer named by its owner"
-            raise TempFail(Reply(451, "4.3.5", text))
+        return bool(sources)
 
     def _command(self, errand: Errand, content: Content) -> Outcome:
         marked = "command" in self._options.delivered_to
@@ -162,7 +165,7 @@ class _Process:
                 break
             if not packet:
                 break
-            if self._helper is None:
+            if packet.startswith(b'{"role":'):
                 self._helper = self._configured(packet)
                 continue
             threads = [thread for thread in threads if thread.is_alive()]
@@ -180,12 +183,14 @@ class _Process:
 
     def _work(self, packet: bytes, descriptors: list[int]) -> None:
         """The first descriptor is for the answer, the second is the message."""
-        assert self._helper is not None
+        helper = self._helper
         try:
             with socket.socket(fileno=descriptors[0]) as answer:
                 message = descriptors[1] if len(descriptors) > 1 else None
                 try:
-                    done = self._helper.do(errands.unpack(packet), message)
+                    if helper is None:
+                        raise ErrandError("an errand before the configuration")
+                    done = helper.do(errands.unpack(packet), message)
                     with contextlib.suppress(OSError):
                         answer.sendall(json.dumps(done).encode())
                 except ErrandError as error:

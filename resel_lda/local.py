@@ -1,7 +1,8 @@
-"""local(8) and virtual(8) for Maildir: the Transport that finds whose mailbox it is.
+"""local(8) and virtual(8): the Transport that finds whose mailbox it is.
 
-What is unknown or unexpected defers; only an unknown user, a forwarding loop and a full quota
-bounce. What happens on disk is a `deposit.Depositor`'s.
+What is unknown or unexpected defers; only an unknown user, a forwarding loop, a full quota and
+what a command says bounce. What happens on disk is a `deposit.Depositor`'s, or a helper's where it
+needs the rights of the user or of an alias's owner.
 """
 
 from __future__ import annotations
@@ -10,26 +11,29 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from resel_lda.by_helper import ByHelper
 from resel_lda.deposit import Depositor
 from resel_lda.job import Job
 from resel_mta.config import Settings
 from resel_mta.mail import (
     Bounced,
     Deferred,
+    LocalTarget,
     Message,
     Outcome,
     Recipient,
     Reply,
     Route,
     TempFail,
+    forward_mark,
 )
 from resel_mta.maillog import MailLog
 from resel_mta.users import User, Users
 
 
 class LocalTransport:
-    """Implements `mail.Transport`. name: "local" or "virtual"; a virtual user is only ever found
-    by the full address, a local one by its local part too."""
+    """Implements `mail.Transport`. name: "local", "virtual" or, for the LMTP server, "lmtp"; a
+    virtual user is only ever found by the full address, others by its local part too."""
 
     def __init__(
         self,
@@ -37,6 +41,7 @@ class LocalTransport:
         users: Users,
         log: MailLog,
         depositor: Depositor,
+        by_helper: ByHelper | None = None,
         *,
         name: str = "local",
     ) -> None:
@@ -45,6 +50,7 @@ class LocalTransport:
         self._users = users
         self._log = log
         self._depositor = depositor
+        self._by_helper = by_helper
         self.reconfigure(settings)
 
     def reconfigure(self, settings: Settings) -> None:
@@ -61,9 +67,16 @@ class LocalTransport:
         found: list[tuple[Recipient, User]] = []
         loops = {value.lower() for value in content.header.get_all(b"Delivered-To")}
         for recipient in recipients:
+            target = recipient.target
+            if target is not None:
+                outcomes[recipient] = await self._to_target(message, recipient, target)
+                continue
             user = await self._find(recipient, loops)
             if isinstance(user, Outcome):
                 outcomes[recipient] = user
+            elif self._by_helper is not None and self._by_helper.serves(user):
+                job = self._job(message, recipient, user)
+                outcomes[recipient] = await self._by_helper.to_user(message, recipient, job)
             else:
                 found.append((recipient, user))
         if found:
@@ -87,21 +100,48 @@ class LocalTransport:
             self.name,
         )
 
+    async def _to_target(
+        self, message: Message, recipient: Recipient, target: LocalTarget
+    ) -> Outcome:
+        if self._by_helper is None:
+            return self._deferred("commands and files are not served here", "4.3.5")
+        user: User | None = User("")
+        if target.source == "forward":
+            try:
+                user = await self._users.find(target.name)
+            except TempFail as error:
+                return Deferred(error.reply, relay=self.name)
+        if user is None:
+            return self._bounced(f'unknown user: "{target.name}"')
+        job = self._job(message, recipient, user)
+        return await self._by_helper.to_target(message, recipient, target, job)
+
     async def _find(self, recipient: Recipient, loops: set[bytes]) -> User | Outcome:
         address = recipient.address
-        if _encode(address).lower() in loops:
-            return self._bounced(f"mail forwarding loop for {address}", "5.4.6")
         try:
             for name in self._candidates(address):
                 user = await self._users.find(name)
-                if user is not None:
-                    return user
+                if user is None:
+                    continue
+                if (
+                    _encode(address).lower() in loops
+                    and forward_mark(user.name) not in recipient.via
+                ):
+                    return self._bounced(f"mail forwarding loop for {address}", "5.4.6")
+                return user
         except TempFail as error:
             return Deferred(error.reply, relay=self.name)
         except Exception as error:
             self._log.warning(self.log_name, f"user lookup for {address}: {error!r}")
             return self._deferred("user lookup failed", "4.3.0")
         return self._bounced(f'unknown user: "{address.rpartition("@")[0].lower()}"')
+
+    async def knows(self, address: str) -> bool:
+        """Whether somebody has that address. Raises TempFail."""
+        for name in self._candidates(address):
+            if await self._users.find(name) is not None:
+                return True
+        return False
 
     def _candidates(self, address: str) -> list[str]:
         """Names to look up, the most specific first."""

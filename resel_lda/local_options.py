@@ -60,7 +60,7 @@ class LocalOptions:
         job, user = errand.job, errand.job.user
         shell = login_shell(errand)
         mail = {
-            "LOCAL": errand.local,
+            "LOCAL": job.address.rpartition("@")[0] or job.address,
             "EXTENSION": errand.extension,
             "DOMAIN": job.address.rpartition("@")[2],
             "RECIPIENT": job.address,

@@ -76,7 +76,7 @@ async def spawn_child(command: Sequence[str] = COMMAND) -> Spawned:
     control, theirs = handover.socket_pair()
     try:
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=theirs.fileno(), env=_environment()
+            *command, stdin=theirs.fileno(), env=child_environment()
         )
     except BaseException:
         control.close()
@@ -312,8 +312,8 @@ async def _until_writable(control: socket.socket) -> None:
         loop.remove_writer(control.fileno())
 
 
-def _environment() -> dict[str, str]:
-    """So that the worker finds this very package, wherever the front was started."""
+def child_environment() -> dict[str, str]:
+    """So that a child finds this very package, wherever the front was started."""
     root = str(Path(__file__).resolve().parent.parent)
     environment = dict(os.environ)
     path = environment.get("PYTHONPATH")

@@ -16,9 +16,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Protocol, runtime_checkable
 
+from resel_lda.by_helper import ByHelper, IncludeReader
 from resel_lda.delivery import WorkerDepositor
 from resel_lda.deposit import Depositor, ThreadDepositor
 from resel_lda.front import Active, ImapService
+from resel_lda.helpers import ChildDispatch, Helpers
 from resel_lda.local import LocalTransport
 from resel_lda.worker_pool import WorkerPool, spawn_child
 from resel_mta.config import ConfigError, Listener, Settings
@@ -33,7 +35,8 @@ from resel_mta.queue.scheduler import Scheduler
 from resel_mta.queue.sqlite import SQLiteStore
 from resel_mta.routing import Expander, RoutingTable
 from resel_mta.routing.deferred import ExpandTransport
-from resel_mta.smtpd import ConnectionCounter, SmtpService
+from resel_mta.routing.forwarding import Forwarder
+from resel_mta.smtpd import ConnectionCounter, LmtpService, SmtpService
 from resel_mta.sockets import Bound, bind_unix
 from resel_mta.supervised import SupervisorLink
 from resel_mta.tls import ServerTLS
@@ -41,7 +44,7 @@ from resel_mta.users import open_users
 from resel_relay.dns import Resolver
 from resel_relay.transport import SmtpTransport
 
-SMTP_SERVICES = ("smtpd", "submission", "submissions")
+SMTP_SERVICES = ("smtpd", "submission", "submissions", "lmtp")
 IMAP_SERVICES = ("imap", "imaps")
 SERVICES = SMTP_SERVICES + IMAP_SERVICES
 
@@ -116,7 +119,15 @@ class Composition:
         )
         self.users = open_users(settings, log)
         self.router = RoutingTable(settings, self.users)
-        self.expander = Expander(settings, self.router)
+        self.helpers = Helpers(
+            settings,
+            self.supervisor.helpers(settings) if self.supervisor else ChildDispatch(settings),
+            settings.text("queue_directory"),
+        )
+        if self.supervisor is None:
+            self.expander = Expander(settings, self.router)
+        else:
+            self.expander = Expander(settings, self.router, IncludeReader(self.helpers))
         self.intake = MailIntake(settings, self.expander, self.router, self.store, log)
         self.resolver = Resolver()
         _configure(self.resolver, settings)
@@ -172,8 +183,16 @@ class Composition:
             transports[name] = SmtpTransport(
                 name, program, settings, self.resolver, log, protocol=protocol
             )
+        forwarder = Forwarder(settings, self.router, self.intake)
+        by_helper = ByHelper(settings, log, self.helpers, forwarder)
+        self._local_parts = (self.helpers, forwarder, by_helper)
         for name in ("local", "virtual"):
-            transports[name] = LocalTransport(settings, self.users, log, self.depositor, name=name)
+            transports[name] = LocalTransport(
+                settings, self.users, log, self.depositor, by_helper, name=name
+            )
+        self.mailboxes = LocalTransport(
+            settings, self.users, log, self.depositor, by_helper, name="lmtp"
+        )
         transports["expand"] = ExpandTransport(self.expander, self.intake)
         return transports
 
@@ -209,7 +228,18 @@ class Composition:
         self._servers.pop(listener).close()
 
     def _smtp_service(self, name: str) -> SmtpService:
-        if name not in self.smtp:
+        if name not in self.smtp and name == "lmtp":
+            self.smtp[name] = LmtpService(
+                self.settings.service(name),
+                self.intake,
+                self.mailboxes,
+                self.store.discard,
+                self.users,
+                self.log,
+                self.tls,
+                counter=self._counter,
+            )
+        elif name not in self.smtp:
             self.smtp[name] = SmtpService(
                 name,
                 self.settings.service(name),
@@ -245,7 +275,9 @@ class Composition:
             self.expander,
             self.intake,
             self.depositor,
+            *self._local_parts,
             *self.transports.values(),
+            self.mailboxes,
             self.scheduler,
             self.pool,
             self.pickup,
@@ -276,6 +308,7 @@ class Composition:
         await asyncio.gather(*stops)
         await self.pool.stop(max(deadline - time.monotonic(), 1.0))
         await self.depositor.close()
+        await self.helpers.close()
         for transport in self.transports.values():
             await transport.close()
         await self.store.close()

@@ -85,6 +85,36 @@ class Notify(enum.IntFlag):
     DELAY = 8
 
 
+@dataclass(frozen=True, slots=True)
+class LocalTarget:
+    """A command or a file in the place of an address: text is "|command" or "/file"; source is
+    "alias", "forward" or the path of an included file; name: the alias, or whose .forward it is."""
+
+    text: str
+    source: str
+    name: str
+
+    def mark(self) -> str:
+        """As the last step of `Recipient.via`. Raises ValueError for what cannot be one."""
+        if "\n" in self.source + self.name + self.text or "\t" in self.source + self.name:
+            raise ValueError("control characters in a target")
+        return f":{self.source}\t{self.name}\t{self.text}"
+
+    @staticmethod
+    def last_of(via: Sequence[str]) -> LocalTarget | None:
+        """The target that `Recipient.via` ends with, if any."""
+        last = via[-1] if via else ""
+        if not last.startswith(":"):
+            return None
+        source, name, text = last[1:].split("\t", 2)
+        return LocalTarget(text, source, name)
+
+
+def forward_mark(user: str) -> str:
+    """In `Recipient.via`: this user's .forward file was followed."""
+    return f"~{user.lower()}"
+
+
 @dataclass(slots=True, eq=False)
 class Recipient:
     """One recipient of one message. Compared by identity, so that it can key a mapping.
@@ -95,7 +125,8 @@ class Recipient:
     orcpt: ORCPT as on the wire, "rfc822;user+40x@example.org" in xtext; "" if not given.
     row: the queue's number for it; 0 before it is queued.
     attempts: deliveries tried so far.
-    via: addresses already expanded on the way here, so that a loop or a second pass is seen.
+    via: addresses already expanded on the way here, so that a loop or a second pass is seen;
+        "~user" where the user's .forward was followed; last, what `target` reads.
     """
 
     address: str
@@ -106,6 +137,11 @@ class Recipient:
     row: int = 0
     attempts: int = 0
     via: tuple[str, ...] = ()
+
+    @property
+    def target(self) -> LocalTarget | None:
+        """The command or file that this is for; None where it is an address."""
+        return LocalTarget.last_of(self.via)
 
 
 @dataclass(slots=True)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import json
 import os
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from resel_lda.errand import Errand
+from resel_lda.helpers import HelperFailure
 from resel_lda.worker_pool import Spawned
-from resel_mta.config import Listener
+from resel_mta.config import ConfigError, Listener, Settings
+from resel_mta.config.problems import Problem
 from resel_mta.pickup.drop import Unfit
+from resel_mta.privileges import PrivilegeError, current_account, mailbox_account
 from resel_mta.sockets import BindError, Bound
 from resel_mta.tls import KeyFiles
+from resel_mta.users import User
 
 MOST_DESCRIPTORS = 32
 PACKET = 64 * 1024
@@ -103,11 +109,17 @@ class SupervisorLink:
         self._lock = threading.Lock()
         self.files = SuppliedFiles()
 
-    def _ask(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
+    def _ask(
+        self, request: Mapping[str, Any], given: Sequence[int] = ()
+    ) -> tuple[dict[str, Any], list[int]]:
         room = socket.CMSG_SPACE(MOST_DESCRIPTORS * 4)
+        rights = array.array("i", given)
         with self._lock:
             try:
-                self._control.send(json.dumps(request).encode())
+                self._control.sendmsg(
+                    [json.dumps(request).encode()],
+                    [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if given else [],
+                )
                 packet, ancillary, _, _ = self._control.recvmsg(PACKET, room)
             except OSError as error:
                 raise SupervisorGone(str(error)) from error
@@ -125,6 +137,20 @@ class SupervisorLink:
         if "error" in answer:
             raise BindError(answer["error"])
         return answer, descriptors
+
+    def helpers(self, settings: Settings) -> SupervisedDispatch:
+        """Whoever has helpers run as other accounts."""
+        return SupervisedDispatch(self, settings)
+
+    async def give_errand(self, errand: Errand, descriptors: Sequence[int]) -> None:
+        """Raises HelperFailure, with what the supervisor says against it."""
+        request = {"do": "errand", "errand": asdict(errand)}
+        try:
+            answer, _ = await asyncio.to_thread(self._ask, request, tuple(descriptors))
+        except SupervisorGone as error:
+            raise HelperFailure(f"no answer from the supervisor: {error}") from error
+        if "error" in answer:
+            raise HelperFailure(str(answer["error"]), str(answer.get("enhanced", "4.3.0")))
 
     async def bind(self, listener: Listener) -> Bound:
         """Raises BindError."""
@@ -163,6 +189,35 @@ class SupervisorLink:
         control = socket.socket(fileno=descriptor)
         control.setblocking(False)
         return SupervisedWorker(self, control, int(answer["ok"]["pid"]))
+
+
+class SupervisedDispatch:
+    """Implements `resel_lda.helpers.Dispatch`: the supervisor decides what is done as whom."""
+
+    def __init__(self, link: SupervisorLink, settings: Settings) -> None:
+        self._link = link
+        self.reconfigure(settings)
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Raises ConfigError."""
+        try:
+            self._worker = mailbox_account(settings, current_account())
+        except PrivilegeError as error:
+            raise ConfigError([Problem("", "mail_uid", str(error))]) from error
+
+    def serves(self, user: User) -> bool:
+        """All with a uid of their own; the mailbox worker does the others."""
+        return user.uid is not None and user.uid != self._worker.uid
+
+    async def send(self, errand: Errand, descriptors: Sequence[int]) -> None:
+        await self._link.give_errand(errand, descriptors)
+
+    async def retire(self, errand: Errand) -> None:
+        with contextlib.suppress(BindError, SupervisorGone):
+            await self._link.ask(do="retire", errand=asdict(errand))
+
+    async def close(self) -> None:
+        """Helpers end with the supervisor."""
 
 
 def from_environment(told: str) -> tuple[SupervisorLink, list[Bound]]:

@@ -13,10 +13,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from resel_mta.config import Settings
-from resel_mta.mail import AddressClass, Notify, PermFail, Recipient, Reply, TempFail
+from resel_mta.config.aliases import TargetKind
+from resel_mta.mail import (
+    AddressClass,
+    LocalTarget,
+    Notify,
+    PermFail,
+    Recipient,
+    Reply,
+    TempFail,
+)
 from resel_mta.routing.address import add_extension, address_key, domain_key, local_name
 from resel_mta.routing.table import RoutingTable
-from resel_mta.routing.targets import YIELD_AFTER, read_targets, split_addresses
+from resel_mta.routing.targets import (
+    YIELD_AFTER,
+    ReadInclude,
+    follow_includes,
+    read_as_myself,
+    split_addresses,
+)
 from resel_mta.wire import xtext
 from resel_mta.wire.path import split_address
 
@@ -30,6 +45,7 @@ class _Item:
 
     via: as in `Recipient`; parent: the mark of the alias that named it, "" for the start.
     owner: the reverse-path by an owner- alias. depth: local aliases followed so far.
+    is_target: it is for a command or a file, which the last of `via` says.
     """
 
     address: str
@@ -37,6 +53,12 @@ class _Item:
     owner: str | None
     parent: str = ""
     depth: int = 0
+    is_target: bool = False
+
+    @property
+    def key(self) -> str:
+        """Equal for what need be delivered only once."""
+        return address_key(self.address) + (self.via[-1] if self.is_target else "")
 
 
 class _Loop(Exception):
@@ -46,8 +68,11 @@ class _Loop(Exception):
 class Expander:
     """Turns recipients into those that mail for them really goes to."""
 
-    def __init__(self, settings: Settings, table: RoutingTable) -> None:
+    def __init__(
+        self, settings: Settings, table: RoutingTable, read_include: ReadInclude = read_as_myself
+    ) -> None:
         self._table = table
+        self._read_include = read_include
         self.reconfigure(settings)
 
     def reconfigure(self, settings: Settings) -> None:
@@ -101,18 +126,21 @@ class Expander:
         for count, recipient in enumerate(kept, 1):
             if not count % YIELD_AFTER:
                 await asyncio.sleep(0)
-            seen.add(await self._person(recipient.address))
+            seen.add(await self._person(recipient))
         for count, recipient in enumerate(made, 1):
             if not count % YIELD_AFTER:
                 await asyncio.sleep(0)
-            person = await self._person(recipient.address)
+            person = await self._person(recipient)
             if person not in seen:
                 seen.add(person)
                 kept.append(recipient)
         return kept
 
-    async def _person(self, address: str) -> str:
-        """What all addresses of one mailbox have in common."""
+    async def _person(self, recipient: Recipient) -> str:
+        """What all addresses of one mailbox have in common. A command or a file is its own."""
+        address = recipient.address
+        if recipient.target is not None:
+            return address + recipient.via[-1]
         local, domain = split_address(address)
         if await self._table.classify_domain(domain) is AddressClass.LOCAL:
             return local_name(address).lower()
@@ -121,9 +149,11 @@ class Expander:
     async def expand(self, recipient: Recipient, reverse_path: str) -> list[Recipient]:
         """What a recipient becomes: itself (the same object) if no alias applies, else new ones.
 
-        Raises TempFail (a map or an included file fails, or a target is of a kind that cannot be
-        delivered yet) and PermFail (there is nothing but a loop).
+        Raises TempFail (a map or an included file fails) and PermFail (there is nothing but a
+        loop).
         """
+        if recipient.target is not None:
+            return [recipient]
         table = self._table
         if table.virtual_alias_maps is None:
             domain = split_address(recipient.address)[1]
@@ -141,13 +171,16 @@ class Expander:
             if not steps % YIELD_AFTER:
                 await asyncio.sleep(0)
             item = work.popleft()
+            if item.is_target:
+                final.setdefault(item.key, item)
+                continue
             try:
                 replaced = await self._replace(item)
             except _Loop:
                 looped = True
                 continue
             if replaced is None:
-                final.setdefault(address_key(item.address), item)
+                final.setdefault(item.key, item)
                 continue
             work.extendleft(reversed(replaced))
             if replaced and "@" in replaced[0].parent:
@@ -210,11 +243,20 @@ class Expander:
         owner = await self._owner(key, item.owner)
         via = (*item.via, name) if name == key else (*item.via, name, key)
         items = []
-        for address, is_mailbox in await read_targets(result):
+        for target, stands_in in await follow_includes(key, result, self._read_include):
+            if target.kind in (TargetKind.COMMAND, TargetKind.FILE):
+                items.append(
+                    self._target(
+                        item, via, owner, LocalTarget(target.text, stands_in or "alias", key)
+                    )
+                )
+                continue
+            address = target.value
             if extension and "alias" in self._propagate:
                 address = add_extension(address, extension)
             address = self._table.rules.qualify(address)
             marks = via
+            is_mailbox = target.kind is TargetKind.MAILBOX
             if is_mailbox:
                 marks = (*via, address_key(address), local_name(address).lower())
             elif self._table.virtual_alias_maps is not None and await self._is_local(address):
@@ -223,6 +265,17 @@ class Expander:
             parent = marks[-1] if is_mailbox else key
             items.append(_Item(address, marks, owner, parent, item.depth + 1))
         return items
+
+    def _target(
+        self, item: _Item, via: tuple[str, ...], owner: str | None, target: LocalTarget
+    ) -> _Item:
+        """A command or a file keeps the address of the alias. Raises TempFail."""
+        try:
+            marks = (address_key(item.address), *via, target.mark())
+        except ValueError as error:
+            text = f"alias database error: {target.name}: {error}"
+            raise TempFail(Reply(451, "4.3.5", text)) from error
+        return _Item(item.address, marks, owner, depth=item.depth + 1, is_target=True)
 
     async def _is_local(self, address: str) -> bool:
         return await self._table.classify(address) is AddressClass.LOCAL
@@ -245,7 +298,8 @@ class Expander:
 
 def _once(recipients: list[Recipient]) -> list[Recipient]:
     """Addresses given twice, once (Postfix's duplicate filter). NOTIFY of the first counts."""
-    return list({recipient.address: recipient for recipient in reversed(recipients)}.values())[::-1]
+    found = {(recipient.address, recipient.target): recipient for recipient in reversed(recipients)}
+    return list(found.values())[::-1]
 
 
 def _unreasonable(address: str, what: str) -> TempFail:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from resel_mta.config import Settings
 from resel_mta.config.maps import MapSet, MatchList, open_maps
-from resel_mta.mail import AddressClass, Reply, Route
+from resel_mta.mail import AddressClass, LocalTarget, Reply, Route
 from resel_mta.routing.address import (
     AddressRules,
     address_key,
@@ -14,6 +14,7 @@ from resel_mta.routing.address import (
     domain_key,
     local_name,
 )
+from resel_mta.routing.targets import targets_of
 from resel_mta.routing.transport import parse_transport, transport_keys
 from resel_mta.users import Users
 from resel_mta.wire.path import split_address
@@ -211,12 +212,25 @@ class RoutingTable:
             return False
         return await self.find_alias(address) is not None
 
+    async def names(self, target: LocalTarget) -> bool:
+        """Whether an alias (still) names this command or file. Raises TempFail."""
+        if target.source == "forward":
+            return True
+        found = None if self.alias_maps is None else await self.alias_maps.lookup(target.name)
+        wanted = target.text if target.source == "alias" else f":include:{target.source}"
+        return found is not None and any(
+            each.text == wanted for each in targets_of(target.name, found)
+        )
+
     async def route(self, address: str, reverse_path: str = "", via: Collection[str] = ()) -> Route:
         """Where mail for an address goes; to `EXPAND` first if an alias applies that is not in
         `via`. Raises TempFail."""
         address = self.rules.qualify(address)
         domain = split_address(address)[1]
         address_class = await self.classify_domain(domain)
+        target = LocalTarget.last_of(tuple(via)) if via else None
+        if target is not None:
+            return Route("local" if await self.names(target) else EXPAND, domain)
         if await self._must_expand(address, address_class, via):
             return Route(EXPAND, domain)
         route = self._route_class(address_class, domain)

@@ -1,6 +1,6 @@
 """Files in which users and list owners say where mail goes: ``.forward`` and ``:include:``.
 
-They are read with the rights of the calling process, which is a helper of their owner. Blocks.
+They are read with the rights of the calling process. Blocks.
 """
 
 from __future__ import annotations
@@ -63,13 +63,16 @@ def _read(path: str, limit: int) -> str:
         if error.errno == errno.ELOOP:
             raise ValueError("is a symbolic link") from None
         raise
-    with open(descriptor, "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
+    try:
+        mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise ValueError("is not a regular file")
         if mode & stat.S_IWOTH:
             raise ValueError("anyone may write to it")
-        data = file.read(limit + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(limit + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > limit:
         raise ValueError(f"is larger than {limit} octets")
     return data.decode("utf-8", "surrogateescape")
