@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 
+from resel_lda.admin.deliver import OverQuota, deliver_to
 from resel_lda.admin.fields import Item, field_values
 from resel_lda.admin.find import BadQuery, Finder, Match, store_name
 from resel_lda.admin.query import parse_query
-from resel_lda.admin.work import EX_TEMPFAIL, Work
+from resel_lda.admin.work import EX_NOPERM, EX_TEMPFAIL, Work
 from resel_lda.imap.names import Names
 from resel_lda.imap.parser import normal_flag
 from resel_lda.mailbox import AppendData, MailboxError
+from resel_lda.maildir.layout import LocationError
 from resel_lda.maildir.store import MaildirStore
 from resel_mta.disk import Disk
+from resel_mta.mail import PermFail, TempFail
 from resel_mta.maillog import MailLog, StreamSink
 from resel_mta.users import User
 
@@ -142,13 +146,40 @@ async def save(work: Work) -> None:
         folder.release()
 
 
+async def deliver(work: Work) -> None:
+    """args: mailbox, sender. dovecot-lda: what was handed in goes to new/, as it is."""
+    message = b"".join([block async for block in work.content()])
+    mailbox, sender = work.text("mailbox"), work.text("sender")
+    try:
+        name = await asyncio.to_thread(
+            deliver_to, work.user, work.settings, work.names, mailbox, sender, message
+        )
+    except OverQuota as error:
+        await work.tell.problem(str(error), EX_NOPERM)
+        return
+    except (LocationError, TempFail, PermFail, OSError) as error:
+        await work.tell.problem(f"save failed: {error}", EX_TEMPFAIL)
+        return
+    wanted = mailbox or "INBOX"
+    if name.upper() != wanted.upper():
+        work.report(f"save failed to open mailbox {wanted}: Mailbox doesn't exist: {wanted}")
+    work.report(f"saved mail to {name}")
+
+
 async def import_mail(work: Work) -> None:
     """args: location, parent, query, subscribe. Copies what matches in another Maildir."""
     source = _source(work)
     try:
         # A Dovecot folder that is looked at is written to (UIDs, new mail taken in); so is ours.
         inner = Work(
-            work.user, source, work.settings, Names("", "/"), work.args, work.tell, work.content
+            work.user,
+            source,
+            work.settings,
+            Names("", "/"),
+            work.args,
+            work.tell,
+            work.content,
+            work.report,
         )
         async for match in _matches(inner, "Syncing mailbox '{name}' failed"):
             await _import_folder(work, match)

@@ -8,17 +8,20 @@ import os
 from collections.abc import Iterator
 
 from resel_lda.admin.work import Work
+from resel_lda.maildir.layout import Layout
 from resel_lda.maildir.names import base_of, size_in_name
+from resel_mta.config import Settings
 from resel_mta.disk import Disk
+from resel_mta.users import User
 
 #: As Dovecot's wiki names it in its examples, and scripts expect it.
 NAME = "User quota"
 
 
-def limit_of(work: Work) -> int:
+def limit_of(user: User, settings: Settings) -> int:
     """Octets; 0 is unlimited."""
-    own = work.user.quota_storage_size
-    return work.settings.number("quota_storage_size") if own is None else own
+    own = user.quota_storage_size
+    return settings.number("quota_storage_size") if own is None else own
 
 
 def _sizes(directory: str) -> Iterator[int]:
@@ -32,9 +35,8 @@ def _sizes(directory: str) -> Iterator[int]:
                     yield entry.stat().st_size if size is None else size
 
 
-def _usage(work: Work) -> tuple[int, int]:
+def usage(layout: Layout) -> tuple[int, int]:
     """(octets, messages) of all folders. Blocks."""
-    layout = work.store.layout
     octets = count = 0
     names = ["INBOX", *(name for name, selectable in layout.names().items() if selectable)]
     for name in names:
@@ -46,10 +48,10 @@ def _usage(work: Work) -> tuple[int, int]:
 
 async def get(work: Work) -> None:
     """Rows: quota name, type, value, limit, percent; none without a quota."""
-    limit = limit_of(work)
+    limit = limit_of(work.user, work.settings)
     if not limit:
         return
-    octets, count = await asyncio.to_thread(_usage, work)
+    octets, count = await asyncio.to_thread(usage, work.store.layout)
     value, most = -(-octets // 1024), limit // 1024
     percent = value * 100 // most if most else 0
     await work.tell.row([NAME, "STORAGE", str(value), str(most), str(percent)])
@@ -58,10 +60,10 @@ async def get(work: Work) -> None:
 
 async def recalc(work: Work) -> None:
     """Count again, into `maildirsize`."""
-    limit = limit_of(work)
+    limit = limit_of(work.user, work.settings)
     path = os.path.join(work.store.layout.location.root, "maildirsize")
     if not limit and not await asyncio.to_thread(os.path.exists, path):
         return
-    octets, count = await asyncio.to_thread(_usage, work)
+    octets, count = await asyncio.to_thread(usage, work.store.layout)
     lines = f"{limit}S\n{octets} {count}\n".encode()
     await asyncio.to_thread(Disk().replace_file, path, [lines])

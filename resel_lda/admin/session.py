@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, Callable[[Work], Awaitable[None]]] = {
     "copy": messages.copy,
     "move": messages.move,
     "save": messages.save,
+    "deliver": messages.deliver,
     "import": messages.import_mail,
     "quota.get": quota.get,
     "quota.recalc": quota.recalc,
@@ -52,10 +53,8 @@ def names_of(settings: Settings) -> Names:
     return Names(settings.text("namespace_prefix"), settings.text("namespace_separator"))
 
 
-async def perform(
-    handler: Callable[[Work], Awaitable[None]], work: Work, report: Callable[[str], None]
-) -> None:
-    """Carry it out; what goes wrong becomes a problem. report: takes a line about a bug."""
+async def perform(handler: Callable[[Work], Awaitable[None]], work: Work) -> None:
+    """Carry it out; what goes wrong becomes a problem, and a bug a line in the log too."""
     try:
         await handler(work)
     except MailboxError as error:
@@ -63,7 +62,7 @@ async def perform(
     except (ConnectionLost, asyncio.CancelledError):
         raise
     except Exception as error:
-        report(f"error: {handler.__name__} failed: {error!r}")
+        work.report(f"error: {handler.__name__} failed: {error!r}")
         await work.tell.problem("Internal error occurred; the log says more", EX_TEMPFAIL)
 
 
@@ -125,8 +124,9 @@ class AdminSession:
             args,
             self,
             lambda: self._content(octets),
+            self._report,
         )
-        await perform(handler, work, self._report)
+        await perform(handler, work)
 
     async def _content(self, octets: int) -> AsyncIterator[bytes]:
         left = octets

@@ -41,7 +41,7 @@ class Tell(Protocol):
 @dataclass(frozen=True, slots=True)
 class Work:
     """args: of the command, as `commands` documents each. content: what was handed in with it,
-    block by block. open_store: another user's store, for `copy` and `move` between users."""
+    block by block. report: takes a line for the operator's log."""
 
     user: User
     store: MaildirStore
@@ -50,6 +50,7 @@ class Work:
     args: Mapping[str, Any]
     tell: Tell
     content: Callable[[], AsyncIterator[bytes]]
+    report: Callable[[str], None]
 
     def words(self, name: str) -> list[str]:
         return [str(word) for word in self.args.get(name, ())]

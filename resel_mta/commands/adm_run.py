@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
@@ -121,14 +122,15 @@ class Mailboxes:
                     args,
                     _Sinks(row, problem),
                     lambda: _blocks(content),
+                    _report,
                 )
-                await perform(COMMANDS[command], work, _unexpected)
+                await perform(COMMANDS[command], work)
             finally:
                 await store.close()
 
 
-def _unexpected(text: str) -> None:
-    raise Failure(cli.EX_SOFTWARE, text)
+def _report(text: str) -> None:
+    print(f"resel-adm: {text}", file=sys.stderr)
 
 
 class _Sinks:
