@@ -31,6 +31,7 @@ from resel_mta.mail import Transport
 from resel_mta.maillog import FileSink, MailLog, Sink, StreamSink, SyslogSink
 from resel_mta.pickup.drop import smtp_path
 from resel_mta.pickup.service import PickupService
+from resel_mta.queue.housekeeping import Housekeeper
 from resel_mta.queue.scheduler import Scheduler
 from resel_mta.queue.sqlite import SQLiteStore
 from resel_mta.routing import Expander, RoutingTable
@@ -150,7 +151,9 @@ class Composition:
             warn=partial(log.warning, "master"),
             source=above.files if above else None,
         )
+        self.housekeeper = Housekeeper(settings, self.store, log)
         await self.scheduler.start()
+        self.housekeeper.start()
         for entry in bound:
             await self.listen(entry)
         await self._serve_users()
@@ -279,6 +282,7 @@ class Composition:
             *self.transports.values(),
             self.mailboxes,
             self.scheduler,
+            self.housekeeper,
             self.pool,
             self.pickup,
         ]
@@ -299,6 +303,7 @@ class Composition:
         if self._local_smtp is not None:
             self._local_smtp.close()
         deadline = time.monotonic() + timeout
+        await self.housekeeper.stop()
         # What is still submitted after the scheduler's end is queued for the next start.
         stops = [service.stop(timeout) for service in self.smtp.values()]
         stops.append(self.pickup.stop(timeout))

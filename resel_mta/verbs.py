@@ -27,10 +27,11 @@ BATCH = 200
 
 # In which queues each change finds something to do.
 APPLIES = {
-    "delete": frozenset(("incoming", "active", "deferred", "hold", "corrupt")),
+    "delete": frozenset(("incoming", "active", "deferred", "hold", "corrupt", "trash")),
     "hold": frozenset(("incoming", "active", "deferred")),
     "release": frozenset(("hold",)),
     "requeue": frozenset(("incoming", "active", "deferred", "hold")),
+    "undelete": frozenset(("trash",)),
 }
 
 
@@ -39,6 +40,11 @@ class Deliverer(Protocol):
 
     running: bool
     """Whether anything is delivered."""
+
+    @property
+    def trash_time(self) -> float:
+        """Seconds for which deleted mail can be brought back; 0: not at all."""
+        ...
 
     async def flush(self, queue_id: str | None = None, site: str | None = None) -> int:
         """Try deferred mail now: all, one message, or what waits for one domain. How many.
@@ -99,18 +105,19 @@ class QueueVerbs:
     async def flush(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
         """args: id or site, or neither for all. One row: {"count": n}."""
         queue_id, site = args.get("id"), args.get("site")
-        if (
-            self._deliverer.running
-            and queue_id is not None
-            and await self._store.get(queue_id) is None
-        ):
-            raise ControlError(65, f"no message {queue_id} in the queue")
+        if self._deliverer.running and queue_id is not None:
+            entry = await self._store.get(queue_id)
+            if entry is None:
+                raise ControlError(65, f"no message {queue_id} in the queue")
+            if entry.queue in ("hold", "corrupt", "trash"):
+                raise ControlError(65, f"{queue_id} is {_WHERE[entry.queue]}")
         yield {"count": await self._deliverer.flush(queue_id=queue_id, site=site)}
 
     async def change(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
         """args: action (of `APPLIES`), ids (None: all), queue (None: any), select (a Selection as
         a row; None: all), dry_run.
 
+        Deleting goes to the trash; from there, or without one (`queue_trash_time`), for good.
         One row per message changed, {"id": …}; with dry_run, the Entry of each that would be.
         """
         action, ids, queue = args["action"], args.get("ids"), args.get("queue")
@@ -124,17 +131,22 @@ class QueueVerbs:
         if queue is not None or not selection.is_everything:
             members = self._members(action, ids, queue, selection)
             ids = [entry.queue_id async for entry in members]
-        for queue_id in await self._apply(action, ids):
+        for queue_id in await self._apply(action, ids, queue):
             yield {"id": queue_id}
 
     async def _members(
         self, action: str, ids: Iterable[str] | None, queue: str | None, selection: Selection
     ) -> AsyncIterator[Entry]:
         """What a change would change."""
+        if queue is None and action == "undelete":
+            queue = "trash"
         entries = self._store.walk(queue) if ids is None else self._get_each(ids)
         async for entry in self._selected(entries, selection):
-            if entry.queue in APPLIES[action] and queue in (None, entry.queue):
-                yield entry
+            if entry.queue not in APPLIES[action] or queue not in (None, entry.queue):
+                continue
+            if entry.queue == "trash" and queue is None:
+                continue
+            yield entry
 
     async def _get_each(self, ids: Iterable[str]) -> AsyncIterator[Entry]:
         for queue_id in dict.fromkeys(ids):
@@ -142,9 +154,12 @@ class QueueVerbs:
             if entry is not None:
                 yield entry
 
-    async def _apply(self, action: str, ids: list[str] | None) -> list[str]:
+    async def _apply(self, action: str, ids: list[str] | None, queue: str | None) -> list[str]:
         if action == "delete":
-            return await self._store.delete(ids)
+            keep = bool(self._deliverer.trash_time) and queue != "trash"
+            return await self._store.delete(ids, keep=keep)
+        if action == "undelete":
+            return await self._store.undelete(ids)
         if action == "hold":
             return await self._store.hold(ids)
         if action == "release":
@@ -236,6 +251,8 @@ class QueueVerbs:
             now=time.time(),
             expires=deliverer.deadline(entry),
             next_attempt=entry.next_attempt,
+            deleted=entry.deleted,
+            restorable=entry.deleted + deliverer.trash_time if entry.deleted else 0.0,
             active_since=deliverer.active_since(queue_id),
             running=deliverer.running,
             recipients=tuple([await self._facts(each) for each in entry.recipients]),
@@ -268,6 +285,13 @@ class QueueVerbs:
             for key in keys & waiting.keys():
                 waiting[key].append(entry.queue_id)
         return waiting
+
+
+_WHERE = {
+    "hold": "on hold: release it first (resel-queue -H)",
+    "corrupt": "damaged, and cannot be delivered",
+    "trash": "deleted: bring it back first (resel-queue --undelete)",
+}
 
 
 def _gone(queue_id: str) -> str:

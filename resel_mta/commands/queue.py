@@ -22,12 +22,14 @@ ACTIONS = {
     "h": ("hold", "placed on hold", "Placed on hold"),
     "H": ("release", "released from hold", "Released from hold"),
     "r": ("requeue", "requeued", "Requeued"),
+    "undelete": ("undelete", "restored", "Restored"),
 }
 NOT_FOUND = {
     "d": "no such message in the queue",
     "h": "no such message in the queue, or on hold already",
     "H": "no such message on hold",
     "r": "no such message in the queue",
+    "undelete": "no such message in the trash",
 }
 
 
@@ -91,7 +93,7 @@ def _flush(queue: Queue, options: Options) -> int:
 
 
 class _Change:
-    """-d, -h, -H, -r, with postsuper's lines on standard error."""
+    """-d, -h, -H, -r, --undelete, with postsuper's lines on standard error."""
 
     def __init__(self, queue: Queue, options: Options) -> None:
         self._queue = queue

@@ -61,6 +61,10 @@ class Stopped:
     def active_since(self, queue_id: str) -> float:
         return 0.0
 
+    @property
+    def trash_time(self) -> float:
+        return self._policy.trash_time
+
     def revive(self) -> None:
         """Nothing is remembered from before."""
 

@@ -12,20 +12,21 @@ from resel_mta.commands.cli import Failure
 from resel_mta.queue.selection import Selection, parse_age, parse_size
 
 PROGRAM = "resel-queue"
-QUEUES = ("active", "incoming", "deferred", "hold", "corrupt")
-CHANGES = ("d", "h", "H", "r")
+QUEUES = ("active", "incoming", "deferred", "hold", "corrupt", "trash")
+CHANGES = ("d", "h", "H", "r", "undelete")
 
 USAGE = """\
 resel-queue -p | -j [QUEUE...] [selection]
-       resel-queue -d | -h | -H | -r  ID | - | ALL  [QUEUE...] [selection] [--dry-run] [-j]
+       resel-queue -d | -h | -H | -r | --undelete  ID | - | ALL  [QUEUE...] [selection] [--dry-run] [-j]
        resel-queue -f | -i ID | -s SITE
        resel-queue why ID [-j]
        resel-queue -b ID"""
 
 EPILOG = """\
 ID is a queue id, "-" (ids from standard input, one a line) or ALL; with a selection, ALL may be
-left out. QUEUE (active, incoming, deferred, hold, corrupt) limits it; several changes at once are
-done in the order d h H r.
+left out. QUEUE (active, incoming, deferred, hold, corrupt, trash) limits it; several changes at
+once are done in the order -d -h -H -r --undelete. Deleted mail stays in the queue "trash" for
+queue_trash_time (7d; 0: not at all), or less when the disk gets full; -d ALL trash empties it.
 
 A message is selected if all conditions hold. An ADDRESS is whole (user@host), a part (@host or
 user@), a bare word for either, "<>" for mail without a sender, or a pattern with * and ?. Where
@@ -87,7 +88,9 @@ def read_options(arguments: Sequence[str]) -> Options:
     _check(given, task, words, selection)
     for letter, ids in changes.items():
         if "" in ids and selection.is_everything:
-            raise _wrong(f"-{letter} needs an ID, -, ALL, or a selection such as --to ADDRESS")
+            raise _wrong(
+                f"{_option(letter)} needs an ID, -, ALL, or a selection such as --to ADDRESS"
+            )
     return Options(
         task=task,
         config=given.config,
@@ -101,6 +104,10 @@ def read_options(arguments: Sequence[str]) -> Options:
         queues=tuple(dict.fromkeys(words)),
         selection=selection,
     )
+
+
+def _option(letter: str) -> str:
+    return f"-{letter}" if len(letter) == 1 else f"--{letter}"
 
 
 def _wrong(text: str) -> Failure:
@@ -162,13 +169,14 @@ def _parser() -> cli.Parser:
     tries.add_argument("-s", metavar="SITE", help="try all mail for one domain now")
     changes = parser.add_argument_group("changing")
     for letter, text in (
-        ("d", "delete"),
+        ("d", "delete; see --undelete"),
         ("h", "put on hold: not delivered until released"),
         ("H", "release from hold"),
         ("r", "requeue: as if it had just arrived, and delivered at once"),
+        ("undelete", "bring deleted mail back"),
     ):
         changes.add_argument(
-            f"-{letter}",
+            _option(letter),
             dest=f"ids_{letter}",
             metavar="ID",
             action="append",

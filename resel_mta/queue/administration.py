@@ -10,7 +10,7 @@ from typing import Any
 import apsw
 
 from resel_mta.mail import QueueStats
-from resel_mta.queue import changes, rows, tokens
+from resel_mta.queue import changes, rows, tokens, trash
 from resel_mta.queue.door import Entry, Watcher
 from resel_mta.queue.ids import format_id, parse_id
 from resel_mta.queue.spool import Spool
@@ -20,6 +20,8 @@ PAGE = 200
 """Messages read at once by a listing."""
 CHUNK = 1000
 """Messages changed in one commit when all are."""
+FREED_PAGES = 4096
+"""Pages of the database that are given back at once."""
 
 
 class Administration:
@@ -83,31 +85,58 @@ class Administration:
         await self._writer.submit(lambda db: tokens.forget(db, before))
 
     async def delete(
-        self, queue_ids: Iterable[str] | None = None, *, queue: str | None = None
+        self, queue_ids: Iterable[str] | None = None, *, keep: bool = False
     ) -> list[str]:
-        if queue_ids is None or queue is not None:
-            queue_ids = await self._select(queue_ids, queue)
-        files: list[str] = []
+        if keep:
+            now = self._clock()
+            changed = await self._change(lambda db, number: trash.put(db, number, now), queue_ids)
+            self._withdrawn(changed)
+            return changed
+        files: set[str] = set()
 
         def remove(db: apsw.Connection, number: int) -> bool:
-            spooled = rows.is_spooled(db, number)
-            removed = changes.remove_if_there(db, number)
-            if spooled and removed:
-                files.append(format_id(number))
-            return removed
+            if rows.is_spooled(db, number):
+                files.add(format_id(number))
+            found = rows.exists(db, number)
+            rows.remove(db, number)
+            return found
 
         changed = await self._change(remove, queue_ids)
         self._withdrawn(changed)
         await self._in_thread(self._spool.remove_content, files)
         return changed
 
-    async def _select(self, queue_ids: Iterable[str] | None, queue: str | None) -> list[str]:
-        wanted = None if queue_ids is None else set(queue_ids)
-        return [
-            entry.queue_id
-            async for entry in self.walk(queue)
-            if wanted is None or entry.queue_id in wanted
-        ]
+    async def undelete(self, queue_ids: Iterable[str] | None = None) -> list[str]:
+        if queue_ids is None:
+            queue_ids = [entry.queue_id async for entry in self.walk("trash")]
+        changed = await self._change(trash.restore, queue_ids)
+        self._arrived()
+        return changed
+
+    async def purge(self, before: float, n: int) -> int:
+        numbers: list[int] = await self._writer.submit(
+            lambda db: trash.oldest(db, before, n), changes=False
+        )
+        if numbers:
+            spooled: list[int] = await self._writer.submit(lambda db: trash.empty(db, numbers))
+            await self._in_thread(self._spool.remove_content, map(format_id, spooled))
+            await self._shrink()
+        return len(numbers)
+
+    async def _shrink(self) -> None:
+        """Give what is free in the database back to the file system, as far as that goes now."""
+
+        def shrink(db: apsw.Connection) -> None:
+            # Within another's transaction it has to wait for the next time.
+            if not db.in_transaction:
+                db.execute(f"PRAGMA incremental_vacuum({FREED_PAGES})").fetchall()
+                db.pragma("wal_checkpoint", "TRUNCATE")
+
+        await self._writer.submit(shrink, changes=False)
+
+    async def is_short(self) -> bool:
+        short: bool = await self._in_thread(self._spool.is_short)
+        return short
 
     async def _change(
         self,
@@ -117,7 +146,7 @@ class Administration:
         """Do `operation` to each message, in commits of CHUNK; the ids of those it changed."""
         changed: list[str] = []
         if queue_ids is None:
-            queue_ids = await self._select(None, None)
+            queue_ids = [entry.queue_id async for entry in self.walk()]
         numbers = numbers_of(queue_ids)
         for start in range(0, len(numbers), CHUNK):
             chunk = numbers[start : start + CHUNK]

@@ -10,8 +10,8 @@ import apsw
 
 from resel_mta.queue.door import Entry, RecipientEntry
 from resel_mta.queue.ids import format_id
-from resel_mta.queue.rows import exists, remove, unpack
-from resel_mta.queue.schema import CORRUPT, HELD
+from resel_mta.queue.rows import unpack
+from resel_mta.queue.schema import CORRUPT, HELD, TRASHED
 
 QUEUES = ("incoming", "active", "deferred", "hold", "corrupt")
 
@@ -22,6 +22,8 @@ def queue_of(state: int, owner: str | None, next_attempt: float, now: float) -> 
         return "hold"
     if state == CORRUPT:
         return "corrupt"
+    if state == TRASHED:
+        return "trash"
     if owner is not None:
         return "active"
     return "incoming" if next_attempt <= now else "deferred"
@@ -33,6 +35,8 @@ def condition(queue: str, now: float) -> tuple[str, tuple[Any, ...]]:
         return "state = 1", ()
     if queue == "corrupt":
         return "state = 2", ()
+    if queue == "trash":
+        return "state = 3", ()
     if queue == "active":
         return "state = 0 AND owner IS NOT NULL", ()
     sign = "<=" if queue == "incoming" else ">"
@@ -63,6 +67,9 @@ def _recipient_entries(
 
 def entry(db: apsw.Connection, row: tuple[Any, ...], now: float) -> Entry:
     number, state, owner, arrival, size, sender, next_attempt, expires, packed = row
+    deleted = 0.0
+    if state == TRASHED:
+        deleted = db.execute("SELECT at FROM trash WHERE id = ?", (number,)).get or 0.0
     return Entry(
         queue_id=format_id(number),
         queue=queue_of(state, owner, next_attempt, now),
@@ -73,14 +80,15 @@ def entry(db: apsw.Connection, row: tuple[Any, ...], now: float) -> Entry:
         next_attempt=next_attempt,
         expires=expires,
         forced_expire=expires < 0,
+        deleted=deleted,
     )
 
 
 def page(
     db: apsw.Connection, after: int, n: int, queue: str | None, now: float
 ) -> list[tuple[int, Entry]]:
-    """The next `n` messages with numbers above `after`."""
-    where, values = condition(queue, now) if queue else ("1", ())
+    """The next `n` messages with numbers above `after`; those in the trash only if that is asked."""
+    where, values = condition(queue, now) if queue else ("state <> 3", ())
     rows = db.execute(
         f"{_ENTRY} WHERE id > ? AND {where} ORDER BY id LIMIT ?", (after, *values, n)
     ).fetchall()
@@ -102,7 +110,7 @@ def headers(db: apsw.Connection, numbers: Iterable[int]) -> dict[str, bytes]:
 
 
 def mark_corrupt(db: apsw.Connection, number: int) -> None:
-    db.execute("UPDATE message SET state = 2, owner = NULL WHERE id = ?", (number,))
+    db.execute("UPDATE message SET state = 2, owner = NULL WHERE id = ? AND state <> 3", (number,))
 
 
 def hold(db: apsw.Connection, number: int) -> bool:
@@ -116,7 +124,7 @@ def release(db: apsw.Connection, number: int) -> bool:
 
 
 def requeue(db: apsw.Connection, number: int) -> bool:
-    db.execute("UPDATE message SET state = 0 WHERE id = ? AND state <> 2", (number,))
+    db.execute("UPDATE message SET state = 0 WHERE id = ? AND state IN (0, 1)", (number,))
     return bool(db.changes()) and wake(db, number)
 
 
@@ -144,13 +152,6 @@ def wake_waiting(db: apsw.Connection, waits_for: str, n: int) -> int:
     return len(found)
 
 
-def remove_if_there(db: apsw.Connection, number: int) -> bool:
-    found = exists(db, number)
-    if found:
-        remove(db, number)
-    return found
-
-
 def next_due(db: apsw.Connection) -> float | None:
     due: float | None = db.execute(
         "SELECT next_attempt FROM message WHERE owner IS NULL AND state = 0 "
@@ -163,7 +164,7 @@ def count(db: apsw.Connection, now: float) -> dict[str, int]:
     counts = dict.fromkeys(QUEUES, 0)
     for state, owned, due, n in db.execute(
         "SELECT state, owner IS NOT NULL, next_attempt <= ?, count(*) FROM message "
-        "GROUP BY 1, 2, 3",
+        "WHERE state <> 3 GROUP BY 1, 2, 3",
         (now,),
     ):
         name = queue_of(state, "somebody" if owned else None, 0.0 if due else now + 1, now)

@@ -80,8 +80,10 @@ class RecipientEntry:
 class Entry:
     """A message as listings show it.
 
-    queue: "incoming" (due, not claimed), "active" (claimed), "deferred", "hold" or "corrupt".
-    size: octets of the content. recipients: those not yet done.
+    queue: "incoming" (due, not claimed), "active" (claimed), "deferred", "hold", "corrupt" or
+    "trash" (deleted, can be brought back).
+    size: octets of the content. recipients: those not yet done. deleted: since when it is in the
+    trash; 0 outside.
     """
 
     queue_id: str
@@ -93,6 +95,7 @@ class Entry:
     next_attempt: float
     expires: float
     forced_expire: bool = False
+    deleted: float = 0.0
 
 
 class Watcher(Protocol):
@@ -197,9 +200,29 @@ class QueueStore(Protocol):
         ...
 
     async def delete(
-        self, queue_ids: Iterable[str] | None = None, *, queue: str | None = None
+        self, queue_ids: Iterable[str] | None = None, *, keep: bool = False
     ) -> list[str]:
-        """Remove messages without telling anybody. None: all. queue: only those in this queue."""
+        """Remove messages without telling anybody. None: all but those in the trash. The ids of
+        those that were there.
+
+        keep: they go to the queue "trash", from where `undelete` brings them back. What is being
+        delivered just then is still recorded: who got it does not get it again, and a message
+        that is left without recipients is gone for good.
+        """
+        ...
+
+    async def undelete(self, queue_ids: Iterable[str] | None = None) -> list[str]:
+        """Messages in the trash are what they were: due at once, on hold, or damaged. None: all
+        of them. The ids of those that were there."""
+        ...
+
+    async def purge(self, before: float, n: int) -> int:
+        """Remove for good what was put into the trash before then: the oldest `n` of it. How many
+        were looked at; less than `n` when that was all."""
+        ...
+
+    async def is_short(self) -> bool:
+        """Whether there is less room than new mail needs (`queue_minfree`). Raises OSError."""
         ...
 
     async def wake(self, queue_ids: Iterable[str] | None = None) -> int:
@@ -220,8 +243,8 @@ class QueueStore(Protocol):
         ...
 
     def walk(self, queue: str | None = None) -> AsyncIterator[Entry]:
-        """Every message in order of arrival, read in pages: none is open between two of them.
-        queue: only those in this queue."""
+        """Every message but those in the trash in order of arrival, read in pages: none is open
+        between two of them. queue: only those in this queue."""
         ...
 
     async def get(self, queue_id: str) -> Entry | None:

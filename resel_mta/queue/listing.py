@@ -73,7 +73,7 @@ def as_json(entry: Entry) -> str:
         if recipient.reason:
             shown["delay_reason"] = recipient.reason
         recipients.append(shown)
-    record = {
+    record: dict[str, object] = {
         "queue_name": entry.queue,
         "queue_id": entry.queue_id,
         "arrival_time": int(entry.arrival),
@@ -82,6 +82,8 @@ def as_json(entry: Entry) -> str:
         "sender": entry.sender or NULL_SENDER,
         "recipients": recipients,
     }
+    if entry.deleted:
+        record["deleted_time"] = int(entry.deleted)
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 

@@ -4,12 +4,12 @@ writer's thread and raises apsw.Error."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import apsw
 
-from resel_mta.mail import Message
-from resel_mta.queue import rows
+from resel_mta.mail import Bounced, Deferred, Message
+from resel_mta.queue import rows, trash
 from resel_mta.queue.door import Result, Watcher
 from resel_mta.queue.journal import reason
 from resel_mta.queue.schema import DONE
@@ -77,6 +77,15 @@ def record(db: apsw.Connection, number: int, result: Result, owner: str) -> bool
     return False
 
 
+def _fails(result: Result) -> bool:
+    return any(isinstance(outcome, Bounced | Deferred) for _, outcome in result.done)
+
+
+def _only_successes(result: Result) -> Result:
+    done = [pair for pair in result.done if not isinstance(pair[1], Bounced | Deferred)]
+    return replace(result, done=done, notices=())
+
+
 @dataclass(frozen=True, slots=True)
 class Entering:
     """A notice that is to be entered, with the watcher that admitted it."""
@@ -116,10 +125,16 @@ def record_all(
     for step in steps:
         number, result = step.number, step.result
         queue_id = result.message.queue_id
-        if step.notices and not rows.exists(db, number):
-            recorded.gone.add(queue_id)
-            continue
-        for notice in step.notices:
+        notices = step.notices
+        if notices or _fails(result):
+            if not rows.exists(db, number):
+                recorded.gone.add(queue_id)
+                continue
+            if trash.is_trashed(db, number):
+                # Nobody is told of what somebody deleted; it may come back, and fail then.
+                recorded.gone.add(queue_id)
+                notices, result = [], _only_successes(result)
+        for notice in notices:
             rows.insert(db, notice.number, notice.message, notice.owner)
             recorded.entered.add(notice.number)
         spooled = result.message.size > THRESHOLD and rows.is_spooled(db, number)

@@ -45,6 +45,7 @@ class Policy:
         self.process_limit = settings.number("default_process_limit")
         self.queue_run_delay = settings.seconds("queue_run_delay")
 
+        self.trash_time = settings.seconds("queue_trash_time")
     def next_attempt(self, attempts: int, now: float) -> float:
         """When a recipient whose attempt number `attempts` (from 1) failed at `now` is due."""
         doubled: float = self.minimal_backoff * 2 ** min(max(attempts - 1, 0), 30)

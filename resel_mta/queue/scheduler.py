@@ -189,6 +189,11 @@ class Scheduler:
     async def _waiting_for(self, host: str) -> list[str]:
         """Deferred messages with a recipient in the domain, or routed to the next hop."""
         return [
+    @property
+    def trash_time(self) -> float:
+        """Seconds for which deleted mail can be brought back; 0: not at all."""
+        return self._policy.trash_time
+
             entry.queue_id
             async for entry in self._store.walk("deferred")
             if await self._one_goes_to(entry, host)

@@ -15,7 +15,7 @@ PAGE_SIZE = 4096
 WAL_PAGES = 4096
 """The WAL is checkpointed when it reaches this many pages (16 MB) and starts over."""
 
-LIVE, HELD, CORRUPT = 0, 1, 2
+LIVE, HELD, CORRUPT, TRASHED = 0, 1, 2, 3
 """message.state"""
 PENDING, DONE = 0, 1
 """recipient.status"""
@@ -73,13 +73,19 @@ CREATE TABLE meta(key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT 
 """
 
 
-# Beside a version's own tables.
-TOKENS = """
+# Beside a version's own tables. trash.state: what message.state was before.
+BESIDE = """
 CREATE TABLE IF NOT EXISTS token(
   token TEXT PRIMARY KEY,
   message INTEGER NOT NULL,
   at REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS trash(
+  id INTEGER PRIMARY KEY,
+  at REAL NOT NULL,
+  state INTEGER NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS trash_at ON trash(at);
 """
 
 
@@ -129,4 +135,4 @@ def _prepare(db: apsw.Connection) -> None:
             db.pragma("user_version", VERSION)
     elif version != VERSION:
         raise UnknownVersion(f"the queue has format {version}, this release reads {VERSION}")
-    db.execute(TOKENS)
+    db.execute(BESIDE)

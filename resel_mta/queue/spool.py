@@ -82,16 +82,20 @@ class Spool:
         for folder in (self._incoming, self._content, self._corrupt):
             self.disk.make_directories(folder)
 
+    def is_short(self) -> bool:
+        """Whether less than minfree is free now."""
+        info = os.statvfs(self.root)
+        return info.f_bavail * info.f_frsize < self.minfree
+
     def check_space(self) -> None:
         """Raises TempFail(452) below minfree; asks the file system at most once a second."""
         now = time.monotonic()
         if self.minfree and now - self._checked > 1.0:
             try:
-                info = os.statvfs(self.root)
+                self._short = self.is_short()
             except OSError as error:
                 raise disk_failure(error) from error
             self._checked = now
-            self._short = info.f_bavail * info.f_frsize < self.minfree
         if self._short:
             raise TempFail(DISK_FULL)
 

@@ -70,8 +70,9 @@ class Facts:
     """A message.
 
     queue: as in `door.Entry`. now: when this was found out. expires: when it is given up.
-    active_since: when its delivery began, for one that is active. running: whether the daemon
-    runs. Times in seconds since the epoch.
+    deleted, restorable: since when it is in the trash, and until when it stays there. active_since:
+    when its delivery began, for one that is active. running: whether the daemon runs. Times in
+    seconds since the epoch, 0 where there is none.
     """
 
     queue_id: str
@@ -83,6 +84,8 @@ class Facts:
     now: float
     expires: float
     next_attempt: float
+    deleted: float
+    restorable: float
     active_since: float
     running: bool
     recipients: tuple[RecipientFacts, ...]
@@ -105,8 +108,9 @@ def tell(facts: Facts, command: str = "resel-queue") -> Iterator[str]:
     for group in _groups(facts.recipients):
         yield ""
         yield from _recipients(facts, group)
-    yield ""
-    yield from _wrap(_end(facts))
+    if end := _end(facts):
+        yield ""
+        yield from _wrap(end)
     yield ""
     yield from _commands(facts, command)
 
@@ -131,7 +135,9 @@ def _state(facts: Facts) -> str:
                 "folder corrupt of queue_directory. The log says what is wrong with it."
             )
         case "trash":
-            return "It was deleted, and can still be brought back."
+            ago = f"{_span(facts.now - facts.deleted)} ago"
+            until = _when(facts.restorable, facts.now).removeprefix("on ")
+            return f"It was deleted {ago}, and can be brought back until {until}."
         case "active":
             span = _span(facts.now - facts.active_since)
             return (
@@ -261,6 +267,8 @@ def _commands(facts: Facts, command: str) -> Iterator[str]:
         words.append((f"-h {name}", "keep it from being tried"))
     if facts.queue != "trash":
         words.append((f"-d {name}", "delete it"))
+    else:
+        words.append((f"-d {name} trash", "delete it for good"))
     longest = max(len(word) for word, _ in words)
     yield from (f"  {command} {word:<{longest}}   {text}" for word, text in words)
 

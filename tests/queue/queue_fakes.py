@@ -10,6 +10,8 @@ from resel_mta.content import Body, Content, MemoryBody
 from resel_mta.mail import (
     AddressClass,
     BodySink,
+    Bounced,
+    Deferred,
     Delivered,
     Envelope,
     Message,
@@ -197,6 +199,7 @@ class MemoryStore:
         self._watchers: list[Watcher] = []
         self._last = 0
         self._tokens: dict[str, float] = {}
+        self._trash: dict[str, float] = {}
 
     def new_id(self) -> str:
         self._last += 1
@@ -283,6 +286,7 @@ class MemoryStore:
             for name, row in self._rows.items()
             if row.owner is None
             and not row.message.hold
+            and name not in self._trash
             and (row.next_attempt <= now if wanted is None else name in wanted)
         ]
         found.sort(key=lambda row: row.next_attempt)
@@ -313,10 +317,14 @@ class MemoryStore:
             if row is None:
                 gone.add(result.message.queue_id)
                 continue
-            for notice in result.notices:
+            trashed = result.message.queue_id in self._trash
+            for notice in () if trashed else result.notices:
                 await self.enter(notice)
-            for recipient, _ in result.done:
-                row.pending.pop(recipient.row, None)
+            for recipient, outcome in result.done:
+                if not (trashed and isinstance(outcome, Bounced | Deferred)):
+                    row.pending.pop(recipient.row, None)
+            if trashed and result.notices:
+                gone.add(result.message.queue_id)
             for retry in result.retries:
                 row.due[retry.recipient.row] = retry.next_attempt
                 if retry.outcome is not None:
@@ -330,6 +338,7 @@ class MemoryStore:
             row.message.warned = row.message.warned or result.warned
             if not row.pending or result.complete:
                 del self._rows[result.message.queue_id]
+                self._trash.pop(result.message.queue_id, None)
                 gone.add(result.message.queue_id)
             elif result.release and row.owner == owner:
                 row.owner = None
@@ -341,8 +350,12 @@ class MemoryStore:
             raise TempFail(Reply(451, "4.3.0", "gone"))
         return row.content
 
-    def _chosen(self, ids: Iterable[str] | None) -> list[_Row]:
-        names = list(self._rows) if ids is None else [name for name in ids if name in self._rows]
+    def _chosen(self, ids: Iterable[str] | None, *, trash: bool = False) -> list[_Row]:
+        names = [
+            name
+            for name in (list(self._rows) if ids is None else ids)
+            if name in self._rows and (trash or name not in self._trash)
+        ]
         return [self._rows[name] for name in names]
 
     async def hold(self, queue_ids: Iterable[str] | None = None) -> list[str]:
@@ -371,13 +384,34 @@ class MemoryStore:
             row.due = dict.fromkeys(row.due, 0.0)
 
     async def delete(
-        self, queue_ids: Iterable[str] | None = None, *, queue: str | None = None
+        self, queue_ids: Iterable[str] | None = None, *, keep: bool = False
     ) -> list[str]:
-        rows = [r for r in self._chosen(queue_ids) if queue in (None, self._entry(r).queue)]
+        rows = self._chosen(queue_ids, trash=not keep and queue_ids is not None)
         for row in rows:
-            del self._rows[row.message.queue_id]
+            self._trash.pop(row.message.queue_id, None)
+            if keep:
+                self._trash[row.message.queue_id] = self._clock()
+            else:
+                del self._rows[row.message.queue_id]
         self._withdrawn(_ids(rows))
         return _ids(rows)
+
+    async def undelete(self, queue_ids: Iterable[str] | None = None) -> list[str]:
+        ids = [n for n in (queue_ids or list(self._trash)) if n in self._trash]
+        for name in ids:
+            del self._trash[name]
+        self._wake([row for row in self._chosen(ids) if not row.message.hold])
+        self._arrived()
+        return ids
+
+    async def purge(self, before: float, n: int) -> int:
+        old = sorted((at, name) for name, at in self._trash.items() if at < before)[:n]
+        for _, name in old:
+            del self._trash[name], self._rows[name]
+        return len(old)
+
+    async def is_short(self) -> bool:
+        return False
 
     async def wake(self, queue_ids: Iterable[str] | None = None) -> int:
         rows = [row for row in self._chosen(queue_ids) if not row.message.hold]
@@ -402,6 +436,8 @@ class MemoryStore:
             queue = "active"
         if message.hold:
             queue = "hold"
+        if message.queue_id in self._trash:
+            queue = "trash"
         recipients = tuple(
             RecipientEntry(
                 r.address, r.orig_to, row.due[n], r.attempts, *row.replies[n], row.waits.get(n, "")
@@ -411,13 +447,17 @@ class MemoryStore:
         return Entry(
             message.queue_id, queue, message.arrival, message.size,
             message.envelope.reverse_path, recipients, row.next_attempt, message.expires,
+            deleted=self._trash.get(message.queue_id, 0.0),
         )  # fmt: skip
 
     async def walk(self, queue: str | None = None) -> AsyncIterator[Entry]:
         for name in sorted(self._rows):
             row = self._rows.get(name)
-            if row is not None and queue in (None, self._entry(row).queue):
-                yield self._entry(row)
+            if row is None:
+                continue
+            entry = self._entry(row)
+            if entry.queue == queue or (queue is None and entry.queue != "trash"):
+                yield entry
 
     async def headers(self, queue_ids: Iterable[str]) -> dict[str, bytes]:
         return {row.message.queue_id: row.content.header.raw for row in self._chosen(queue_ids)}
@@ -445,7 +485,7 @@ class MemoryStore:
 
     async def stats(self) -> QueueStats:
         stats = QueueStats()
-        for row in self._rows.values():
+        for row in self._chosen(None):
             name = self._entry(row).queue
             setattr(stats, name, getattr(stats, name) + 1)
         return stats

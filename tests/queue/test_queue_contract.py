@@ -299,15 +299,18 @@ async def test_listing_in_pages_sees_every_message(store: QueueStore) -> None:
     assert [name for name in seen if name not in names[300:310]] == names[:300] + names[310:]
 
 
-async def test_delete_by_queue(store: QueueStore) -> None:
-    held, live = make_message(store), make_message(store)
-    await store.enter(held)
-    await store.enter(live)
+async def test_delete_for_good(store: QueueStore) -> None:
+    held, live, kept = make_message(store), make_message(store), make_message(store)
+    for message in (held, live, kept):
+        await store.enter(message)
     await store.hold([held.queue_id])
-    assert await store.delete(queue="hold") == [held.queue_id]
-    assert await store.delete([live.queue_id], queue="hold") == []
-    assert await listed(store) == [live.queue_id]
+    await store.delete([kept.queue_id], keep=True)
+    assert await store.delete([held.queue_id, "F00"]) == [held.queue_id]
     assert await store.delete() == [live.queue_id]
+    assert await listed(store, "trash") == [kept.queue_id]
+    assert await store.delete([kept.queue_id]) == [kept.queue_id]
+    assert await listed(store, "trash") == []
+    assert await store.undelete() == []
 
 
 async def test_counts(store: QueueStore, clock: Clock) -> None:

@@ -33,7 +33,7 @@ def bob(**changes: object) -> RecipientFacts:
 def facts(*recipients: RecipientFacts, **changes: object) -> Facts:
     made = Facts(
         "1F7A3B2C0D4", "deferred", NOW - 1500, 2150, "cron@vm1.example.org", "Cron", NOW,
-        NOW + 86400, NOW + 480, 0.0, True, recipients or (bob(),),
+        NOW + 86400, NOW + 480, 0.0, 0.0, 0.0, True, recipients or (bob(),),
     )  # fmt: skip
     return replace(made, **changes)  # type: ignore[arg-type]
 
@@ -101,6 +101,14 @@ def test_damaged() -> None:
     text = one_line(facts(queue="corrupt"))
     assert "content is damaged" in text
     assert "resel-queue -i" not in text
+
+
+def test_deleted() -> None:
+    text = one_line(facts(queue="trash", deleted=NOW - 90, restorable=NOW + 86400))
+    assert "It was deleted 1 minute 30 seconds ago, and can be brought back until" in text
+    assert "resel-queue --undelete 1F7A3B2C0D4" in text
+    assert "resel-queue -i" not in text
+    assert "Given up" not in text
 
 
 def test_recipients_with_the_same_fate_are_told_of_once() -> None:

@@ -1,0 +1,62 @@
+"""What the queue forgets: deleted mail whose time is over, or whose room is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from resel_mta.config import Settings
+from resel_mta.mail import TempFail
+from resel_mta.maillog import MailLog
+from resel_mta.queue.door import QueueStore
+
+LOOK_AFTER = 10.0
+"""Seconds after which the disk is looked at again."""
+PURGED = 200
+"""Messages that go at once."""
+
+
+class Housekeeper:
+    """Call `start`, and `stop` at the end."""
+
+    def __init__(self, settings: Settings, store: QueueStore, log: MailLog) -> None:
+        self._store = store
+        self._log = log
+        self._task: asyncio.Task[None] | None = None
+        self.reconfigure(settings)
+
+    def reconfigure(self, settings: Settings) -> None:
+        self._trash_time = settings.seconds("queue_trash_time")
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.tidy(time.time())
+            except TempFail as failure:
+                self._log.warning("qmgr", f"deleted mail not removed: {failure.reply}")
+            except Exception as error:
+                self._log.warning("qmgr", f"deleted mail not removed: {error!r}")
+            await asyncio.sleep(LOOK_AFTER)
+
+    async def tidy(self, now: float) -> None:
+        """Do it once. Raises TempFail, OSError."""
+        while await self._store.purge(now - self._trash_time, PURGED) == PURGED:
+            continue
+        gone = 0
+        while await self._store.is_short() and (n := await self._store.purge(now, PURGED)):
+            gone += n
+        if gone:
+            self._log.warning(
+                "qmgr", f"not enough room in the queue: {gone} deleted messages cannot be restored"
+            )
