@@ -1,5 +1,6 @@
-"""SMTP in: sessions on aiosmtpd, access rules, trace fields, AUTH, TLS."""
+"""SMTP in: sessions on aiosmtpd, access rules, trace fields, AUTH, TLS; LMTP on top of them."""
 
+from resel_mta.smtpd.lmtp import LmtpService
 from resel_mta.smtpd.service import ConnectionCounter, SmtpService
 
-__all__ = ["ConnectionCounter", "SmtpService"]
+__all__ = ["ConnectionCounter", "LmtpService", "SmtpService"]
