@@ -264,6 +264,9 @@ def test_doveadm_says_the_same(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if "quota get" in line:
+        # It counts again at its own times only.
+        dovecot.doveadm("quota", "recalc", "-A")
     theirs = dovecot.doveadm(*words(line))
     with open(os.devnull) as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
