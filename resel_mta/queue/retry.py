@@ -43,9 +43,9 @@ class Policy:
         self.active_limit = settings.number("qmgr_message_active_limit")
         self.initial_concurrency = settings.number("initial_destination_concurrency")
         self.process_limit = settings.number("default_process_limit")
+        self.trash_time = settings.seconds("queue_trash_time")
         self.queue_run_delay = settings.seconds("queue_run_delay")
 
-        self.trash_time = settings.seconds("queue_trash_time")
     def next_attempt(self, attempts: int, now: float) -> float:
         """When a recipient whose attempt number `attempts` (from 1) failed at `now` is due."""
         doubled: float = self.minimal_backoff * 2 ** min(max(attempts - 1, 0), 30)

@@ -182,6 +182,11 @@ class Scheduler:
         active = self._active.get(queue_id)
         return active.activated if active is not None else 0.0
 
+    @property
+    def trash_time(self) -> float:
+        """Seconds for which deleted mail can be brought back; 0: not at all."""
+        return self._policy.trash_time
+
     def revive(self) -> None:
         """Next hops that count as down are tried at once."""
         self._dispatcher.revive()
@@ -189,11 +194,6 @@ class Scheduler:
     async def _waiting_for(self, host: str) -> list[str]:
         """Deferred messages with a recipient in the domain, or routed to the next hop."""
         return [
-    @property
-    def trash_time(self) -> float:
-        """Seconds for which deleted mail can be brought back; 0: not at all."""
-        return self._policy.trash_time
-
             entry.queue_id
             async for entry in self._store.walk("deferred")
             if await self._one_goes_to(entry, host)
