@@ -89,8 +89,26 @@ _ROW = re.compile(
 # Per-transport parameters (transport_destination_concurrency_limit and so on): any transport's
 # name before these. Those of the first group are implemented.
 _TRANSPORT_IMPLEMENTED = {
-    "destination_concurrency_limit": "$default_destination_concurrency_limit",
-    "destination_recipient_limit": "$default_destination_recipient_limit",
+    "destination_concurrency_limit": (
+        "number",
+        "$default_destination_concurrency_limit",
+        "How many deliveries by {} go to one destination at a time.",
+    ),
+    "destination_recipient_limit": (
+        "number",
+        "$default_destination_recipient_limit",
+        "How many recipients {} takes in one delivery.",
+    ),
+    "destination_rate_delay": (
+        "time",
+        "$default_destination_rate_delay",
+        "How long {} waits between deliveries to one destination.",
+    ),
+    "initial_destination_concurrency": (
+        "number",
+        "$initial_destination_concurrency",
+        "How many deliveries by {} go to a new destination at a time.",
+    ),
 }
 _TRANSPORT_HARMLESS = {
     "delivery_slot_cost": "$default_delivery_slot_cost",
@@ -99,9 +117,7 @@ _TRANSPORT_HARMLESS = {
     "destination_concurrency_failed_cohort_limit": "$default_destination_concurrency_failed_cohort_limit",
     "destination_concurrency_negative_feedback": "$default_destination_concurrency_negative_feedback",
     "destination_concurrency_positive_feedback": "$default_destination_concurrency_positive_feedback",
-    "destination_rate_delay": "$default_destination_rate_delay",
     "extra_recipient_limit": "$default_extra_recipient_limit",
-    "initial_destination_concurrency": "$initial_destination_concurrency",
     "minimum_delivery_slots": "$default_minimum_delivery_slots",
     "recipient_limit": "$default_recipient_limit",
     "recipient_refill_delay": "$default_recipient_refill_delay",
@@ -172,20 +188,11 @@ def find(name: str) -> Parameter | None:
 
 
 def _of_transport(transport: str, suffix: str) -> Parameter:
-    default = _TRANSPORT_IMPLEMENTED.get(suffix)
-    if default is not None:
-        base = table_default(suffix)
-        return Parameter(
-            f"{transport}_{suffix}", "number", default, prose=base.replace("a transport", transport)
-        )
+    implemented = _TRANSPORT_IMPLEMENTED.get(suffix)
+    if implemented is not None:
+        kind, default, prose = implemented
+        return Parameter(f"{transport}_{suffix}", kind, default, prose=prose.format(transport))
     return Parameter(f"{transport}_{suffix}", "text", _TRANSPORT_HARMLESS[suffix], Support.HARMLESS)
-
-
-def table_default(suffix: str) -> str:
-    """The prose of a per-transport parameter."""
-    if suffix == "destination_concurrency_limit":
-        return "How many deliveries by a transport go to one destination at a time."
-    return "How many recipients a transport takes in one delivery."
 
 
 def similar(name: str) -> str:

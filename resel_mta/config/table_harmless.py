@@ -35,7 +35,6 @@ text default_delivery_slot_loan = 3
 text default_destination_concurrency_failed_cohort_limit = 1
 text default_destination_concurrency_negative_feedback = 1
 text default_destination_concurrency_positive_feedback = 1
-text default_destination_rate_delay = 0s
 text default_extra_recipient_limit = 1000
 text default_filter_nexthop =
 text default_minimum_delivery_slots = 3

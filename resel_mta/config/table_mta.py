@@ -84,6 +84,7 @@ number(0..) default_destination_concurrency_limit = 20 ## How many deliveries go
 number(0..) default_destination_recipient_limit = 50 ## How many recipients one delivery takes; 0: no limit.
 number(0..) local_destination_concurrency_limit = 2 ## How many deliveries go to one local recipient at a time.
 number(0..) local_destination_recipient_limit = 1 ## How many recipients one local delivery takes.
+time default_destination_rate_delay = 0s ## How long to wait between deliveries to one destination, which are made one at a time then.
 number(0..) initial_destination_concurrency = 5 ## How many deliveries go to a new destination at a time.
 text undisclosed_recipients_header = ## The To field that is added to mail without recipients' fields.
 flag smtputf8_enable = ${{$compatibility_level} <level {1} ? {no} : {yes}} ## Offer SMTPUTF8 (RFC 6531).

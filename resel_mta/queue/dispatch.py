@@ -108,7 +108,7 @@ class Dispatcher:
 
     def enqueue(self, key: str, run: Run) -> Lane | None:
         """Put recipients in line. None: the next hop is dead, and they were settled at once."""
-        lane, site = self._site(run.route.transport, key)
+        lane, site = self._site(run.route.transport, key, run.active.waited)
         if site.is_dead(time.time()):
             self._suspend(site, [run])
             return None
@@ -116,7 +116,7 @@ class Dispatcher:
         lane.ready(site)
         return lane
 
-    def _site(self, transport: str, key: str) -> tuple[Lane, Site]:
+    def _site(self, transport: str, key: str, probe: bool) -> tuple[Lane, Site]:
         lane = self._lanes.get(transport)
         if lane is None:
             lane = self._lanes[transport] = Lane(
@@ -124,8 +124,10 @@ class Dispatcher:
             )
         site = lane.sites.get(key)
         if site is None:
-            limit = self._policy.limits(transport).concurrency
-            site = lane.sites[key] = Site(key, self._policy.initial_concurrency, limit)
+            limits = self._policy.limits(transport)
+            site = lane.sites[key] = Site(key, limits.initial, limits.concurrency)
+            if probe:
+                site.window = 1
         return lane, site
 
     def pump_all(self) -> None:
@@ -172,9 +174,20 @@ class Dispatcher:
             outcomes = await self._attempt(lane.transport, batch)
             waits_for = self._feedback(batch.site, outcomes)
         finally:
-            lane.end(batch.site)
+            self._end(lane, batch.site)
         self._settle(batch.active, outcomes, lane.transport.log_name, started, waits_for)
         lane.forget_idle(batch.site)
+
+    def _end(self, lane: Lane, site: Site) -> None:
+        delay = self._policy.limits(lane.transport.name).rate_delay
+        lane.end(site, paused=delay > 0)
+        if delay:
+            asyncio.get_running_loop().call_later(delay, self._resume, lane, site)
+
+    def _resume(self, lane: Lane, site: Site) -> None:
+        lane.resume(site)
+        lane.forget_idle(site)
+        self.pump(lane)
 
     async def _attempt(self, transport: Transport, batch: Batch) -> Pairs:
         """One outcome for each recipient, whatever the transport does."""
@@ -223,7 +236,8 @@ class Dispatcher:
                 self._spawn(self._wake_backlog(site.key))
             return ""
         if site.failed(first, time.time(), self._policy.minimal_backoff):
-            self._spawn(self._suspend_backlog(site))
+            # Taken out at once, so that none of it is begun before it is their turn.
+            self._spawn(self._suspend_all(site, site.drop_all()))
         return site.key
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -243,9 +257,9 @@ class Dispatcher:
             # It is tried all the same, each message at its own time.
             self._journal.warning(f"backlog of {key} not woken: {failure.reply}")
 
-    async def _suspend_backlog(self, site: Site) -> None:
+    async def _suspend_all(self, site: Site, runs: Iterable[Run]) -> None:
         """A next hop died: nothing that waits for it in memory is tried."""
-        for count, run in enumerate(site.drop_all(), 1):
+        for count, run in enumerate(runs, 1):
             self._suspend(site, [run])
             if not count % YIELD_AFTER:
                 await asyncio.sleep(0)

@@ -21,8 +21,7 @@ RETRY_AFTER = 5.0
 class Feeder:
     """room: how many more messages may be active. claimed: takes those that were claimed.
 
-    behind: messages may be waiting that nobody has claimed, so new ones have to queue up behind
-    them. queue_run_delay: seconds after which the queue is looked at in any case.
+    behind: messages may be due that nobody has claimed yet. queue_run_delay: seconds after which the queue is looked at in any case.
     """
 
     def __init__(

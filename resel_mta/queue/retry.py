@@ -17,11 +17,14 @@ Random = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class TransportLimits:
-    """concurrency: deliveries to one next hop at a time (0: no limit); recipients: in one
-    delivery (0: no limit)."""
+    """concurrency: deliveries to one next hop at a time (0: no limit); initial: to a new one;
+    recipients: in one delivery (0: no limit); rate_delay: seconds between two deliveries to a next
+    hop, made one at a time then (0: none)."""
 
     concurrency: int
+    initial: int
     recipients: int
+    rate_delay: int
 
 
 class Policy:
@@ -41,7 +44,6 @@ class Policy:
         self.delay_warning = settings.seconds("delay_warning_time")
         self.soft_bounce = settings.flag("soft_bounce")
         self.active_limit = settings.number("qmgr_message_active_limit")
-        self.initial_concurrency = settings.number("initial_destination_concurrency")
         self.process_limit = settings.number("default_process_limit")
         self.trash_time = settings.seconds("queue_trash_time")
         self.queue_run_delay = settings.seconds("queue_run_delay")
@@ -65,14 +67,17 @@ class Policy:
     def limits(self, transport: str) -> TransportLimits:
         found = self._limits.get(transport)
         if found is None:
+            delay = self._of(transport, "destination_rate_delay", "default_")
             found = self._limits[transport] = TransportLimits(
-                self._of(transport, "destination_concurrency_limit"),
-                self._of(transport, "destination_recipient_limit"),
+                1 if delay else self._of(transport, "destination_concurrency_limit", "default_"),
+                self._of(transport, "initial_destination_concurrency"),
+                self._of(transport, "destination_recipient_limit", "default_"),
+                delay,
             )
         return found
 
-    def _of(self, transport: str, suffix: str) -> int:
+    def _of(self, transport: str, suffix: str, prefix: str = "") -> int:
         try:
             return self._settings.number(f"{transport}_{suffix}")
         except KeyError:
-            return self._settings.number(f"default_{suffix}")
+            return self._settings.number(f"{prefix}{suffix}")

@@ -39,6 +39,10 @@ from resel_mta.queue.settling import Settler
 from resel_mta.queue.sites import Active, Run
 from resel_mta.queue.why import HostState, marks
 
+FRESH_SHARE = 5
+"""One in so many places of the active window is for mail that goes from its arrival straight to
+its delivery, so that no backlog, however large, is in its way."""
+
 
 class Scheduler:
     """Implements `door.Watcher`. Call `start`, and `stop` at the end."""
@@ -69,6 +73,8 @@ class Scheduler:
         )
         self._active: dict[str, Active] = {}
         self._admitted = 0
+        # Of the active ones, those that come from the store.
+        self._waited = 0
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -122,7 +128,8 @@ class Scheduler:
     # door.Watcher
 
     def admit(self, message: Message) -> str | None:
-        if self._stopping or self._feeder.behind or self._room() <= 0:
+        fresh = len(self._active) - self._waited + self._admitted
+        if self._stopping or fresh >= self._policy.active_limit // FRESH_SHARE:
             return None
         self._admitted += 1
         return self.owner
@@ -216,7 +223,8 @@ class Scheduler:
     # From claimed to recorded.
 
     def _room(self) -> int:
-        return self._policy.active_limit - len(self._active) - self._admitted
+        limit = self._policy.active_limit
+        return limit - limit // FRESH_SHARE - self._waited
 
     def _may_begin(self) -> bool:
         return not (self._stopping or self._settler.recorder.failing)
@@ -226,6 +234,7 @@ class Scheduler:
         queue_id = active.message.queue_id
         if self._active.get(queue_id) is active:
             del self._active[queue_id]
+            self._waited -= active.waited
         self._dispatcher.forget(active)
         if self._feeder.behind or not gone:
             self._feeder.wake()
@@ -246,10 +255,14 @@ class Scheduler:
     def _claimed(self, messages: list[Message]) -> None:
         self._dispatcher.forget_old()
         for message in messages:
-            self._activate(message)
+            self._activate(message, waited=True)
 
-    def _activate(self, message: Message) -> None:
-        active = Active(message, time.time(), len(message.recipients))
+    def _activate(self, message: Message, *, waited: bool = False) -> None:
+        active = Active(message, time.time(), len(message.recipients), waited=waited)
+        replaced = self._active.get(message.queue_id)
+        if replaced is not None:
+            self._waited -= replaced.waited
+        self._waited += waited
         self._active[message.queue_id] = active
         self._dispatcher.keep(active)
         self._journal.active(message)

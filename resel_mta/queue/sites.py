@@ -6,7 +6,9 @@ recipients at a time, so that a message with 10,000 recipients does not delay a 
 
 A site's window grows by one with each delivery that uses it up and succeeds, and shrinks by one
 with each connection that fails. When a whole window of them failed, the site is dead: its mail
-is put off without connecting, until one probe after `minimal_backoff_time` finds it back.
+is put off without connecting, until one probe after `minimal_backoff_time` finds it back. A
+next hop of which nothing is known gets one probe too, if mail that has waited goes there: after a
+restart its backlog follows as the window grows.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ class Active:
     failed, retries: recorded when all recipients have an outcome, so that there is one bounce.
     withdrawn: held, deleted or requeued from outside: nothing more is begun.
     kept: octets of content that it keeps in memory, as accounted.
+    waited: it comes from the store, and not straight from whoever handed it in.
     """
 
     message: Message
@@ -41,6 +44,7 @@ class Active:
     withdrawn: bool = False
     expired: bool = False
     kept: int = 0
+    waited: bool = False
 
     def weight(self) -> int:
         """Octets that its content takes in memory."""
@@ -84,6 +88,7 @@ class Site:
         "key",
         "last_failure",
         "limit",
+        "paused",
         "queued",
         "runs",
         "window",
@@ -95,6 +100,8 @@ class Site:
         self.initial = min(initial, limit) if limit else initial
         self.window = max(self.initial, 1)
         self.in_flight = 0
+        # Between two deliveries, while destination_rate_delay lasts.
+        self.paused = False
         self.failures = 0.0
         self.dead_until = 0.0
         self.failed_at = 0.0
@@ -111,12 +118,12 @@ class Site:
 
     @property
     def has_room(self) -> bool:
-        return self.in_flight < self.window
+        return self.in_flight < self.window and not self.paused
 
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing to do and nothing to remember."""
-        return not self.runs and not self.in_flight and not self.failed_at
+        return not (self.runs or self.in_flight or self.failed_at or self.paused)
 
     def add(self, run: Run) -> None:
         self.runs.append(run)
@@ -219,9 +226,14 @@ class Lane:
         self.in_flight += 1
         self.ready(site)
 
-    def end(self, site: Site) -> None:
+    def end(self, site: Site, *, paused: bool = False) -> None:
         site.in_flight -= 1
         self.in_flight -= 1
+        site.paused = paused
+        self.ready(site)
+
+    def resume(self, site: Site) -> None:
+        site.paused = False
         self.ready(site)
 
     def forget_idle(self, site: Site) -> None:

@@ -5,26 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 
 import pytest
-from queue_fakes import (
-    OK,
-    FakeIntake,
-    FakeRouter,
-    FakeTransport,
-    MemoryStore,
-    make_log,
-    make_message,
-    read_all,
-    until,
-)
+from queue_fakes import OK, make_message, read_all, until
+from queue_house import BUSY, UNKNOWN, House, MakeHouse
 
 from resel_mta.config import Settings
 from resel_mta.mail import (
-    Bounced,
-    Deferred,
     Delivered,
     Message,
     Notify,
@@ -36,70 +23,6 @@ from resel_mta.mail import (
     Route,
     TempFail,
 )
-from resel_mta.queue.scheduler import Scheduler
-
-UNKNOWN = Bounced(Reply(550, "5.1.1", "unknown user"), relay="local")
-BUSY = Deferred(Reply(450, "4.2.1", "busy"), relay="mx[192.0.2.1]:25")
-DOWN = Deferred(Reply(450, "4.4.1", "connect to mx[192.0.2.1]:25: refused"), host_down=True)
-
-
-@dataclass
-class House:
-    store: MemoryStore
-    router: FakeRouter
-    smtp: FakeTransport
-    local: FakeTransport
-    intake: FakeIntake
-    log: list[str]
-    scheduler: Scheduler
-
-    async def enter(self, *to: str, **options: object) -> Message:
-        message = make_message(self.store, *to, **options)  # type: ignore[arg-type]
-        await self.store.enter(message)
-        return message
-
-    async def names(self) -> list[str]:
-        return [entry.queue_id async for entry in self.store.walk()]
-
-    async def idle(self) -> None:
-        await until(lambda: self.scheduler.active == 0)
-
-    def lines(self, pattern: str) -> list[str]:
-        return [line for line in self.log if re.search(pattern, line)]
-
-
-MakeHouse = Callable[..., House]
-
-
-@pytest.fixture
-async def make_house() -> AsyncIterator[MakeHouse]:
-    made: list[House] = []
-
-    def make(**values: str) -> House:
-        values.setdefault("myhostname", "mail.example.org")
-        values.setdefault("mydomain", "example.org")
-        settings = Settings.build(**values)
-        log, lines = make_log()
-        store = MemoryStore()
-        router, smtp, local = FakeRouter(), FakeTransport(), FakeTransport("local")
-        intake = FakeIntake(store)
-        scheduler = Scheduler(settings, store, router, {"smtp": smtp, "local": local}, intake, log)
-        house = House(store, router, smtp, local, intake, lines, scheduler)
-        made.append(house)
-        return house
-
-    yield make
-    for house in made:
-        house.smtp.gate.set()
-        house.local.gate.set()
-        await house.scheduler.stop(5)
-
-
-@pytest.fixture
-async def house(make_house: MakeHouse) -> House:
-    made = make_house()
-    await made.scheduler.start()
-    return made
 
 
 async def test_delivered_and_removed_with_postfix_lines(house: House) -> None:
@@ -364,113 +287,6 @@ async def test_bounce_that_cannot_be_made_keeps_the_original(house: House) -> No
     house.intake.failure = None
     await house.scheduler.flush()
     await until(lambda: bool(house.lines(f"{message.queue_id}: removed")))
-
-
-async def test_concurrency_starts_low_and_grows(make_house: MakeHouse) -> None:
-    house = make_house(
-        default_destination_concurrency_limit="8", initial_destination_concurrency="2"
-    )
-    await house.scheduler.start()
-    house.smtp.gate.clear()
-    for _ in range(60):
-        await house.enter("a@x.net")
-    await until(lambda: house.smtp.running == 2)
-    await asyncio.sleep(0.05)
-    assert house.smtp.most == 2
-    house.smtp.gate.set()
-    await house.idle()
-    assert 2 < house.smtp.most <= 8
-
-
-async def test_a_dead_next_hop_is_left_alone(house: House) -> None:
-    house.smtp.answer = lambda m, r, route: DOWN if route.nexthop == "dead.net" else Delivered(OK)
-    for _ in range(50):
-        await house.enter("a@dead.net")
-    await house.enter("b@alive.net")
-    await house.idle()
-    tried = [names for _, names in house.smtp.deliveries if names == ["a@dead.net"]]
-    assert len(tried) <= 10
-    suspended = house.lines(
-        r"relay=none, .*dsn=4\.4\.1, status=deferred \(delivery temporarily suspended: "
-        r"connect to mx\[192\.0\.2\.1\]:25: refused\)"
-    )
-    assert len(suspended) == 50 - len(tried)
-    assert house.lines(r"to=<b@alive.net>, .* status=sent")
-    before = len(house.smtp.deliveries)
-    await house.enter("late@dead.net")
-    await house.idle()
-    assert len(house.smtp.deliveries) == before
-
-
-async def test_backlog_follows_the_probe(house: House) -> None:
-    house.smtp.answer = lambda m, r, route: DOWN
-    for _ in range(30):
-        await house.enter("a@dead.net")
-    await house.idle()
-    house.smtp.answer = lambda m, r, route: Delivered(OK)
-    (first, *_) = await house.names()
-    await house.scheduler.flush(queue_id=first)
-    await until(lambda: len(house.lines("removed")) == 30)
-
-
-async def test_ten_thousand_recipients_do_not_delay_one(make_house: MakeHouse) -> None:
-    house = make_house(default_destination_concurrency_limit="2")
-    await house.scheduler.start()
-    release = asyncio.Event()
-    house.smtp.gate.clear()
-    big = await house.enter(*(f"r{n}@x.net" for n in range(10_000)))
-    await until(lambda: house.smtp.running == 2)
-    cron = await house.enter("cron@x.net")
-    house.smtp.gate.set()
-    await until(lambda: cron.queue_id in house.smtp.seen)
-    release.set()
-    served = [name for name, _ in house.smtp.deliveries]
-    assert served.index(cron.queue_id) < 8
-    await house.idle()
-    assert all(len(names) <= 50 for _, names in house.smtp.deliveries)
-    assert (
-        sum(len(names) for name, names in house.smtp.deliveries if name == big.queue_id) == 10_000
-    )
-    assert await house.names() == []
-
-
-async def test_next_hops_take_turns(make_house: MakeHouse) -> None:
-    house = make_house(default_process_limit="1")
-    await house.scheduler.start()
-    house.smtp.gate.clear()
-    for _ in range(20):
-        await house.enter("a@busy.net")
-    await house.enter("b@quiet.net")
-    house.smtp.gate.set()
-    await house.idle()
-    order = [names[0] for _, names in house.smtp.deliveries]
-    assert order.index("b@quiet.net") <= 3
-
-
-async def test_local_recipients_are_next_hops_of_their_own(house: House) -> None:
-    house.router.decide = lambda address: Route("local", "mail.example.org")
-    house.local.gate.clear()
-    for _ in range(5):
-        await house.enter("slow@example.org")
-    await house.enter("other@example.org")
-    await until(lambda: house.local.running == 3)
-    assert sorted(names[0] for _, names in house.local.deliveries) == [
-        "other@example.org",
-        "slow@example.org",
-        "slow@example.org",
-    ]
-
-
-async def test_active_window_is_bounded(make_house: MakeHouse) -> None:
-    house = make_house(qmgr_message_active_limit="10")
-    await house.scheduler.start()
-    house.smtp.gate.clear()
-    for _ in range(40):
-        await house.enter()
-    await asyncio.sleep(0.05)
-    assert house.scheduler.active == 10
-    house.smtp.gate.set()
-    await until(lambda: len(house.lines("removed")) == 40)
 
 
 async def test_content_is_read_when_it_was_not_kept(make_house: MakeHouse) -> None:

@@ -1,0 +1,201 @@
+"""Who is served when: next hops that are slow, dead or back, backlogs, and large messages."""
+
+from __future__ import annotations
+
+import asyncio
+
+from queue_fakes import OK, until
+from queue_house import DOWN, House, MakeHouse
+
+from resel_mta.mail import Delivered, Route
+
+
+async def test_concurrency_starts_low_and_grows(make_house: MakeHouse) -> None:
+    house = make_house(
+        default_destination_concurrency_limit="8", initial_destination_concurrency="2"
+    )
+    await house.scheduler.start()
+    house.smtp.gate.clear()
+    for _ in range(60):
+        await house.enter("a@x.net")
+    await until(lambda: house.smtp.running == 2)
+    await asyncio.sleep(0.05)
+    assert house.smtp.most == 2
+    house.smtp.gate.set()
+    await house.idle()
+    assert 2 < house.smtp.most <= 8
+
+
+async def test_a_dead_next_hop_is_left_alone(house: House) -> None:
+    house.smtp.answer = lambda m, r, route: DOWN if route.nexthop == "dead.net" else Delivered(OK)
+    for _ in range(50):
+        await house.enter("a@dead.net")
+    await house.enter("b@alive.net")
+    await house.idle()
+    tried = [names for _, names in house.smtp.deliveries if names == ["a@dead.net"]]
+    assert len(tried) <= 10
+    suspended = house.lines(
+        r"relay=none, .*dsn=4\.4\.1, status=deferred \(delivery temporarily suspended: "
+        r"connect to mx\[192\.0\.2\.1\]:25: refused\)"
+    )
+    assert len(suspended) == 50 - len(tried)
+    assert house.lines(r"to=<b@alive.net>, .* status=sent")
+    before = len(house.smtp.deliveries)
+    await house.enter("late@dead.net")
+    await house.idle()
+    assert len(house.smtp.deliveries) == before
+
+
+async def test_backlog_follows_the_probe(house: House) -> None:
+    house.smtp.answer = lambda m, r, route: DOWN
+    for _ in range(30):
+        await house.enter("a@dead.net")
+    await house.idle()
+    house.smtp.answer = lambda m, r, route: Delivered(OK)
+    (first, *_) = await house.names()
+    await house.scheduler.flush(queue_id=first)
+    await until(lambda: len(house.lines("removed")) == 30)
+
+
+async def test_ten_thousand_recipients_do_not_delay_one(make_house: MakeHouse) -> None:
+    house = make_house(default_destination_concurrency_limit="2")
+    await house.scheduler.start()
+    release = asyncio.Event()
+    house.smtp.gate.clear()
+    big = await house.enter(*(f"r{n}@x.net" for n in range(10_000)))
+    await until(lambda: house.smtp.running == 2)
+    cron = await house.enter("cron@x.net")
+    house.smtp.gate.set()
+    await until(lambda: cron.queue_id in house.smtp.seen)
+    release.set()
+    served = [name for name, _ in house.smtp.deliveries]
+    assert served.index(cron.queue_id) < 8
+    await house.idle()
+    assert all(len(names) <= 50 for _, names in house.smtp.deliveries)
+    assert (
+        sum(len(names) for name, names in house.smtp.deliveries if name == big.queue_id) == 10_000
+    )
+    assert await house.names() == []
+
+
+async def test_next_hops_take_turns(make_house: MakeHouse) -> None:
+    house = make_house(default_process_limit="1")
+    await house.scheduler.start()
+    house.smtp.gate.clear()
+    for _ in range(20):
+        await house.enter("a@busy.net")
+    await house.enter("b@quiet.net")
+    house.smtp.gate.set()
+    await house.idle()
+    order = [names[0] for _, names in house.smtp.deliveries]
+    assert order.index("b@quiet.net") <= 3
+
+
+async def test_local_recipients_are_next_hops_of_their_own(house: House) -> None:
+    house.router.decide = lambda address: Route("local", "mail.example.org")
+    house.local.gate.clear()
+    for _ in range(5):
+        await house.enter("slow@example.org")
+    await house.enter("other@example.org")
+    await until(lambda: house.local.running == 3)
+    assert sorted(names[0] for _, names in house.local.deliveries) == [
+        "other@example.org",
+        "slow@example.org",
+        "slow@example.org",
+    ]
+
+
+async def test_active_window_is_bounded(make_house: MakeHouse) -> None:
+    house = make_house(qmgr_message_active_limit="10")
+    await house.scheduler.start()
+    house.smtp.gate.clear()
+    for _ in range(40):
+        await house.enter()
+    await asyncio.sleep(0.05)
+    assert house.scheduler.active == 10
+    house.smtp.gate.set()
+    await until(lambda: len(house.lines("removed")) == 40)
+
+
+async def test_a_backlog_begins_with_one_probe_for_each_next_hop(make_house: MakeHouse) -> None:
+    """After a restart everything comes from the store."""
+    house = make_house(initial_destination_concurrency="5")
+    for number in range(60):
+        await house.enter(f"a@{'xy'[number % 2]}.net")
+    house.smtp.gate.clear()
+    await house.scheduler.start()
+    await until(lambda: house.smtp.running == 2)
+    await asyncio.sleep(0.05)
+    assert sorted(names[0] for _, names in house.smtp.deliveries) == ["a@x.net", "a@y.net"]
+    house.smtp.gate.set()
+    await house.idle()
+    assert house.smtp.most > 6
+    assert await house.names() == []
+
+
+async def test_a_backlog_for_a_dead_next_hop_costs_one_probe(make_house: MakeHouse) -> None:
+    house = make_house()
+    for _ in range(40):
+        await house.enter("a@dead.net")
+    house.smtp.answer = lambda m, r, route: DOWN
+    await house.scheduler.start()
+    await until(lambda: len(house.lines("status=deferred")) == 40)
+    assert len(house.smtp.deliveries) == 1
+    await house.idle()
+    house.smtp.answer = lambda m, r, route: Delivered(OK)
+    await house.scheduler.flush()
+    await until(lambda: len(house.lines("removed")) == 40)
+
+
+async def test_no_backlog_is_in_the_way_of_new_mail(make_house: MakeHouse) -> None:
+    house = make_house(qmgr_message_active_limit="10")
+    for _ in range(50):
+        await house.enter("a@slow.net")
+    house.smtp.gate.clear()
+    await house.scheduler.start()
+    await until(lambda: house.scheduler.active == 8)
+    await house.enter("cron@quiet.net")
+    await until(lambda: ["cron@quiet.net"] in [names for _, names in house.smtp.deliveries])
+    house.smtp.gate.set()
+    await until(lambda: len(house.lines("removed")) == 51)
+
+
+async def test_a_rate_delay_spaces_deliveries_to_one_next_hop(make_house: MakeHouse) -> None:
+    house = make_house(smtp_destination_rate_delay="1s")
+    await house.scheduler.start()
+    for _ in range(3):
+        await house.enter("a@x.net")
+    await house.enter("b@y.net")
+    loop = asyncio.get_running_loop()
+    await until(lambda: len(house.smtp.deliveries) == 2)
+    first = loop.time()
+    assert sorted(names[0] for _, names in house.smtp.deliveries) == ["a@x.net", "b@y.net"]
+    await until(lambda: len(house.smtp.deliveries) == 3)
+    assert loop.time() - first > 0.9
+    assert house.smtp.most <= 2
+
+
+async def test_a_transport_has_limits_of_its_own(make_house: MakeHouse) -> None:
+    house = make_house(
+        smtp_destination_concurrency_limit="3",
+        smtp_initial_destination_concurrency="1",
+        local_destination_concurrency_limit="4",
+        local_destination_recipient_limit="2",
+        local_initial_destination_concurrency="4",
+    )
+    house.router.decide = lambda address: Route(
+        "local" if address.endswith(".org") else "smtp", "next.hop"
+    )
+    await house.scheduler.start()
+    house.smtp.gate.clear()
+    house.local.gate.clear()
+    for _ in range(9):
+        await house.enter("a@x.net")
+        await house.enter("b@x.org")
+    await until(lambda: house.smtp.running == 1 and house.local.running == 4)
+    await asyncio.sleep(0.02)
+    assert (house.smtp.running, house.local.running) == (1, 4)
+    house.smtp.gate.set()
+    house.local.gate.set()
+    await house.idle()
+    assert house.smtp.most == 3
