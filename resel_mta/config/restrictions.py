@@ -16,6 +16,7 @@ VERBS = frozenset(
         "reject_unauth_destination",
         "defer_unauth_destination",
         "reject_unlisted_recipient",
+        "reject_unauth_pipelining",
     )
 )
 # One of these makes a list fail for destinations that are not ours.

@@ -232,9 +232,6 @@ text smtpd_authorized_verp_clients = $authorized_verp_clients
 text smtpd_client_connection_limit_exceptions =
 flag smtpd_delay_open_until_valid_rcpt = yes
 text smtpd_expansion_filter = \t\40!"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~
-flag smtpd_forbid_bare_newline = no
-text smtpd_forbid_bare_newline_exclusions = $mynetworks
-text smtpd_forbid_bare_newline_reject_code = 550
 text smtpd_history_flush_threshold = 100
 text smtpd_log_access_permit_actions =
 text smtpd_min_data_rate = 500

@@ -129,7 +129,6 @@ text smtpd_command_filter =
 text smtpd_discard_ehlo_keyword_address_maps =
 text smtpd_dns_reply_filter =
 text smtpd_etrn_restrictions =
-flag smtpd_forbid_unauth_pipelining = no
 flag smtpd_hide_client_session = no
 text smtpd_milter_maps =
 text smtpd_milters =

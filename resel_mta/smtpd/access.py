@@ -101,6 +101,13 @@ def _reject_unlisted_recipient(request: Request) -> Verdict:
 
 Rule = Callable[[Request], Verdict]
 
+
+def _reject_unauth_pipelining(request: Request) -> Verdict:
+    if not request.client.pipelining:
+        return None
+    return _refusal(request, 503, "5.5.0", "Improper use of SMTP command pipelining")
+
+
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         "permit": _permit,
@@ -112,6 +119,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "reject_unauth_destination": _reject_unauth_destination,
         "defer_unauth_destination": _defer_unauth_destination,
         "reject_unlisted_recipient": _reject_unlisted_recipient,
+        "reject_unauth_pipelining": _reject_unauth_pipelining,
     }
 )
 

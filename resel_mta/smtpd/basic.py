@@ -55,7 +55,7 @@ class BasicCommands(Session):
 
     commands = command_table(
         Command(do_QUIT, "QUIT"),
-        Command(do_NOOP, "NOOP", junk=True),
+        Command(do_NOOP, "NOOP", junk=True, last=True),
         Command(do_HELP, "HELP", junk=True),
         Command(do_STARTTLS, "STARTTLS"),
     )

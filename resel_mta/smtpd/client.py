@@ -17,6 +17,7 @@ class Client:
 
     name: "unknown" unless its address's name was looked up and verified.
     own: it connected from one of this host's own addresses. trusted: it is in mynetworks.
+    pipelining: it has sent commands ahead of a reply that it must wait for (RFC 2920 §3.1).
     helo: as it said; esmtp: it said EHLO. tls: "TLSv1.3 with cipher …", "" without TLS.
     """
 
@@ -25,6 +26,7 @@ class Client:
     port: int
     own: bool
     trusted: bool
+    pipelining: bool = False
     helo: str = ""
     esmtp: bool = False
     tls: str = ""
@@ -56,7 +58,7 @@ class Client:
             pair[0] += 1
 
     def summary(self) -> str:
-        """Postfix's " ehlo=1 mail=1 rcpt=0/1 commands=2/3"; "" if nothing was said."""
+        """Postfix's " ehlo=1 mail=1 rcpt=0/1 commands=2/3"."""
         words = []
         good = total = 0
         for name in _ORDER:
@@ -65,7 +67,7 @@ class Client:
                 words.append(f" {name.lower()}={_share(*pair)}")
                 good += pair[0]
                 total += pair[1]
-        return "".join(words) + f" commands={_share(good, total)}"
+        return "".join(words) + f" commands={_share(good, total) if total else '0/0'}"
 
 
 def _share(good: int, total: int) -> str:

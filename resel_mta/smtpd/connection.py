@@ -41,11 +41,12 @@ class Connection(SMTP, abc.ABC):
 
     busy: something is awaited; input is held back until it is done.
     where: what the client did last, for the log. said: the last reply.
-    finished: the conversation is over.
+    finished: the conversation is over. strict_lines: a bare LF is refused.
     """
 
     busy = True
     finished = False
+    strict_lines = False
     where = "CONNECT"
     said = b""
 
@@ -83,6 +84,9 @@ class Connection(SMTP, abc.ABC):
         name = "unknown" if peername else "localhost"
         self.client = Client(name, address, port, own, trusted)
         self.access = AccessPolicy(self.options, self.service.recipients, self.client)
+        if self.options.forbid_bare_newline:
+            excluded = self.options.bare_newline_exclusions
+            self.strict_lines = not excluded.matches(address, name)
         super().connection_made(transport)
         if self.options.implicit_tls:
             self._note_tls()
@@ -199,8 +203,8 @@ class Connection(SMTP, abc.ABC):
 
     def next_line(self, limit: int) -> bytes | None:
         """The next line without its end, None if there is none yet, LINE_TOO_LONG in place of one
-        that is too long. A bare LF ends a command as CR LF does (Postfix's
-        smtpd_forbid_bare_newline = normalize)."""
+        that is too long. A bare LF ends a line as CR LF does, unless it is refused: `refuse_line`
+        may raise."""
         start = self._position
         end = self._buffer.find(b"\n", start)
         if end < 0:
@@ -213,7 +217,10 @@ class Connection(SMTP, abc.ABC):
         if self._overlong or end - start > limit:
             self._overlong = False
             return LINE_TOO_LONG
-        return self._buffer[start:end].rstrip(b"\r")
+        line = self._buffer[start:end]
+        if self.strict_lines and not line.endswith(b"\r"):
+            self.refuse_line()
+        return line.rstrip(b"\r")
 
     # -- output -------------------------------------------------------------------------------
 
@@ -304,6 +311,10 @@ class Connection(SMTP, abc.ABC):
     @abc.abstractmethod
     def proceed(self) -> None:
         """Go on with what was held back; at the end of input, end the session."""
+
+    @abc.abstractmethod
+    def refuse_line(self) -> None:
+        """A line ended in a bare LF, and this client's may not."""
 
     @abc.abstractmethod
     def timed_out(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from resel_mta.config import Settings
@@ -107,6 +107,12 @@ class Options:
     )
     noop_commands: frozenset[bytes] = _verbs("smtpd_noop_commands")
     forbidden_commands: frozenset[bytes] = _verbs("smtpd_forbidden_commands")
+    forbid_unauth_pipelining: bool = _flag("smtpd_forbid_unauth_pipelining")
+    forbid_bare_newline: bool = _read(
+        lambda settings: settings.text("smtpd_forbid_bare_newline").lower() == "reject"
+    )
+    bare_newline_exclusions: Networks = _networks("smtpd_forbid_bare_newline_exclusions")  # noqa: RUF009
+    bare_newline_reject_code: int = _number("smtpd_forbid_bare_newline_reject_code")
     client_port_logging: bool = _flag("smtpd_client_port_logging")
     tls_loglevel: int = _number("smtpd_tls_loglevel")
     tls_received_header: bool = _flag("smtpd_tls_received_header")
@@ -131,16 +137,13 @@ class Options:
             settings.items("smtpd_relay_restrictions"),
             settings.items("smtpd_recipient_restrictions"),
         )
-        if service == "lmtp":
-            # It delivers to mailboxes of this host and nowhere else.
-            lists = ((), ())
         relay_first = settings.flag("smtpd_relay_before_recipient_restrictions")
         early = (
             "smtpd_client_restrictions",
             "smtpd_helo_restrictions",
             "smtpd_sender_restrictions",
         )
-        return cls(
+        options = cls(
             service=service,
             implicit_tls=implicit,
             tls_offered=implicit or level in ("may", "encrypt"),
@@ -148,6 +151,17 @@ class Options:
             recipient_lists=lists if relay_first else lists[::-1],
             has_early_rules=any(settings.items(name) for name in early),
             **{f.name: f.metadata[_READ](settings) for f in fields(cls) if _READ in f.metadata},
+        )
+        return options._of_lmtp() if service == "lmtp" else options
+
+    def _of_lmtp(self) -> Options:
+        """LMTP delivers to mailboxes of this host and nowhere else, past all that guards port 25:
+        unless it is said who may (lmtp/smtpd_client_restrictions), mynetworks may."""
+        return replace(
+            self,
+            recipient_lists=((), ()),
+            client_restrictions=self.client_restrictions or ("permit_mynetworks", "reject"),
+            has_early_rules=True,
         )
 
 

@@ -94,7 +94,6 @@ class SmtpProtocol(TransactionCommands):
             if self.has_input:
                 # What follows unasked is the content, not commands (RFC 2920 §3.1).
                 self.say(refusal)
-                self.log(f"improper command pipelining after DATA from {self.client.label()}")
                 self.hang_up(replies.SYNCHRONIZATION)
             self.say(refusal)
             return None
@@ -253,6 +252,8 @@ class SmtpProtocol(TransactionCommands):
             refusal = self.access.on_end_of_data()
         if refusal is None and incoming.decoder.bare_cr:
             refusal = replies.BARE_CR
+        if refusal is None and incoming.decoder.bare_lf and self.strict_lines:
+            refusal = self.bare_newline()
         return refusal or incoming.receiver.failure
 
     def _origin_of(self, envelope: Envelope) -> Origin:
@@ -312,7 +313,7 @@ class SmtpProtocol(TransactionCommands):
             **BasicCommands.commands,
             **LoginCommands.commands,
             **TransactionCommands.commands,
-            **command_table(Command(do_DATA, "DATA"), Command(do_BDAT, "BDAT")),
+            **command_table(Command(do_DATA, "DATA", last=True), Command(do_BDAT, "BDAT")),
         }
     )
 

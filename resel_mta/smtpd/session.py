@@ -31,12 +31,13 @@ class Command(NamedTuple):
 
     run: called with the session and the argument (b"" for none); it answers through `say`.
     name: in the log. junk: it costs a client nothing, and is counted as an error when there are
-    too many.
+    too many. last: a client must wait for its reply (RFC 2920 §3.1).
     """
 
     run: Callable[[Any, bytes], Work]
     name: str
     junk: bool = False
+    last: bool = False
 
 
 Commands = Mapping[bytes, Command]
@@ -84,6 +85,8 @@ class Session(Connection):
         if self.service.client_name is not None and self.client.name == "unknown":
             self.client.name = await self.service.client_name(self.client.address)
         self.log(f"connect from {self.label()}")
+        if self.has_input:
+            self._note_pipelining()
         if not self.service.admits(self.client):
             service = "smtp" if options.service == "smtpd" else options.service
             count = self.service.connections(self.client.address)
@@ -188,6 +191,8 @@ class Session(Connection):
                 return
         self.where = command.name
         self.said = b""
+        if self._position < len(self._buffer) and (command.last or not self.client.esmtp):
+            self._note_pipelining()
         try:
             work = command.run(self, argument.strip())
         except (TempFail, PermFail) as failure:
@@ -202,6 +207,25 @@ class Session(Connection):
                 return
         if self.consumer is None:
             self._count(command)
+
+    def bare_newline(self) -> Reply:
+        """smtpd_forbid_bare_newline = reject."""
+        code, hostname = self.options.bare_newline_reject_code, self.options.myhostname
+        return Reply(code, f"{code // 100}.5.2", f"{hostname} Error: bare <LF> received")
+
+    def refuse_line(self) -> None:
+        refusal = self.bare_newline()
+        self.log_reject(self.where, refusal)
+        self.hang_up(refusal)
+
+    def _note_pipelining(self) -> None:
+        """What was sent too early is not logged: it may be a password or a message."""
+        if self.client.pipelining or self.where == "QUIT":
+            return
+        self.client.pipelining = True
+        self.log(f"improper command pipelining after {self.where} from {self.client.label()}")
+        if self.options.forbid_unauth_pipelining:
+            self.hang_up(replies.SYNCHRONIZATION)
 
     def _unusual(self, line: bytes, verb: bytes, command: Command | None) -> Command | None:
         """A line that is no command, or one that needs TLS first. None after saying so."""

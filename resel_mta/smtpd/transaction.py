@@ -232,12 +232,12 @@ class TransactionCommands(LoginCommands):
         return None
 
     commands = command_table(
-        Command(do_HELO, "HELO"),
-        Command(do_EHLO, "EHLO"),
+        Command(do_HELO, "HELO", last=True),
+        Command(do_EHLO, "EHLO", last=True),
         Command(do_MAIL, "MAIL"),
         Command(do_RCPT, "RCPT"),
         Command(do_RSET, "RSET", junk=True),
-        Command(do_VRFY, "VRFY", junk=True),
+        Command(do_VRFY, "VRFY", junk=True, last=True),
         Command(do_not_implemented, "EXPN"),
-        Command(do_not_implemented, "ETRN", junk=True),
+        Command(do_not_implemented, "ETRN", junk=True, last=True),
     )

@@ -17,7 +17,8 @@ from conftest import BASE, FakeIntake, FakeRouter, FakeUsers
 from resel_mta.config import Settings
 from resel_mta.content import Body, Content
 from resel_mta.mail import Envelope, Origin
-from resel_mta.maillog import MailLog, StreamSink
+from resel_mta.maillog import MailLog
+from resel_mta.maillog.sinks import StreamSink
 from resel_mta.smtpd import SmtpService
 
 
