@@ -1,4 +1,4 @@
-"""The IMAP front: listener side, TLS and log-in. Sessions that are in go to the worker.
+"""The front of IMAP and POP3: listener side, TLS and log-in. Sessions that are in go to the worker.
 
 A session without TLS is given away with its socket; one under TLS stays here as bytes that are
 pumped to and from the worker.
@@ -9,18 +9,25 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import ipaddress
 import os
 import socket
-import ssl
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, Protocol
 
 from resel_lda import handover
+from resel_lda.accepting import (
+    Accepted,
+    Handshake,
+    address_of,
+    ends_of,
+    handshake_failure,
+    is_loopback,
+)
 from resel_lda.handover import Handover
-from resel_lda.imap.login import Dialog, LoggedIn, Rejected, TLSSource
+from resel_lda.imap.login import Attempts, Dialog, LoggedIn, Rejected, TLSSource
 from resel_lda.imap.stream import ConnectionLost, Stream
 from resel_lda.pump import pump
 from resel_lda.worker_pool import WorkerPool, WorkerUnavailable
@@ -45,8 +52,21 @@ class Active:
     secured: bool
 
 
+class LoginDialog(Protocol):
+    """Talks to one client until it has logged in."""
+
+    attempts: Attempts
+
+    @property
+    def secured(self) -> bool: ...
+
+    async def run(self) -> LoggedIn:
+        """Raises Rejected, ConnectionLost."""
+        ...
+
+
 @dataclass(slots=True)
-class _Client:
+class Client:
     """A connection before its log-in."""
 
     stream: Stream
@@ -57,11 +77,13 @@ class _Client:
 
     @property
     def from_here(self) -> bool:
-        return _is_loopback(self.remote[0]) or self.remote[0] == self.local[0] != ""
+        return is_loopback(self.remote[0]) or self.remote[0] == self.local[0] != ""
 
 
-class ImapService:
-    """IMAP for the sockets that the daemon has bound."""
+class LoginService(ABC):
+    """A protocol for the sockets that the daemon has bound. service: its name."""
+
+    service: ClassVar[str]
 
     def __init__(
         self,
@@ -75,10 +97,11 @@ class ImapService:
         login_timeout: float = _LOGIN_TIMEOUT,
     ) -> None:
         self._log = log
-        self._sasl = SaslServer(users)
-        self._tls = tls
+        self._log_service = f"{self.service}-login"
+        self.sasl = SaslServer(users)
+        self.tls = tls
         self._pool = worker_pool
-        self._failure_delay = failure_delay
+        self.failure_delay = failure_delay
         self._login_timeout = login_timeout
         self._dialogs: dict[asyncio.Task[None], Stream | None] = {}
         self._active: dict[str, Active] = {}
@@ -97,7 +120,7 @@ class ImapService:
     def factory(self, implicit_tls: bool) -> Callable[[], asyncio.Protocol]:
         """For `loop.create_server(factory, sock=…)`, without `ssl`: TLS is started here, so that
         each connection gets the certificate of its time, and failed handshakes are logged."""
-        return lambda: _Handshake(self) if implicit_tls else _Accepted(self)
+        return lambda: Handshake(self) if implicit_tls else Accepted(self)
 
     async def stop(self, timeout: float) -> None:
         """End the dialogs before log-in with BYE. Sessions end with the worker pool."""
@@ -126,22 +149,24 @@ class ImapService:
         task.add_done_callback(lambda done: self._dialogs.pop(done, None))
 
     async def _welcome_tls(self, connection: socket.socket) -> None:
-        context = self._tls.context() if self._tls is not None else None
+        context = self.tls.context() if self.tls is not None else None
         if context is None:
-            self._log.warning("imap-login", "no certificate for implicit TLS: connection closed")
+            self._log.warning(
+                self._log_service, "no certificate for implicit TLS: connection closed"
+            )
             connection.close()
             return
         stream = Stream()
-        remote, local = _ends(connection)
+        remote, local = ends_of(connection)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: stream, connection, ssl=context, ssl_handshake_timeout=_TLS_TIMEOUT
             )
         except (OSError, TimeoutError) as error:
             connection.close()
-            why = _handshake_failure(error)
+            why = handshake_failure(error)
             self._log.event(
-                "imap-login",
+                self._log_service,
                 f"Disconnected: Connection closed: {why} (no auth attempts in 0 secs): user=<>, "
                 f"rip={remote}, lip={local}, TLS handshaking: {why}",
                 client_ip=remote,
@@ -156,11 +181,11 @@ class ImapService:
         await self._welcome(stream)
 
     async def _welcome(self, stream: Stream) -> None:
-        client = _Client(
+        client = Client(
             stream,
             base64.b64encode(os.urandom(9), b"+/").decode(),
-            _address(stream.transport.get_extra_info("peername")),
-            _address(stream.transport.get_extra_info("sockname")),
+            address_of(stream.transport.get_extra_info("peername")),
+            address_of(stream.transport.get_extra_info("sockname")),
         )
         try:
             await self._talk(client)
@@ -170,19 +195,12 @@ class ImapService:
             stream.close()
             raise
         except Exception as error:
-            self._log.warning("imap-login", f"session=<{client.session}>: {error!r}")
+            self._log.warning(self._log_service, f"session=<{client.session}>: {error!r}")
             stream.abort()
 
-    async def _talk(self, client: _Client) -> None:
+    async def _talk(self, client: Client) -> None:
         stream = client.stream
-        dialog = Dialog(
-            stream,
-            self._sasl,
-            self._tls,
-            client.from_here,
-            lambda user: self._admit(client, user),
-            self._failure_delay,
-        )
+        dialog = self.dialog(client, lambda user: self._admit(client, user))
         try:
             async with asyncio.timeout(self._login_timeout):
                 found = await dialog.run()
@@ -200,9 +218,9 @@ class ImapService:
 
     def _say_last(self, stream: Stream, said: str) -> None:
         with contextlib.suppress(ConnectionLost):
-            stream.write(f"* BYE {said}\r\n".encode())
+            stream.write(self.last_words(said))
 
-    def _log_failure(self, client: _Client, dialog: Dialog, reason: str) -> None:
+    def _log_failure(self, client: Client, dialog: LoginDialog, reason: str) -> None:
         attempts = dialog.attempts
         seconds = round(asyncio.get_running_loop().time() - attempts.began)
         if attempts.failed:
@@ -213,12 +231,12 @@ class ImapService:
         user = "".join(c if c.isprintable() and c not in "<>" else "?" for c in attempts.user[:80])
         method = f", method={attempts.method}" if attempts.method else ""
         self._log.event(
-            "imap-login",
+            self._log_service,
             f"Disconnected: {reason} ({tries}): user=<{user}>{method}, {self._where(client)}",
             client_ip=client.remote[0],
         )
 
-    def _where(self, client: _Client, mpid: int = 0) -> str:
+    def _where(self, client: Client, mpid: int = 0) -> str:
         stream = client.stream
         words = [f"rip={client.remote[0]}", f"lip={client.local[0]}"]
         if mpid:
@@ -235,7 +253,7 @@ class ImapService:
 
     # Log-in and after.
 
-    def _admit(self, client: _Client, user: User) -> str:
+    def _admit(self, client: Client, user: User) -> str:
         """Counts the session, or says why not."""
         key = (user.name, client.remote[0])
         if self._per_client[key] >= self._most_per_client:
@@ -243,13 +261,13 @@ class ImapService:
                 "Maximum number of connections from user+IP exceeded "
                 f"(mail_max_userip_connections={self._most_per_client})"
             )
-            self._log.event("imap-login", f"{text}: user=<{user.name}>, {self._where(client)}")
+            self._log.event(self._log_service, f"{text}: user=<{user.name}>, {self._where(client)}")
             return text
         self._per_client[key] += 1
         client.admitted = user.name
         return ""
 
-    def _ended(self, client: _Client) -> None:
+    def _ended(self, client: Client) -> None:
         """The session is over: said by the worker, or it died, or never got there."""
         key = (client.admitted, client.remote[0])
         self._per_client[key] -= 1
@@ -260,7 +278,7 @@ class ImapService:
         if pumped is not None:
             pumped.close()
 
-    async def _hand_over(self, client: _Client, found: LoggedIn, secured: bool) -> None:
+    async def _hand_over(self, client: Client, found: LoggedIn, secured: bool) -> None:
         stream, user = client.stream, found.user
         unread = b""
         try:
@@ -279,11 +297,11 @@ class ImapService:
                 raise
             return
         self._active[client.session] = Active(
-            user.name, "imap", client.remote[0], client.session, secured
+            user.name, self.service, client.remote[0], client.session, secured
         )
         where = self._where(client, self._pool.pid)
         self._log.event(
-            "imap-login",
+            self._log_service,
             f"Login: user=<{user.name}>, method={found.method}, {where}",
             client_ip=client.remote[0],
             user_name=user.name,
@@ -293,7 +311,7 @@ class ImapService:
             stream.abort()
 
     async def _prepare(
-        self, client: _Client, found: LoggedIn, secured: bool, unread: bytes
+        self, client: Client, found: LoggedIn, secured: bool, unread: bytes
     ) -> tuple[Handover, socket.socket]:
         """What to tell the worker, and the descriptor for it. Raises OSError."""
         stream, user = client.stream, found.user
@@ -306,7 +324,7 @@ class ImapService:
             connection = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
         request = Handover(
             session=client.session,
-            service="imap",
+            service=self.service,
             user=user.name,
             uid=user.uid,
             gid=user.gid,
@@ -323,67 +341,39 @@ class ImapService:
 
     def _refuse(self, stream: Stream, tag: bytes) -> None:
         with contextlib.suppress(ConnectionLost):
-            stream.write(
-                b"%b NO [UNAVAILABLE] Mailboxes are not available now, try again later.\r\n"
-                b"* BYE Mailboxes are not available now.\r\n" % tag
-            )
+            stream.write(self.refusal(tag))
         stream.close()
 
+    # What is different between protocols.
 
-class _Accepted(Stream):
-    """A stream that reports to the service as soon as it is connected."""
+    @abstractmethod
+    def dialog(self, client: Client, admit: Callable[[User], str]) -> LoginDialog:
+        """admit: asked before a log-in succeeds; text of a refusal, or ""."""
 
-    def __init__(self, service: ImapService) -> None:
-        super().__init__()
-        self._service = service
+    @abstractmethod
+    def last_words(self, said: str) -> bytes:
+        """How a connection is told that it ends."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._service.begin(self)
-
-
-class _Handshake(asyncio.Protocol):
-    """A connection whose first octets are the client's handshake.
-
-    They are there already, as a rule, and uvloop's transport reads them before `loop.start_tls`
-    can be called; pausing it here does nothing yet. So the socket is taken off the transport.
-    """
-
-    def __init__(self, service: ImapService) -> None:
-        self._service = service
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        fd = os.dup(transport.get_extra_info("socket").fileno())
-        cast("asyncio.Transport", transport).abort()
-        self._service.begin_tls(socket.socket(fileno=fd))
+    @abstractmethod
+    def refusal(self, tag: bytes) -> bytes:
+        """The answer to a log-in whose mailbox cannot be had now."""
 
 
-def _handshake_failure(error: Exception) -> str:
-    """As Dovecot words it, without addresses of C sources. No bracket: fail2ban's filter wants
-    the one before the attempts to be the first."""
-    if isinstance(error, ssl.SSLError):
-        return f"SSL_accept() failed: {(error.reason or 'error').replace('_', ' ').lower()}"
-    return "Connection closed"
+class ImapService(LoginService):
+    """IMAP."""
 
+    service = "imap"
 
-def _address(name: object) -> tuple[str, int]:
-    """(address, port) of a socket name; ("", 0) for a unix socket."""
-    if isinstance(name, tuple) and len(name) >= 2:
-        return str(name[0]).removeprefix("::ffff:"), int(name[1])
-    return "", 0
+    def dialog(self, client: Client, admit: Callable[[User], str]) -> LoginDialog:
+        return Dialog(
+            client.stream, self.sasl, self.tls, client.from_here, admit, self.failure_delay
+        )
 
+    def last_words(self, said: str) -> bytes:
+        return f"* BYE {said}\r\n".encode()
 
-def _ends(connection: socket.socket) -> tuple[str, str]:
-    """The addresses of the client and of this side; "" when the client is gone already."""
-    try:
-        return _address(connection.getpeername())[0], _address(connection.getsockname())[0]
-    except OSError:
-        return "", ""
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        # A unix socket: whoever can reach it is on this machine.
-        return address == ""
+    def refusal(self, tag: bytes) -> bytes:
+        return (
+            b"%b NO [UNAVAILABLE] Mailboxes are not available now, try again later.\r\n"
+            b"* BYE Mailboxes are not available now.\r\n" % tag
+        )
