@@ -5,7 +5,7 @@ from __future__ import annotations
 from resel_mta.config import Settings
 from resel_mta.config.maps import MapSet
 from resel_mta.mail import Envelope, Notify, Recipient
-from resel_mta.routing.table import RoutingTable, configured_maps
+from resel_mta.routing.table import RoutingTable
 
 
 class AutomaticBcc:
@@ -18,8 +18,8 @@ class AutomaticBcc:
     def reconfigure(self, settings: Settings) -> None:
         """From now on, by these (`table` is reconfigured by its owner)."""
         self._always = settings.text("always_bcc").strip()
-        self._sender_maps = configured_maps(settings, "sender_bcc_maps")
-        self._recipient_maps = configured_maps(settings, "recipient_bcc_maps")
+        self._sender_maps = self._table.open_maps(settings, "sender_bcc_maps")
+        self._recipient_maps = self._table.open_maps(settings, "recipient_bcc_maps")
 
     @property
     def is_active(self) -> bool:

@@ -7,7 +7,7 @@ from resel_mta.config.maps import MapSet
 from resel_mta.content import Header
 from resel_mta.routing.address import add_extension, local_name
 from resel_mta.routing.rewrite import RECIPIENT_FIELDS, SENDER_FIELDS
-from resel_mta.routing.table import RoutingTable, configured_maps
+from resel_mta.routing.table import RoutingTable
 from resel_mta.wire.header_addresses import find_addresses, replace_addresses
 from resel_mta.wire.path import split_address
 
@@ -26,7 +26,7 @@ class Canonical:
         """From now on, by these (`table` is reconfigured by its owner)."""
         self._maps: list[tuple[MapSet, frozenset[str]]] = []
         for name in ("sender_canonical", "recipient_canonical", "canonical"):
-            maps = configured_maps(settings, f"{name}_maps")
+            maps = self._table.open_maps(settings, f"{name}_maps")
             if maps is not None:
                 self._maps.append((maps, frozenset(settings.items(f"{name}_classes"))))
         self._masquerade = [name.lower() for name in settings.items("masquerade_domains")]

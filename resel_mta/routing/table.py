@@ -54,11 +54,11 @@ class RoutingTable:
             )
             if settings.text(name).strip()
         )
-        self.alias_maps = configured_maps(settings, "alias_maps")
-        self.virtual_alias_maps = configured_maps(settings, "virtual_alias_maps")
-        self._virtual_mailbox_maps = configured_maps(settings, "virtual_mailbox_maps")
-        self._relay_recipient_maps = configured_maps(settings, "relay_recipient_maps")
-        self._transport_maps = configured_maps(settings, "transport_maps")
+        self.alias_maps = self.open_maps(settings, "alias_maps")
+        self.virtual_alias_maps = self.open_maps(settings, "virtual_alias_maps")
+        self._virtual_mailbox_maps = self.open_maps(settings, "virtual_mailbox_maps")
+        self._relay_recipient_maps = self.open_maps(settings, "relay_recipient_maps")
+        self._transport_maps = self.open_maps(settings, "transport_maps")
         self._bare_parents = "transport_maps" in settings.items("parent_domain_matches_subdomains")
         local = settings.items("local_recipient_maps")
         aliases = set(settings.items("alias_maps"))
@@ -66,7 +66,7 @@ class RoutingTable:
         self._users_are_local = not _PASSWD.isdisjoint(local)
         self._aliases_are_local = aliases.issubset(local)
         others = set(local) - aliases - _PASSWD
-        self._local_maps = open_maps(settings, "local_recipient_maps") if others else None
+        self._local_maps = self.open_maps(settings, "local_recipient_maps") if others else None
         self._relayhost = settings.text("relayhost").strip()
         self._transports = {
             name: parse_transport(settings.text(name))
@@ -77,6 +77,11 @@ class RoutingTable:
                 "default_transport",
             )
         }
+
+    def open_maps(self, settings: Settings, name: str) -> MapSet | None:
+        """The maps of a parameter, None where it is empty. All of routing opens them here, so that
+        `explain` can watch them."""
+        return open_maps(settings, name) if settings.text(name).strip() else None
 
     async def classify(self, address: str) -> AddressClass:
         """Raises TempFail when a map fails."""
@@ -271,8 +276,3 @@ class RoutingTable:
             # A transport alone also takes back what relayhost said; neither changes nothing.
             return Route(transport, domain) if transport else route
         return route
-
-
-def configured_maps(settings: Settings, name: str) -> MapSet | None:
-    """The maps of a parameter, None where it is empty."""
-    return open_maps(settings, name) if settings.text(name).strip() else None
