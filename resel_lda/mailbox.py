@@ -1,6 +1,6 @@
 """The Mailbox door: what IMAP, POP3, local delivery and resel-adm see of a user's mail.
 
-Imports nothing of ours but the pure vocabulary of `mime`. Names of folders are `str` with "/" between levels whatever the layout
+Imports nothing of ours. Names of folders are `str` with "/" between levels whatever the layout
 on disk, "INBOX" in any case being the inbox. Flags are `str`: "\\Seen" and keywords as the
 client spelled them. All methods are coroutines that never block the loop, unless said otherwise.
 One `Mailbox` object per folder is shared by all sessions of its user; only the worker that owns
@@ -12,9 +12,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
-
-from resel_lda.mime.lookup import SortRow
+from typing import Any, Protocol
 
 SYSTEM_FLAGS = ("\\Answered", "\\Flagged", "\\Deleted", "\\Seen", "\\Draft")
 
@@ -128,12 +126,17 @@ class Mailbox(Protocol):
         """Messages new or with other flags since `modseq`, by ascending UID."""
         ...
 
-    def vanished_since(self, modseq: int) -> Sequence[int]:
-        """UIDs expunged since `modseq`, ascending."""
+    def vanished_since(self, modseq: int) -> Sequence[tuple[int, int]]:
+        """UIDs expunged since `modseq`, as sorted disjoint (low, high) ranges. Where it is no
+        longer known when some went, more than that; never one that is there."""
         ...
 
     def keywords(self) -> Sequence[str]:
         """Keywords known in this folder, for the FLAGS response."""
+        ...
+
+    def recent_count(self) -> int:
+        """How many messages no session was told of yet."""
         ...
 
     def claim_recent(self) -> frozenset[int]:
@@ -171,8 +174,10 @@ class Mailbox(Protocol):
         """These header fields (exclude: all others) as they are, and an empty line."""
         ...
 
-    async def sort_rows(self, uids: Sequence[int]) -> Mapping[int, SortRow]:
-        """What SORT and THREAD compare."""
+    async def sort_keys(
+        self, uids: Sequence[int], names: Sequence[str]
+    ) -> Mapping[int, tuple[Any, ...]]:
+        """What SORT and THREAD compare: these fields of a `mime.lookup.SortRow`."""
         ...
 
     async def sent_days(self, uids: Sequence[int]) -> Mapping[int, int | None]:
@@ -180,12 +185,12 @@ class Mailbox(Protocol):
         ...
 
     async def find(self, column: str, needle: str) -> Collection[int] | None:
-        """UIDs with the casefolded `needle` in a header field. column: "subject", "sender",
+        """UIDs with the folded `needle` in a header field. column: "subject", "sender",
         "recipient", "cc" or "bcc". None: not known here, look at the headers."""
         ...
 
     async def may_contain(self, uids: Sequence[int], needle: str) -> Collection[int]:
-        """Those of these messages whose decoded text may contain the casefolded `needle`; the
+        """Those of these messages whose decoded text may contain the folded `needle`; the
         others surely do not, or are gone."""
         ...
 

@@ -24,6 +24,10 @@ AFTER_LOGIN = (
     "LIST-STATUS",
     "STATUS=SIZE",
     "ESEARCH",
+    "SEARCHRES",
+    "WITHIN",
+    "CONDSTORE",
+    "QRESYNC",
 )
 # Seconds between signs of life to an idling client, as Dovecot's imap_idle_notify_interval.
 _IDLE_NOTIFY = 120.0
@@ -91,13 +95,20 @@ async def identify(session: Session, args: Parser) -> str:
 
 
 async def enable(session: Session, args: Parser) -> str:
-    """RFC 5161: unknown names are passed over; what this server has needs no ENABLE yet."""
+    """RFC 5161: unknown names are passed over."""
     args.space()
-    args.word()
+    words = [args.word()]
     while args.skip(b" "):
-        args.word()
+        words.append(args.word())
     args.finish()
-    session.untagged(b"ENABLED")
+    enabled = []
+    if b"CONDSTORE" in words:
+        session.use_condstore()
+        enabled.append(b"CONDSTORE")
+    if b"QRESYNC" in words:
+        session.use_qresync()
+        enabled.append(b"QRESYNC")
+    session.untagged(b" ".join((b"ENABLED", *enabled)))
     return "Enabled."
 
 

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Iterator, Sequence
 
 from resel_lda.imap import fetch_items, fetch_ready
+from resel_lda.imap.errors import Refused
 from resel_lda.imap.fetch_items import Item, Loaded, Need
-from resel_lda.imap.parser import Parser
+from resel_lda.imap.parser import ParseError, Parser, SequenceSet
+from resel_lda.imap.resync import MAX_MODSEQ, tell_vanished
 from resel_lda.imap.session import Session
 from resel_lda.imap.view import View
 from resel_lda.mailbox import Mailbox, MailboxError, MessageInfo
@@ -30,14 +32,58 @@ async def fetch(session: Session, args: Parser, by_uid: bool) -> str:
     numbers = args.sequence_set()
     args.space()
     items = fetch_items.parse_items(args)
+    since, vanished = _modifiers(args) if args.skip(b" (") else (None, False)
     args.finish()
+    if vanished and not (by_uid and session.qresync):
+        raise Refused("BAD", "VANISHED needs UID FETCH and QRESYNC enabled")
     if by_uid and fetch_items.UID not in items:
         items.insert(0, fetch_items.UID)
-    pairs = view.select(numbers, by_uid)
+    pairs: Pairs = view.select(numbers, by_uid)
+    if since is not None and fetch_items.MODSEQ not in items:
+        items.append(fetch_items.MODSEQ)
+    if fetch_items.MODSEQ in items:
+        session.use_condstore()
+    if since is not None:
+        if vanished:
+            _tell_vanished(session, view, numbers, since)
+        pairs = _changed(view, pairs, since)
     missing = await _run(session, view, pairs, items)
     if missing:
         return "[EXPUNGEISSUED] Some messages were already expunged."
     return "Fetch completed."
+
+
+def _modifiers(args: Parser) -> tuple[int | None, bool]:
+    """``CHANGEDSINCE n`` and ``VANISHED`` up to the parenthesis (RFC 7162 §3.1.4.1, §3.2.6)."""
+    since: int | None = None
+    vanished = False
+    while True:
+        word = args.word()
+        if word == b"CHANGEDSINCE":
+            args.space()
+            since = args.number(MAX_MODSEQ)
+        elif word == b"VANISHED":
+            vanished = True
+        else:
+            raise ParseError("Unknown FETCH modifier")
+        if args.skip(b")"):
+            break
+        args.space()
+    if vanished and since is None:
+        raise ParseError("VANISHED needs CHANGEDSINCE")
+    return since, vanished
+
+
+def _tell_vanished(session: Session, view: View, numbers: SequenceSet, since: int) -> None:
+    mailbox = view.mailbox
+    tell_vanished(session, view, since, numbers.resolved(max(mailbox.uidnext - 1, 0)))
+
+
+def _changed(view: View, pairs: Pairs, since: int) -> Pairs:
+    if since >= view.mailbox.highestmodseq:
+        return []
+    uids = {info.uid for info in view.mailbox.changed_since(since)}
+    return [pair for pair in pairs if pair[1] in uids]
 
 
 async def _run(session: Session, view: View, pairs: Pairs, items: list[Item]) -> int:
@@ -107,6 +153,8 @@ def _responses(loaded: list[Loaded], items: list[Item], told: set[int]) -> list[
     for message in loaded:
         rendered = [item.render(message) for item in items]
         if message.info.uid in told and fetch_items.FLAGS not in items:
+            if message.view.with_modseq and fetch_items.MODSEQ not in items:
+                rendered.append(fetch_items.MODSEQ.render(message))
             rendered.append(fetch_items.FLAGS.render(message))
         out.append(b"* %d FETCH (%b)\r\n" % (message.sequence, b" ".join(rendered)))
     return out

@@ -152,6 +152,7 @@ INTERNALDATE = Item(
     lambda loaded: b"INTERNALDATE " + text.date_time(loaded.info.internal_date),
     name=b"INTERNALDATE",
 )
+MODSEQ = Item(lambda loaded: b"MODSEQ (%d)" % loaded.info.modseq, name=b"MODSEQ")
 SIZE = Item(lambda loaded: b"RFC822.SIZE %d" % loaded.size, Need.SIZE, name=b"RFC822.SIZE")
 ENVELOPE = Item(lambda loaded: b"ENVELOPE " + _parts(loaded).envelope, Need.PARTS, name=b"ENVELOPE")
 BODY = Item(lambda loaded: b"BODY " + _parts(loaded).body, Need.PARTS, name=b"BODY")
@@ -167,6 +168,7 @@ _SIMPLE = {
         FLAGS,
         UID,
         INTERNALDATE,
+        MODSEQ,
         SIZE,
         ENVELOPE,
         BODYSTRUCTURE,

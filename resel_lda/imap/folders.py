@@ -18,6 +18,7 @@ _STATUS_ITEMS = {
     b"UIDVALIDITY": "uidvalidity",
     b"UNSEEN": "unseen",
     b"SIZE": "size",
+    b"HIGHESTMODSEQ": "highestmodseq",
 }
 
 
@@ -128,6 +129,8 @@ async def status(session: Session, args: Parser) -> str:
     items = parse_status_items(args)
     args.finish()
     name = session.names.store_name(wire)
+    if b"HIGHESTMODSEQ" in items:
+        session.use_condstore()
     answer = await session.store.status(name)
     session.untagged(status_response(session.names.wire(name), items, answer))
     return "Status completed."

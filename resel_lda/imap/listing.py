@@ -33,6 +33,8 @@ async def list_(session: Session, args: Parser) -> str:
     if request.patterns == [""] and not request.extended:
         _answer_root(session)
         return "List completed."
+    if b"HIGHESTMODSEQ" in request.status:
+        session.use_condstore()
     held = await session.store.folders()
     for folder, matched, child_subscribed in _chosen(session, request, held):
         attributes = _attributes(request, folder)

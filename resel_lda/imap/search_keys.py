@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from resel_lda.imap.parser import ParseError
 from resel_lda.mailbox import MessageInfo
+from resel_lda.mime.fold import fold
 from resel_lda.mime.sections import decoded_text, parse
 from resel_lda.mime.text import decode_header
 
@@ -35,7 +36,7 @@ class Candidate:
     _text: str | None = None
 
     def fields(self) -> list[tuple[bytes, str]] | None:
-        """(lower-case name, decoded and casefolded value) of all header fields."""
+        """(lower-case name, decoded and folded value) of all header fields."""
         if self._fields is None and self.header is not None:
             self._fields = _header_values(self.header)
         return self._fields
@@ -46,7 +47,7 @@ class Candidate:
         return self.header is not None and self.header.isascii() and b"=?" not in self.header
 
     def body(self) -> str | None:
-        """All decoded text of the body, casefolded."""
+        """All decoded text of the body, folded."""
         if self._text is None and self.message is not None:
             self._text = _body_text(self.message)
         return self._text
@@ -79,9 +80,7 @@ def _header_values(header: bytes) -> list[tuple[bytes, str]]:
         name, colon, rest = line.partition(b":")
         if colon:
             values.append((name.rstrip(b" \t").lower(), [rest]))
-    return [
-        (name, decode_header(b"".join(lines).strip(b" \t")).casefold()) for name, lines in values
-    ]
+    return [(name, fold(decode_header(b"".join(lines).strip(b" \t")))) for name, lines in values]
 
 
 def _body_text(message: bytes) -> str:
@@ -94,7 +93,7 @@ def _body_text(message: bytes) -> str:
             texts += [f"{name.decode('latin-1')}: {value}" for name, value in inner]
         found = decoded_text(message, node)
         if found:
-            texts.append(found.casefold())
+            texts.append(fold(found))
     return "\n".join(texts)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from resel_lda.imap.search_keys import Answer, Candidate
 from resel_lda.mailbox import Mailbox
 from resel_lda.mime.dates import parse_date
+from resel_lda.mime.fold import fold
 
 _COLUMNS = {
     b"subject": "subject",
@@ -26,7 +27,7 @@ class FieldKey:
 
     def __init__(self, name: bytes, needle: str) -> None:
         self._name = name.lower()
-        self._needle = needle.casefold()
+        self._needle = fold(needle)
         # White space may be folded differently in the header: one word is looked for first.
         self._word = max(self._needle.split(), key=len, default="").encode()
         # UIDs of those that match, where the store knows them.
@@ -86,7 +87,7 @@ class TextKey:
     """BODY and TEXT."""
 
     def __init__(self, needle: str, with_header: bool) -> None:
-        self._needle = needle.casefold()
+        self._needle = fold(needle)
         self._with_header = with_header
         # UIDs of those that surely do not contain it.
         self._without: set[int] = set()

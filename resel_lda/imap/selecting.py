@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from resel_lda.imap.parser import Parser
+from resel_lda.imap.resync import parse_select_parameters, resynchronise
 from resel_lda.imap.session import Session
 from resel_lda.imap.view import View
 
@@ -18,7 +19,12 @@ async def examine(session: Session, args: Parser) -> str:
 async def _select(session: Session, args: Parser, read_only: bool) -> str:
     args.space()
     wire = args.astring()
-    args.finish()
+    view, session.view = session.view, None
+    try:
+        known = parse_select_parameters(session, args) if args.skip(b" ") else None
+        args.finish()
+    finally:
+        session.view = view
     if session.view is not None:
         # Whatever becomes of the new one, the old one is closed (RFC 3501 §6.3.1).
         session.close_view()
@@ -26,12 +32,15 @@ async def _select(session: Session, args: Parser, read_only: bool) -> str:
     mailbox = await session.open_folder(wire)
     try:
         name = session.names.store_name(wire)
-        recent = (await session.store.status(name)).recent if read_only else 0
-        session.view = View(mailbox, name, read_only, recent)
+        recent = mailbox.recent_count() if read_only else 0
+        view = session.view = View(mailbox, name, read_only, recent)
+        view.with_modseq, view.with_uids = session.condstore, session.qresync
     except BaseException:
         mailbox.release()
         raise
-    _describe(session, session.view)
+    _describe(session, view)
+    if known is not None:
+        resynchronise(session, view, known)
     code, word = ("READ-ONLY", "Examine") if read_only else ("READ-WRITE", "Select")
     return f"[{code}] {word} completed."
 
@@ -46,12 +55,14 @@ def _describe(session: Session, view: View) -> None:
         session.untagged(b"OK [UNSEEN %d] First unseen." % unseen)
     session.untagged(b"OK [UIDVALIDITY %d] UIDs valid" % mailbox.uidvalidity)
     session.untagged(b"OK [UIDNEXT %d] Predicted next UID" % mailbox.uidnext)
+    session.untagged(b"OK [HIGHESTMODSEQ %d] Highest" % view.modseq)
 
 
 async def close(session: Session, args: Parser) -> str:
     """Expunges without saying so, then closes."""
     args.finish()
     view = session.selected()
+    code = ""
     if not view.read_only:
         mailbox = view.mailbox
         deleted = [
@@ -61,8 +72,10 @@ async def close(session: Session, args: Parser) -> str:
         ]
         if deleted:
             session.expunged += len(await mailbox.expunge(deleted))
+            if session.condstore:
+                code = f"[HIGHESTMODSEQ {mailbox.highestmodseq}] "
     session.close_view()
-    return "Close completed."
+    return f"{code}Close completed."
 
 
 async def unselect(session: Session, args: Parser) -> str:

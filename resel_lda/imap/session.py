@@ -42,9 +42,10 @@ class Session:
         self.report = report
         self.reader = CommandReader(stream, AUTHENTICATED)
         self.view: View | None = None
-        self.enabled: set[bytes] = set()
         # FETCH responses carry MODSEQ (RFC 7162 §3.1).
         self.condstore = False
+        # VANISHED instead of EXPUNGE (RFC 7162 §3.2).
+        self.qresync = False
         self.logged_out = False
         self.expunged = 0
         self._out: list[bytes] = []
@@ -91,6 +92,12 @@ class Session:
             self.view.with_modseq = True
             highest = self.view.mailbox.highestmodseq
             self.untagged(b"OK [HIGHESTMODSEQ %d] Highest" % highest)
+
+    def use_qresync(self) -> None:
+        self.use_condstore()
+        self.qresync = True
+        if self.view is not None:
+            self.view.with_uids = True
 
     def close_view(self) -> None:
         view, self.view = self.view, None

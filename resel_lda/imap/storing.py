@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from resel_lda.imap import text
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.parser import ParseError, Parser
+from resel_lda.imap.resync import MAX_MODSEQ
 from resel_lda.imap.session import Session
 from resel_lda.imap.view import View
 from resel_lda.mailbox import MailboxError
@@ -21,6 +22,7 @@ async def store(session: Session, args: Parser, by_uid: bool) -> str:
     args.space()
     numbers = args.sequence_set()
     args.space()
+    unchanged_since = _unchanged_since(args)
     word = args.word()
     silent = word.endswith(b".SILENT")
     mode = _MODES.get(word.removesuffix(b".SILENT"))
@@ -31,12 +33,33 @@ async def store(session: Session, args: Parser, by_uid: bool) -> str:
     args.finish()
     session.selected(writable=True)
     pairs = view.select(numbers, by_uid)
-    result = await view.mailbox.store([uid for _, uid in pairs], flags, mode)
+    if unchanged_since is not None:
+        session.use_condstore()
+    result = await view.mailbox.store([uid for _, uid in pairs], flags, mode, unchanged_since)
     view.already_told(result.changed)
-    gone = await _tell(session, view, pairs, silent)
+    conflicts = set(result.conflicts)
+    told = [pair for pair in pairs if pair[1] not in conflicts] if conflicts else pairs
+    gone = await _tell(session, view, told, silent)
+    if conflicts:
+        failed = [uid if by_uid else n for n, uid in pairs if uid in conflicts]
+        code = text.uid_set(failed).decode("ascii")
+        return f"[MODIFIED {code}] Conditional store failed."
     if gone:
         return "[EXPUNGEISSUED] Some messages were already expunged."
     return "Store completed."
+
+
+def _unchanged_since(args: Parser) -> int | None:
+    """``(UNCHANGEDSINCE n) `` (RFC 7162 §3.1.3)."""
+    if not args.skip(b"("):
+        return None
+    if args.word() != b"UNCHANGEDSINCE":
+        raise ParseError("Unknown STORE modifier")
+    args.space()
+    modseq = args.number(MAX_MODSEQ)
+    args.expect(b")")
+    args.space()
+    return modseq
 
 
 async def _tell(session: Session, view: View, pairs: list[tuple[int, int]], silent: bool) -> int:
@@ -44,16 +67,15 @@ async def _tell(session: Session, view: View, pairs: list[tuple[int, int]], sile
     get = view.mailbox.get
     infos = [(sequence, get(uid)) for sequence, uid in pairs]
     gone = sum(info is None for _, info in infos)
-    if silent:
+    if silent and not view.with_modseq:
         return gone
     # A new keyword has to be in FLAGS before it is in a FETCH.
     session.extend(view.new_keywords())
     for start in range(0, len(infos), _TELL_BATCH):
         batch = infos[start : start + _TELL_BATCH]
         view.already_told([info for _, info in batch if info is not None])
-        session.extend(
-            [view.flags_response(sequence, info) for sequence, info in batch if info is not None]
-        )
+        respond = view.modseq_response if silent else view.flags_response
+        session.extend([respond(sequence, info) for sequence, info in batch if info is not None])
         if start + _TELL_BATCH < len(infos):
             await session.flush()
             await asyncio.sleep(0)
@@ -63,8 +85,7 @@ async def _tell(session: Session, view: View, pairs: list[tuple[int, int]], sile
 async def expunge(session: Session, args: Parser) -> str:
     args.finish()
     view = session.selected(writable=True)
-    await _expunge(session, view, view.uids)
-    return "Expunge completed."
+    return await _expunge(session, view, view.uids)
 
 
 async def uid_expunge(session: Session, args: Parser) -> str:
@@ -73,11 +94,10 @@ async def uid_expunge(session: Session, args: Parser) -> str:
     numbers = args.sequence_set()
     args.finish()
     view = session.selected(writable=True)
-    await _expunge(session, view, [uid for _, uid in view.select(numbers, by_uid=True)])
-    return "Expunge completed."
+    return await _expunge(session, view, [uid for _, uid in view.select(numbers, by_uid=True)])
 
 
-async def _expunge(session: Session, view: View, uids: list[int]) -> None:
+async def _expunge(session: Session, view: View, uids: list[int]) -> str:
     await session.look()
     mailbox = view.mailbox
     deleted = [
@@ -85,6 +105,9 @@ async def _expunge(session: Session, view: View, uids: list[int]) -> None:
     ]
     if deleted:
         session.expunged += len(await mailbox.expunge(deleted))
+        if session.qresync:
+            return f"[HIGHESTMODSEQ {mailbox.highestmodseq}] Expunge completed."
+    return "Expunge completed."
 
 
 async def copy(session: Session, args: Parser, by_uid: bool) -> str:

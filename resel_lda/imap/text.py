@@ -71,5 +71,10 @@ def uid_set(uids: Sequence[int]) -> bytes:
     return b",".join(runs)
 
 
+def range_set(ranges: Sequence[tuple[int, int]]) -> bytes:
+    """A set of (low, high) ranges in the order given."""
+    return b",".join([_run(low, high) for low, high in ranges])
+
+
 def _run(first: int, last: int) -> bytes:
     return b"%d" % first if first == last else b"%d:%d" % (first, last)

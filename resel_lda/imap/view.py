@@ -18,7 +18,8 @@ from resel_lda.mailbox import SYSTEM_FLAGS, Mailbox, MessageInfo
 class View:
     """uids: by sequence number minus one. recent: UIDs this session shows as \\Recent.
 
-    with_modseq: whether FETCH responses carry MODSEQ (RFC 7162 §3.1).
+    with_modseq: whether FETCH responses carry MODSEQ (RFC 7162 §3.1). with_uids: whether expunged
+    messages are told of by UID, with VANISHED.
     """
 
     def __init__(self, mailbox: Mailbox, name: str, read_only: bool, recent_count: int = 0) -> None:
@@ -27,6 +28,7 @@ class View:
         self.read_only = read_only
         self.uidvalidity = mailbox.uidvalidity
         self.with_modseq = False
+        self.with_uids = False
         self._modseq = self._expunged_to = mailbox.highestmodseq
         self.uids = mailbox.uids()
         self._highest = self.uids[-1] if self.uids else 0
@@ -41,6 +43,11 @@ class View:
         self._told: dict[int, int] = {}
         self._flag_text: dict[tuple[frozenset[str], bool], bytes] = {}
         self._keywords = tuple(mailbox.keywords())
+
+    @property
+    def modseq(self) -> int:
+        """Up to which the session knows all changes of flags and all new messages."""
+        return self._modseq
 
     # Numbers.
 
@@ -88,6 +95,10 @@ class View:
                 self.flags(info),
             )
         return b"* %d FETCH (UID %d FLAGS (%b))\r\n" % (sequence, info.uid, self.flags(info))
+
+    def modseq_response(self, sequence: int, info: MessageInfo) -> bytes:
+        """What a silent STORE still has to say where MODSEQ is used (RFC 7162 §3.1.3)."""
+        return b"* %d FETCH (UID %d MODSEQ (%d))\r\n" % (sequence, info.uid, info.modseq)
 
     def flag_responses(self) -> list[bytes]:
         """FLAGS and PERMANENTFLAGS (RFC 3501 §7.2.6, §7.1)."""
@@ -154,12 +165,18 @@ class View:
             self._highest = new[-1]
         return out
 
-    def _expunge(self, vanished: Sequence[int]) -> list[bytes]:
+    def _expunge(self, vanished: Sequence[tuple[int, int]]) -> list[bytes]:
         """From the highest number down, so that none of them moves another."""
-        gone = [uid for uid in vanished if self.sequence(uid)]
+        uids = self.uids
+        gone: list[int] = []
+        for low, high in vanished:
+            gone += uids[bisect_left(uids, low) : bisect_right(uids, high)]
         if not gone:
             return []
-        out = [b"* %d EXPUNGE\r\n" % self.sequence(uid) for uid in reversed(gone)]
+        if self.with_uids:
+            out = [b"* VANISHED %b\r\n" % text.uid_set(gone)]
+        else:
+            out = [b"* %d EXPUNGE\r\n" % self.sequence(uid) for uid in reversed(gone)]
         dropped = set(gone)
         self.uids = [uid for uid in self.uids if uid not in dropped]
         self.recent -= dropped

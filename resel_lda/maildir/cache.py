@@ -23,7 +23,6 @@ from resel_lda.mime.sections import (
 from resel_mta.disk import Disk
 from resel_mta.maillog import MailLog
 
-_SCHEMA_VERSION = 2
 _UIDS = 0xFFFFFFFF
 # Larger header blocks are read from the message each time.
 _MAX_HEADER = 16 * 1024
@@ -75,7 +74,7 @@ class CacheFile:
     """Methods block; raise apsw.Error."""
 
     def __init__(self, path: str, disk: Disk, log: MailLog) -> None:
-        self.database = Database(path, _SCHEMA, disk, log, version=_SCHEMA_VERSION)
+        self.database = Database(path, (_SCHEMA,), disk, log, oldest=1)
         self._folders: dict[str, int] = {}
         self._field_sets: dict[str, int] = {}
         self._generation = 0
@@ -97,14 +96,16 @@ class CacheFile:
             self._folders[guid] = number
         return number << 32
 
-    def rows(self, guid: str, layer: str, uids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
-        """uid -> the layer's columns, of those messages that have a row."""
-        columns = ", ".join(LAYERS[layer].columns)
+    def rows(
+        self, guid: str, layer: str, columns: Sequence[str], uids: Sequence[int]
+    ) -> dict[int, tuple[Any, ...]]:
+        """uid -> these of the layer's columns, of those messages that have a row."""
+        names = ", ".join(columns)
 
         def work(db: apsw.Connection) -> dict[int, tuple[Any, ...]]:
             first = self._folder(db, guid)
             found: dict[int, tuple[Any, ...]] = {}
-            sql = f"SELECT key - {first}, {columns} FROM {layer} WHERE key "
+            sql = f"SELECT key - {first}, {names} FROM {layer} WHERE key "
             for condition, values in _conditions(first, uids):
                 for row in db.execute(sql + condition, values):
                     found[row[0]] = row[1:]

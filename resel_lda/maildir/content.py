@@ -77,7 +77,7 @@ class MessageReader:
         return found
 
     def may_contain(self, uids: Sequence[int], needle: str) -> set[int]:
-        """Those whose decoded text may contain `needle` (casefolded, no line ends)."""
+        """Those whose decoded text may contain `needle` (folded, no line ends)."""
         found = set()
         for uid in uids:
             opened = self.open(uid)
@@ -90,17 +90,19 @@ class MessageReader:
     def _failed(self, error: apsw.Error) -> None:
         self._log.warning("imap", f"{self.cache.database.path}: {error}")
 
-    def rows(self, layer: str, uids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
-        """The columns of a layer, from the cache or made now. Messages that are gone are left
-        out."""
+    def rows(
+        self, layer: str, columns: Sequence[str], uids: Sequence[int]
+    ) -> dict[int, tuple[Any, ...]]:
+        """Columns of a layer, from the cache or made now. Messages that are gone are left out."""
         found: dict[int, tuple[Any, ...]] = {}
         try:
-            found = self.cache.rows(self.guid, layer, uids)
+            found = self.cache.rows(self.guid, layer, columns, uids)
         except apsw.Error as error:
             self._failed(error)
         if len(found) < len(uids) or any(uid not in found for uid in uids):
+            places = [LAYERS[layer].columns.index(name) for name in columns]
             for some in self._make(layer, [uid for uid in uids if uid not in found]):
-                found.update(some)
+                found.update((uid, tuple(row[at] for at in places)) for uid, row in some)
         return found
 
     def single(self, layer: str, uids: Sequence[int]) -> dict[int, Any]:
@@ -138,7 +140,7 @@ class MessageReader:
 
     def parts(self, uids: Sequence[int]) -> dict[int, Part]:
         envelopes = self.single("envelope", uids)
-        structures = self.rows("structure", uids)
+        structures = self.rows("structure", ("body", "bodystructure"), uids)
         sizes = self.sizes(uids)
         return {
             uid: Part(envelopes[uid], structures[uid][0], structures[uid][1], sizes[uid])
@@ -247,7 +249,7 @@ class MessageReader:
         return found
 
     def find(self, column: str, needle: str, uids: Sequence[int]) -> set[int]:
-        """UIDs whose text in a column of "search" contains `needle` (casefolded)."""
+        """UIDs whose text in a column of "search" contains `needle` (folded)."""
         if column not in TEXT_COLUMNS:
             raise ValueError(f"column {column!r}")
         self.make_searchable(uids)

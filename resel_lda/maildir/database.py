@@ -34,7 +34,10 @@ CREATE TABLE expunged (
   PRIMARY KEY (folder, modseq, uid)) WITHOUT ROWID;
 CREATE TABLE special_use (name TEXT PRIMARY KEY, attribute TEXT NOT NULL) WITHOUT ROWID;
 """
-_STATE_VERSION = 1
+_STATE_STEPS = (
+    _STATE_SCHEMA,
+    "ALTER TABLE folder ADD COLUMN next_uid INTEGER NOT NULL DEFAULT 0",
+)
 
 
 def all_rows(db: apsw.Connection, sql: str, *values: object) -> list[Any]:
@@ -45,13 +48,17 @@ def all_rows(db: apsw.Connection, sql: str, *values: object) -> list[Any]:
 class Database:
     """One SQLite file, opened at first use, set aside and begun anew when it is damaged.
 
+    steps: what made each version of the schema of the one before. oldest: the version before the
+    first step; a file that is older still, or of a later program, is made anew.
     Methods block. Any thread may call them; one at a time runs.
     """
 
-    def __init__(self, path: str, schema: str, disk: Disk, log: MailLog, *, version: int) -> None:
+    def __init__(
+        self, path: str, steps: Sequence[str], disk: Disk, log: MailLog, *, oldest: int = 0
+    ) -> None:
         self.path = path
-        self._schema = schema
-        self._version = version
+        self._steps = steps
+        self._oldest = oldest
         self._disk = disk
         self._log = log
         self._lock = threading.RLock()
@@ -101,14 +108,16 @@ class Database:
         connection.execute("PRAGMA page_size = 8192")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        version = connection.execute("PRAGMA user_version").fetchall()[0][0]
-        if version == self._version:
+        version = int(all_rows(connection, "PRAGMA user_version")[0][0])
+        newest = self._oldest + len(self._steps)
+        if version == newest:
             return
-        if version:
+        if version and not self._oldest <= version < newest:
             raise apsw.CorruptError(f"schema version {version}")
         with connection:
-            connection.execute(self._schema)
-            connection.execute(f"PRAGMA user_version = {self._version}")
+            for step in self._steps[max(version - self._oldest, 0) :]:
+                connection.execute(step)
+            connection.execute(f"PRAGMA user_version = {newest}")
 
     def _set_aside(self, error: Exception) -> None:
         self.close()
@@ -131,9 +140,14 @@ class Database:
 
 
 class FolderState:
-    """What `state` knows of one folder. rows: uid -> (modseq, internal date, letters)."""
+    """What `state` knows of one folder. rows: uid -> (modseq, internal date, letters).
 
-    __slots__ = ("expunge_floor", "expunged", "first_recent", "floor", "id", "is_new", "rows")
+    next_uid: above all UIDs that were written down, 0 if that is not known.
+    """
+
+    __slots__ = (
+        "expunge_floor", "expunged", "first_recent", "floor", "id", "is_new", "next_uid", "rows",
+    )  # fmt: skip
 
     def __init__(self, folder_id: int, floor: int, first_recent: int, expunge_floor: int) -> None:
         self.id = folder_id
@@ -141,21 +155,22 @@ class FolderState:
         self.first_recent = first_recent
         self.expunge_floor = expunge_floor
         self.is_new = False
+        self.next_uid = 0
         self.rows: dict[int, tuple[int, float, str]] = {}
         self.expunged: list[tuple[int, int]] = []
 
 
 def clock_modseq() -> int:
-    """A MODSEQ above any that a folder can have had: milliseconds since the epoch. A folder
-    would have to change more than 1,000 times a second, always, to overtake it."""
-    return time.time_ns() // 1_000_000
+    """A MODSEQ above any that a folder can have had: microseconds since the epoch. A folder
+    would have to change a million times a second, always, to overtake it."""
+    return time.time_ns() // 1_000
 
 
 class StateFile:
     """`state` of one user."""
 
     def __init__(self, path: str, disk: Disk, log: MailLog) -> None:
-        self.database = Database(path, _STATE_SCHEMA, disk, log, version=_STATE_VERSION)
+        self.database = Database(path, _STATE_STEPS, disk, log)
 
     def load(self, guid: str, uidvalidity: int, next_uid: int) -> FolderState:
         """A folder's state; a fresh one if it is unknown or its UIDVALIDITY is another."""
@@ -163,7 +178,7 @@ class StateFile:
         def work(db: apsw.Connection) -> FolderState:
             found = all_rows(
                 db,
-                "SELECT id, uidvalidity, floor, first_recent, expunge_floor FROM folder"
+                "SELECT id, uidvalidity, floor, first_recent, expunge_floor, next_uid FROM folder"
                 " WHERE guid = ?",
                 guid,
             )
@@ -173,8 +188,8 @@ class StateFile:
                 self._forget(db, found[0][0])
             floor = clock_modseq()
             db.execute(
-                "INSERT INTO folder (guid, uidvalidity, floor, first_recent, expunge_floor)"
-                " VALUES (?, ?, ?, ?, ?)", (guid, uidvalidity, floor, next_uid, floor),
+                "INSERT INTO folder (guid, uidvalidity, floor, first_recent, expunge_floor, next_uid)"
+                " VALUES (?, ?, ?, ?, ?, ?)", (guid, uidvalidity, floor, next_uid, floor, next_uid),
             )  # fmt: skip
             state = FolderState(db.last_insert_rowid(), floor, next_uid, floor)
             state.is_new = True
@@ -183,9 +198,10 @@ class StateFile:
         return self.database.run(work)
 
     @staticmethod
-    def _load_rows(db: apsw.Connection, row: tuple[int, int, int, int, int]) -> FolderState:
-        folder_id, _, floor, first_recent, expunge_floor = row
+    def _load_rows(db: apsw.Connection, row: tuple[int, int, int, int, int, int]) -> FolderState:
+        folder_id, _, floor, first_recent, expunge_floor, next_uid = row
         state = FolderState(folder_id, floor, first_recent, expunge_floor)
+        state.next_uid = next_uid
         rows = all_rows(
             db, "SELECT uid, modseq, date, letters FROM message WHERE folder = ?", folder_id
         )
@@ -225,6 +241,7 @@ class StateFile:
         changed: Iterable[tuple[int, int, float, str]],
         expunged: Sequence[tuple[int, int]],
         keep_expunged: int,
+        next_uid: int,
     ) -> int:
         """Rows (uid, modseq, date, letters) and (modseq, uid) of what vanished. Not synced: what a
         power cut takes is seen as a change at the next look. The new expunge floor, or 0."""
@@ -235,6 +252,7 @@ class StateFile:
                 " VALUES (?, ?, ?, ?, ?)",
                 [(folder_id, *row) for row in changed],
             )
+            db.execute("UPDATE folder SET next_uid = ? WHERE id = ?", (next_uid, folder_id))
             if not expunged:
                 return 0
             db.executemany(
@@ -260,6 +278,15 @@ class StateFile:
             return int(old[0][0])
 
         return self.database.run(work)
+
+    def set_expunge_floor(self, folder_id: int, floor: int, next_uid: int) -> None:
+        """Nothing is known of what was expunged before this MODSEQ."""
+        self.database.run(
+            lambda db: db.execute(
+                "UPDATE folder SET expunge_floor = ?, next_uid = ? WHERE id = ?",
+                (floor, next_uid, folder_id),
+            )
+        )
 
     def set_first_recent(self, folder_id: int, uid: int) -> None:
         self.database.run(

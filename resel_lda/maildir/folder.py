@@ -107,7 +107,7 @@ class MaildirFolder(ReadableFolder):
     def changed_since(self, modseq: int) -> Sequence[MessageInfo]:
         return self.index.changed_since(modseq)
 
-    def vanished_since(self, modseq: int) -> Sequence[int]:
+    def vanished_since(self, modseq: int) -> Sequence[tuple[int, int]]:
         return self.index.vanished_since(modseq)
 
     def keywords(self) -> Sequence[str]:

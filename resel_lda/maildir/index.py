@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from resel_lda.mailbox import MailboxError, MessageInfo
-from resel_lda.maildir.database import FolderState, StateFile
+from resel_lda.maildir.changelog import ChangeLog
+from resel_lda.maildir.database import StateFile
 from resel_lda.maildir.dotlock import dotlock
 from resel_lda.maildir.files import MaildirFiles
 from resel_lda.maildir.keywords import Keywords
@@ -22,7 +22,6 @@ from resel_lda.maildir.names import arrival_key, base_of, info_of, with_info
 from resel_lda.maildir.uidlist import (
     FILE_NAME,
     UidEntry,
-    Uidlist,
     append_entries,
     file_stamp,
     new_guid,
@@ -31,16 +30,12 @@ from resel_lda.maildir.uidlist import (
 )
 from resel_mta.maillog import MailLog
 
-# MODSEQ values promised on disk at a time.
-_RESERVE = 1000
-KEEP_EXPUNGED = 10_000
-_KEEP_CHANGES = 20_000
 # A directory's time stamp says nothing about changes within one tick of a coarse clock.
 _STAMP_TRUST_NS = 2_000_000_000
 _MAX_UID = 0xFFFFFFFE
 
 
-class FolderIndex:
+class FolderIndex(ChangeLog):
     """uidvalidity_source: gives a UIDVALIDITY for a folder that has none yet."""
 
     def __init__(
@@ -51,24 +46,15 @@ class FolderIndex:
         log: MailLog,
         uidvalidity_source: Callable[[], int],
     ) -> None:
+        super().__init__(state)
         self.files = files
         self.keywords = Keywords(files.disk, control)
         self._path = os.path.join(control, FILE_NAME)
-        self._state_file = state
         self._log = log
         self._uidvalidity_source = uidvalidity_source
-        self.uidlist = Uidlist()
-        self.state = FolderState(0, 0, 1, 0)
-        self.infos: dict[int, MessageInfo] = {}
         self.names: dict[int, str] = {}
         self.uids: dict[str, int] = {}
-        self.highestmodseq = 0
         self.last_uid = 0
-        # (modseq, uid), ascending: what changed since it was loaded.
-        self.changes: list[tuple[int, int]] = []
-        self.changes_floor = 0
-        self._changed_rows: list[tuple[int, int, float, str]] = []
-        self._expunged_rows: list[tuple[int, int]] = []
         self._stamps: tuple[int, int] | None = None
         self._scan_start = 0
 
@@ -95,7 +81,8 @@ class FolderIndex:
         self.state.is_new = False
         gone = sorted(rows.keys() - self.infos.keys())
         if gone:
-            self._log_expunged(gone)
+            self.log_expunged(gone)
+        self.log_unseen()
         rows.clear()
         self.save()
 
@@ -134,7 +121,7 @@ class FolderIndex:
                     # A folder seen for the first time: everything is as old as its state.
                     modseq = self.highestmodseq if self.state.is_new else self.next_modseq()
                 info = MessageInfo(uid, self.keywords.flags(letters), date, modseq)
-                self._log_change(info, letters)
+                self.log_change(info, letters)
             self.infos[uid] = info
             self.names[uid] = name
             self.uids[base] = uid
@@ -145,60 +132,6 @@ class FolderIndex:
             return os.stat(self.files.path(name)).st_mtime
         except FileNotFoundError:
             return time.time()
-
-    # -- MODSEQ -------------------------------------------------------------------------------
-
-    def next_modseq(self) -> int:
-        """A MODSEQ never given before, crash or not."""
-        if self.highestmodseq + 1 > self.state.floor:
-            self.state.floor = self.highestmodseq + _RESERVE
-            self._state_file.reserve(self.state.id, self.state.floor)
-        self.highestmodseq += 1
-        return self.highestmodseq
-
-    def _log_change(self, info: MessageInfo, letters: str) -> None:
-        self._changed_rows.append((info.uid, info.modseq, info.internal_date, letters))
-        self.changes.append((info.modseq, info.uid))
-        if len(self.changes) > 2 * _KEEP_CHANGES:
-            self.changes_floor = self.changes[-_KEEP_CHANGES][0]
-            self.changes = self.changes[-_KEEP_CHANGES:]
-
-    def _log_expunged(self, uids: Iterable[int]) -> None:
-        modseq = self.next_modseq()
-        rows = [(modseq, uid) for uid in uids]
-        self._expunged_rows += rows
-        self.state.expunged += rows
-
-    def save(self) -> None:
-        """Hand what changed to `state`."""
-        if not self._changed_rows and not self._expunged_rows:
-            return
-        changed, self._changed_rows = self._changed_rows, []
-        expunged, self._expunged_rows = self._expunged_rows, []
-        floor = self._state_file.save(self.state.id, changed, expunged, KEEP_EXPUNGED)
-        if floor:
-            self.state.expunge_floor = floor
-            index = bisect_right(self.state.expunged, (floor, _MAX_UID + 1))
-            self.state.expunged = self.state.expunged[index:]
-
-    def changed_since(self, modseq: int) -> Sequence[MessageInfo]:
-        if modseq >= self.highestmodseq:
-            return ()
-        if modseq < self.changes_floor:
-            return [info for info in list(self.infos.values()) if info.modseq > modseq]
-        changes = self.changes
-        uids = {uid for _, uid in changes[bisect_right(changes, (modseq, _MAX_UID + 1)) :]}
-        found = (self.infos.get(uid) for uid in sorted(uids))
-        return [info for info in found if info is not None]
-
-    def vanished_since(self, modseq: int) -> Sequence[int]:
-        """More than vanished since then, where that is no longer known (RFC 7162 §3.2.5.2)."""
-        if modseq < self.state.expunge_floor:
-            return [uid for uid in range(1, self.uidlist.next_uid) if uid not in self.infos]
-        expunged = self.state.expunged
-        return sorted(
-            {uid for _, uid in expunged[bisect_right(expunged, (modseq, _MAX_UID + 1)) :]}
-        )
 
     # -- what other programs did --------------------------------------------------------------
 
@@ -281,7 +214,7 @@ class FolderIndex:
                 flags = self.keywords.flags(letters)
                 info = MessageInfo(uid, flags, old.internal_date, modseq)
                 self.infos[uid] = info
-                self._log_change(info, letters)
+                self.log_change(info, letters)
 
     def forget(self, uids: Collection[int]) -> None:
         """Messages are gone."""
@@ -290,7 +223,7 @@ class FolderIndex:
             del self.infos[uid]
             self.uids.pop(base_of(self.names.pop(uid)), None)
         if there:
-            self._log_expunged(there)
+            self.log_expunged(there)
 
     # -- UIDs ---------------------------------------------------------------------------------
 

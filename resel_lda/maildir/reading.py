@@ -7,14 +7,13 @@ import errno
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import apsw
 
 from resel_lda.mailbox import MailboxError, Part
 from resel_lda.maildir.content import MessageReader
 from resel_lda.maildir.index import FolderIndex
-from resel_lda.mime.lookup import SortRow
 from resel_mta.maillog import MailLog
 
 T = TypeVar("T")
@@ -87,7 +86,7 @@ class ReadableFolder:
 
     async def structures(self, uids: Sequence[int]) -> Mapping[int, tuple[bytes, bytes]]:
         found: Mapping[int, tuple[bytes, bytes]] = await self._in_thread(
-            self.reader.rows, "structure", uids
+            self.reader.rows, "structure", ("body", "bodystructure"), uids
         )
         return found
 
@@ -96,9 +95,10 @@ class ReadableFolder:
     ) -> Mapping[int, bytes]:
         return await self._in_thread(self.reader.fields, uids, names, exclude)
 
-    async def sort_rows(self, uids: Sequence[int]) -> Mapping[int, SortRow]:
-        rows = await self._in_thread(self.reader.rows, "sort", uids)
-        return {uid: SortRow._make(row) for uid, row in rows.items()}
+    async def sort_keys(
+        self, uids: Sequence[int], names: Sequence[str]
+    ) -> Mapping[int, tuple[Any, ...]]:
+        return await self._in_thread(self.reader.rows, "sort", names, uids)
 
     async def sent_days(self, uids: Sequence[int]) -> Mapping[int, int | None]:
         return await self._in_thread(self._sent_days, uids)

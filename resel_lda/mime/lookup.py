@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from resel_lda.mime.addresses import Address, parse_addresses
 from resel_lda.mime.dates import parse_date
+from resel_lda.mime.fold import casemap, fold
 from resel_lda.mime.structure import unfolded_fields
-from resel_lda.mime.subject import base_subject, casemap
+from resel_lda.mime.subject import base_subject
 from resel_lda.mime.text import decode_header
 
 _SEARCHED = frozenset((b"date", b"subject", b"from", b"to", b"cc", b"bcc"))
@@ -21,7 +22,7 @@ _MAX_REFERENCES = 1000
 
 
 class SearchRow(NamedTuple):
-    """Decoded and casefolded values; of a field that is there more than once, one per line.
+    """Decoded and folded values; of a field that is there more than once, one per line.
 
     day: of the Date field as written, as `datetime.date.toordinal`.
     """
@@ -65,7 +66,7 @@ def search_row(header: bytes) -> SearchRow:
                 date = parse_date(value)
                 day = date[1] if date is not None else None
             continue
-        values.setdefault(name, []).append(decode_header(value.strip(b" \t")).casefold())
+        values.setdefault(name, []).append(_storable(fold(decode_header(value.strip(b" \t")))))
     joined = {name: "\n".join(found) for name, found in values.items()}
     return SearchRow(
         day,
@@ -83,7 +84,7 @@ def sort_row(header: bytes) -> SortRow:
     for name, value in unfolded_fields(header, _SORTED):
         first.setdefault(name, value)
     date = parse_date(first.get(b"date", b""))
-    base, reply = base_subject(decode_header(first.get(b"subject", b"")))
+    base, reply = base_subject(_storable(decode_header(first.get(b"subject", b""))))
     sender = _first_address(first.get(b"from"))
     recipient = _first_address(first.get(b"to"))
     ids = message_ids(first.get(b"references", b""))
@@ -104,6 +105,13 @@ def sort_row(header: bytes) -> SortRow:
     )
 
 
+def _storable(text: str) -> str:
+    """Without half surrogates, which some character sets can decode to."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _first_address(value: bytes | None) -> Address | None:
     found = parse_addresses(value) if value else []
     return found[0] if found else None
@@ -119,7 +127,7 @@ def _display(address: Address | None) -> str:
     """RFC 5957 §2: the display name, else mailbox@host."""
     if address is None:
         return ""
-    name = decode_header(address.name) if address.name else ""
+    name = _storable(decode_header(address.name)) if address.name else ""
     if not name and address.mailbox:
         mailbox = address.mailbox.decode("utf-8", "replace")
         domain = (address.domain or b"").decode("utf-8", "replace")
@@ -135,7 +143,7 @@ def message_ids(value: bytes) -> list[str]:
         if b'"' in text:
             left, _, right = text.rpartition(b"@")
             text = _ESCAPED.sub(rb"\1", left.replace(b'"', b"")) + b"@" + right
-        found.append(text.decode("utf-8", "surrogateescape").replace(" ", ""))
+        found.append(text.decode("utf-8", "replace").replace(" ", ""))
         if len(found) >= _MAX_REFERENCES:
             break
     return found

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from resel_lda.mime.fold import fold
+
 # Where one of these stands, the octets are not the text, or may not be.
 _CODED = ("base64", "quoted-printable", "=?", "utf-7", "iso-2022", "hz-gb", "utf-16", "utf-32")
 
 
 def may_contain(message: bytes, needle: str) -> bool:
-    """Whether the decoded header or body may contain `needle` (casefolded, without line ends).
+    """Whether the decoded header or body may contain `needle` (folded, without line ends).
 
     False is certain; True has to be verified on the decoded text.
     """
     try:
-        text = (
-            message.decode("ascii").lower()
-            if message.isascii()
-            else message.decode("utf-8").casefold()
-        )
+        text = fold(message.decode("utf-8"))
     except UnicodeDecodeError:
         return True
     if needle in text:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-import unicodedata
+
+from resel_lda.mime.fold import casemap
 
 _BLOB = r"\[[^\[\]]*\][ \t]*"
 _LEADER = re.compile(rf"(?:{_BLOB})*(?:re|fwd?)[ \t]*(?:{_BLOB})?:[ \t]*|[ \t]+", re.IGNORECASE)
@@ -11,14 +12,6 @@ _FIRST_BLOB = re.compile(_BLOB)
 _TRAILER = re.compile(r"(?:\(fwd\)|[ \t]+)\Z", re.IGNORECASE)
 _SPACES = re.compile(r"[ \t\r\n]+")
 _FORWARD = "[fwd:"
-
-
-def casemap(text: str) -> str:
-    """The comparison key of i;unicode-casemap (RFC 5051): title case, decomposed."""
-    if text.isascii():
-        return text.upper()
-    titled = "".join([char.title() if len(char.title()) == 1 else char for char in text])
-    return unicodedata.normalize("NFKD", titled)
 
 
 def base_subject(subject: str) -> tuple[str, bool]:

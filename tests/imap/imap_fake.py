@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from resel_lda.mailbox import (
     AppendData,
@@ -14,8 +15,9 @@ from resel_lda.mailbox import (
     Part,
     StoreResult,
 )
+from resel_lda.maildir.ranges import uid_ranges
 from resel_lda.mime import sections
-from resel_lda.mime.lookup import SortRow, search_row, sort_row
+from resel_lda.mime.lookup import search_row, sort_row
 
 
 class FakeMailbox:
@@ -58,11 +60,14 @@ class FakeMailbox:
     def changed_since(self, modseq: int) -> Sequence[MessageInfo]:
         return [info for info in self.messages() if info.modseq > modseq]
 
-    def vanished_since(self, modseq: int) -> Sequence[int]:
-        return sorted(uid for uid, when in self.vanished if when > modseq)
+    def vanished_since(self, modseq: int) -> Sequence[tuple[int, int]]:
+        return uid_ranges({uid for uid, when in self.vanished if when > modseq})
 
     def keywords(self) -> Sequence[str]:
         return sorted(self.known)
+
+    def recent_count(self) -> int:
+        return len(self.unclaimed)
 
     def claim_recent(self) -> frozenset[int]:
         claimed = frozenset(self.unclaimed)
@@ -110,8 +115,11 @@ class FakeMailbox:
             uid: sections.header_fields(header, names, exclude) for uid, header in headers.items()
         }
 
-    async def sort_rows(self, uids: Sequence[int]) -> Mapping[int, SortRow]:
-        return {uid: sort_row(header) for uid, header in (await self.header_fields(uids)).items()}
+    async def sort_keys(
+        self, uids: Sequence[int], names: Sequence[str]
+    ) -> Mapping[int, tuple[Any, ...]]:
+        rows = {uid: sort_row(head) for uid, head in (await self.header_fields(uids)).items()}
+        return {uid: tuple(getattr(row, name) for name in names) for uid, row in rows.items()}
 
     async def sent_days(self, uids: Sequence[int]) -> Mapping[int, int | None]:
         headers = await self.header_fields(uids)
@@ -157,9 +165,13 @@ class FakeMailbox:
         unchanged_since: int | None = None,
     ) -> StoreResult:
         changed = []
+        conflicts = []
         for uid in uids:
             info = self.infos.get(uid)
             if info is None:
+                continue
+            if unchanged_since is not None and info.modseq > unchanged_since:
+                conflicts.append(uid)
                 continue
             given = frozenset(flags)
             self.known.update(flag for flag in given if flag[0] != "\\")
@@ -170,7 +182,7 @@ class FakeMailbox:
                 self.infos[uid] = info
             changed.append(info)
         self.tell()
-        return StoreResult(changed)
+        return StoreResult(changed, conflicts)
 
     async def expunge(self, uids: Sequence[int]) -> Sequence[int]:
         gone = [uid for uid in uids if uid in self.infos]

@@ -387,7 +387,7 @@ async def test_states_and_odd_commands(store: MailStore) -> None:
             S: * ID ("name" "resel-mta")
             S: c OK ID completed.
             C: d ENABLE CONDSTORE X-FOO
-            S: * ENABLED
+            S: * ENABLED CONDSTORE
             S: d OK Enabled.
             C: e LOGIN a b
             S: e BAD ...
@@ -398,6 +398,7 @@ async def test_states_and_odd_commands(store: MailStore) -> None:
             S: * 0 RECENT
             S: * OK [UIDVALIDITY ...
             S: * OK [UIDNEXT 1] Predicted next UID
+            S: * OK [HIGHESTMODSEQ ...
             S: f OK [READ-WRITE] Select completed.
             C: g FETCH 1 FLAGS
             S: g BAD Invalid messageset

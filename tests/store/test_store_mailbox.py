@@ -65,7 +65,7 @@ async def test_append_read_store_expunge(tmp_path: Path) -> None:
     assert [info.uid for info in result.changed] == [2]
     before = folder.highestmodseq
     assert list(await folder.expunge([1, 99])) == [1]
-    assert folder.vanished_since(before) == [1]
+    assert folder.vanished_since(before) == [(1, 1)]
     assert [info.uid for info in folder.messages()] == [2]
     with pytest.raises(MailboxError) as caught:
         await folder.read(1)
@@ -87,7 +87,7 @@ async def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
     folder = await store.open("INBOX")
     assert (folder.uidvalidity, folder.uidnext, list(folder.messages())) == old
     assert folder.highestmodseq >= modseq
-    assert folder.vanished_since(0)[-1] == 3
+    assert folder.vanished_since(0)[-1][1] == 3
     await store.close()
 
 

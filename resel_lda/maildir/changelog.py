@@ -1,0 +1,101 @@
+"""What changed in a folder and when, by MODSEQ (RFC 7162), in memory and in `state`."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+
+from resel_lda.mailbox import MessageInfo
+from resel_lda.maildir.database import FolderState, StateFile
+from resel_lda.maildir.ranges import uid_gaps, uid_ranges
+from resel_lda.maildir.uidlist import Uidlist
+
+# MODSEQ values promised on disk at a time.
+_RESERVE = 1000
+KEEP_EXPUNGED = 10_000
+_KEEP_CHANGES = 20_000
+_MAX_UID = 0xFFFFFFFE
+
+
+class ChangeLog:
+    """The half of a `FolderIndex` that counts changes. Blocks, but for the two `_since`."""
+
+    def __init__(self, state: StateFile) -> None:
+        self._state_file = state
+        self.uidlist = Uidlist()
+        self.state = FolderState(0, 0, 1, 0)
+        self.infos: dict[int, MessageInfo] = {}
+        self.highestmodseq = 0
+        # (modseq, uid), ascending: what changed since it was loaded.
+        self.changes: list[tuple[int, int]] = []
+        self.changes_floor = 0
+        self._changed_rows: list[tuple[int, int, float, str]] = []
+        self._expunged_rows: list[tuple[int, int]] = []
+
+    def log_unseen(self) -> None:
+        """UIDs that were given and taken while `state` was not written (another program's doing, or
+        a power cut): a client may have seen them."""
+        state, next_uid = self.state, self.uidlist.next_uid
+        if state.is_new or next_uid <= state.next_uid:
+            return
+        if not state.next_uid or next_uid - state.next_uid > KEEP_EXPUNGED:
+            state.expunge_floor = self.next_modseq()
+            self._state_file.set_expunge_floor(state.id, state.expunge_floor, next_uid)
+            return
+        missing = [uid for uid in range(state.next_uid, next_uid) if uid not in self.infos]
+        if missing:
+            self.log_expunged(missing)
+
+    def next_modseq(self) -> int:
+        """A MODSEQ never given before, crash or not."""
+        if self.highestmodseq + 1 > self.state.floor:
+            self.state.floor = self.highestmodseq + _RESERVE
+            self._state_file.reserve(self.state.id, self.state.floor)
+        self.highestmodseq += 1
+        return self.highestmodseq
+
+    def log_change(self, info: MessageInfo, letters: str) -> None:
+        self._changed_rows.append((info.uid, info.modseq, info.internal_date, letters))
+        self.changes.append((info.modseq, info.uid))
+        if len(self.changes) > 2 * _KEEP_CHANGES:
+            self.changes_floor = self.changes[-_KEEP_CHANGES][0]
+            self.changes = self.changes[-_KEEP_CHANGES:]
+
+    def log_expunged(self, uids: Iterable[int]) -> None:
+        modseq = self.next_modseq()
+        rows = [(modseq, uid) for uid in uids]
+        self._expunged_rows += rows
+        self.state.expunged += rows
+
+    def save(self) -> None:
+        """Hand what changed to `state`."""
+        if not self._changed_rows and not self._expunged_rows:
+            return
+        changed, self._changed_rows = self._changed_rows, []
+        expunged, self._expunged_rows = self._expunged_rows, []
+        floor = self._state_file.save(
+            self.state.id, changed, expunged, KEEP_EXPUNGED, self.uidlist.next_uid
+        )
+        if floor:
+            self.state.expunge_floor = floor
+            index = bisect_right(self.state.expunged, (floor, _MAX_UID + 1))
+            self.state.expunged = self.state.expunged[index:]
+
+    def changed_since(self, modseq: int) -> Sequence[MessageInfo]:
+        if modseq >= self.highestmodseq:
+            return ()
+        if modseq < self.changes_floor:
+            return [info for info in list(self.infos.values()) if info.modseq > modseq]
+        changes = self.changes
+        uids = {uid for _, uid in changes[bisect_right(changes, (modseq, _MAX_UID + 1)) :]}
+        found = (self.infos.get(uid) for uid in sorted(uids))
+        return [info for info in found if info is not None]
+
+    def vanished_since(self, modseq: int) -> list[tuple[int, int]]:
+        """More than vanished since then, where that is no longer known (RFC 7162 §3.2.5.2)."""
+        if modseq < self.state.expunge_floor:
+            return uid_gaps(list(self.infos), self.uidlist.next_uid)
+        expunged = self.state.expunged
+        return uid_ranges(
+            {uid for _, uid in expunged[bisect_right(expunged, (modseq, _MAX_UID + 1)) :]}
+        )
