@@ -63,9 +63,23 @@ class Administration:
         return changed
 
     async def wake(self, queue_ids: Iterable[str] | None = None) -> int:
+        if queue_ids is None:
+            return await self._wake_all()
         changed = await self._change(changes.wake, queue_ids)
         self._arrived()
         return len(changed)
+
+    async def _wake_all(self) -> int:
+        total, after = 0, -1
+        while True:
+            numbers: list[int] = await self._writer.submit(
+                lambda db, after=after: changes.wake_page(db, after, CHUNK)  # type: ignore[misc]
+            )
+            self._arrived()
+            total += len(numbers)
+            if len(numbers) < CHUNK:
+                return total
+            after = numbers[-1]
 
     async def wake_waiting(self, waits_for: str) -> int:
         total, count = 0, CHUNK

@@ -3,14 +3,15 @@ and raises apsw.Error."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apsw
 
 from resel_mta.queue.door import Entry, RecipientEntry
 from resel_mta.queue.ids import format_id
-from resel_mta.queue.rows import unpack
+from resel_mta.queue.rows import IN_LIST, as_list, unpack
 from resel_mta.queue.schema import CORRUPT, HELD, TRASHED
 
 QUEUES = ("incoming", "active", "deferred", "hold", "corrupt")
@@ -49,34 +50,43 @@ _ENTRY = (
 )
 
 
-def _recipient_entries(
-    db: apsw.Connection, number: int, packed: str, due: float
-) -> tuple[RecipientEntry, ...]:
-    if packed:
-        return tuple(
-            RecipientEntry(recipient.address, recipient.orig_to, due, recipient.attempts, "", "")
-            for recipient in unpack(packed)
-        )
-    found = db.execute(
-        "SELECT address, orig_to, next_attempt, attempts, reply, relay, waits_for FROM recipient "
-        "WHERE message = ? AND status = 0",
-        (number,),
-    )
-    return tuple(RecipientEntry(*row) for row in found)
+def entries(
+    db: apsw.Connection, found: Sequence[tuple[Any, ...]], now: float
+) -> list[tuple[int, Entry]]:
+    """The rows of an _ENTRY query with their numbers, as entries."""
+    recipients: dict[int, list[RecipientEntry]] = {row[0]: [] for row in found}
+    trashed = [row[0] for row in found if row[1] == TRASHED]
+    for number, *values in db.execute(
+        "SELECT message, address, orig_to, next_attempt, attempts, reply, relay, waits_for "
+        f"FROM recipient WHERE message {IN_LIST} AND status = 0 ORDER BY message, row",
+        (as_list(row[0] for row in found if not row[8]),),
+    ):
+        recipients[number].append(RecipientEntry(*values))
+    deleted: dict[int, float] = {}
+    if trashed:
+        deleted |= db.execute(f"SELECT id, at FROM trash WHERE id {IN_LIST}", (as_list(trashed),))
+    return [
+        (row[0], _entry(row, recipients[row[0]], deleted.get(row[0], 0.0), now)) for row in found
+    ]
 
 
-def entry(db: apsw.Connection, row: tuple[Any, ...], now: float) -> Entry:
+def _entry(
+    row: tuple[Any, ...], recipients: list[RecipientEntry], deleted: float, now: float
+) -> Entry:
     number, state, owner, arrival, size, sender, next_attempt, expires, packed = row
-    deleted = 0.0
-    if state == TRASHED:
-        deleted = db.execute("SELECT at FROM trash WHERE id = ?", (number,)).get or 0.0
+    for recipient in unpack(packed) if packed else ():
+        recipients.append(
+            RecipientEntry(
+                recipient.address, recipient.orig_to, next_attempt, recipient.attempts, "", ""
+            )
+        )
     return Entry(
         queue_id=format_id(number),
         queue=queue_of(state, owner, next_attempt, now),
         arrival=arrival,
         size=size,
         sender=sender,
-        recipients=_recipient_entries(db, number, packed, next_attempt),
+        recipients=tuple(recipients),
         next_attempt=next_attempt,
         expires=expires,
         forced_expire=expires < 0,
@@ -89,15 +99,15 @@ def page(
 ) -> list[tuple[int, Entry]]:
     """The next `n` messages with numbers above `after`; those in the trash only if that is asked."""
     where, values = condition(queue, now) if queue else ("state <> 3", ())
-    rows = db.execute(
+    found = db.execute(
         f"{_ENTRY} WHERE id > ? AND {where} ORDER BY id LIMIT ?", (after, *values, n)
     ).fetchall()
-    return [(int(row[0]), entry(db, row, now)) for row in rows]  # type: ignore[arg-type]
+    return entries(db, found, now)
 
 
 def find_entry(db: apsw.Connection, number: int, now: float) -> Entry | None:
-    row = db.execute(f"{_ENTRY} WHERE id = ?", (number,)).fetchone()
-    return None if row is None else entry(db, row, now)
+    found = entries(db, db.execute(f"{_ENTRY} WHERE id = ?", (number,)).fetchall(), now)
+    return found[0][1] if found else None
 
 
 def headers(db: apsw.Connection, numbers: Iterable[int]) -> dict[str, bytes]:
@@ -137,18 +147,37 @@ def wake(db: apsw.Connection, number: int) -> bool:
     return True
 
 
+def wake_page(db: apsw.Connection, after: int, n: int) -> list[int]:
+    """The next `n` messages above `after` are due; their numbers."""
+    numbers = [
+        number
+        for (number,) in db.execute(
+            "SELECT id FROM message WHERE id > ? AND state = 0 ORDER BY id LIMIT ?", (after, n)
+        )
+    ]
+    for table, column in (("message", "id"), ("recipient", "message")):
+        db.execute(
+            f"UPDATE {table} SET next_attempt = 0 WHERE {column} {IN_LIST} AND next_attempt > 0",
+            (as_list(numbers),),
+        )
+    return numbers
+
+
 def wake_waiting(db: apsw.Connection, waits_for: str, n: int) -> int:
     """Up to `n` recipients that wait for a next hop are due. How many."""
-    found = db.execute(
+    found: list[tuple[int, int]] = db.execute(
         "SELECT message, row FROM recipient WHERE waits_for = ? AND waits_for <> '' LIMIT ?",
         (waits_for, n),
-    ).fetchall()
-    for number, row in found:
-        db.execute(
-            "UPDATE recipient SET next_attempt = 0, waits_for = '' WHERE message = ? AND row = ?",
-            (number, row),
-        )
-        db.execute("UPDATE message SET next_attempt = 0 WHERE id = ?", (number,))
+    ).fetchall()  # type: ignore[assignment]
+    db.execute(
+        "UPDATE recipient SET next_attempt = 0, waits_for = '' WHERE (message, row) IN "
+        "(SELECT value ->> 0, value ->> 1 FROM json_each(?))",
+        (json.dumps(found),),
+    )
+    db.execute(
+        f"UPDATE message SET next_attempt = 0 WHERE id {IN_LIST}",
+        (as_list({number for number, _ in found}),),
+    )
     return len(found)
 
 

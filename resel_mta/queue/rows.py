@@ -42,13 +42,15 @@ _UNFOLD = (
     "json_each(recipients) WHERE message.id = ? AND recipients <> ''"
 )
 
+IN_LIST = "IN (SELECT value FROM json_each(?))"
+"""For a parameter from `as_list`: one statement for many messages."""
 _MESSAGE = (
     "SELECT id, arrival, size, reverse_path, body, smtputf8, ret, envid, protocol, state, "
-    "next_attempt, expires, warned, recipients FROM message"
+    f"next_attempt, expires, warned, recipients FROM message WHERE id {IN_LIST}"
 )
-_RECIPIENT = (
-    "SELECT address, orig_to, reverse_path, orcpt, notify, via, attempts, row, next_attempt "
-    "FROM recipient WHERE message = ? AND status = 0"
+_RECIPIENTS = (
+    "SELECT message, address, orig_to, reverse_path, orcpt, notify, via, attempts, row, "
+    f"next_attempt FROM recipient WHERE message {IN_LIST} AND status = 0 ORDER BY message, row"
 )
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -60,6 +62,10 @@ class Row(NamedTuple):
 
     message: tuple[Any, ...]
     content: tuple[Any, ...]
+
+
+def as_list(numbers: Iterable[int]) -> str:
+    return f"[{','.join(map(str, numbers))}]"
 
 
 def pack(recipients: Sequence[Recipient]) -> str:
@@ -250,20 +256,34 @@ def _recipient(row: tuple[Any, ...]) -> Recipient:
 
 def read(db: apsw.Connection, number: int, due: float | None = None) -> Message | None:
     """A message without content, with the recipients that are not done (and due by `due`)."""
-    row = db.execute(f"{_MESSAGE} WHERE id = ?", (number,)).fetchone()
-    if row is None:
-        return None
-    message = _message(row)
-    packed: str = row[13]
-    if packed:
-        message.recipients.extend(unpack(packed))
+    found = read_all(db, (number,), due)
+    return found[0] if found else None
+
+
+def read_all(
+    db: apsw.Connection, numbers: Iterable[int], due: float | None = None
+) -> list[Message]:
+    """Those that are there, in this order."""
+    listed = as_list(numbers)
+    messages: dict[int, Message] = {}
+    split: dict[int, Message] = {}
+    for row in db.execute(_MESSAGE, (listed,)):
+        number: int = row[0]
+        packed: str = row[13]
+        message = messages[number] = _message(row)
         message.whole = True
-        return message
-    found = db.execute(_RECIPIENT, (number,)).fetchall()
-    chosen = found if due is None else [values for values in found if values[8] <= due]  # type: ignore[operator]
-    message.recipients.extend(_recipient(values) for values in chosen)
-    message.whole = len(chosen) == len(found)
-    return message
+        if packed:
+            message.recipients.extend(unpack(packed))
+        else:
+            split[number] = message
+    if split:
+        for values in db.execute(_RECIPIENTS, (as_list(split),)):
+            message = split[values[0]]
+            if due is None or values[9] <= due:
+                message.recipients.append(_recipient(values[1:]))
+            else:
+                message.whole = False
+    return [messages[number] for number in numbers if number in messages]
 
 
 def due_numbers(db: apsw.Connection, now: float, n: int) -> list[int]:
@@ -292,15 +312,16 @@ def claim(
     db: apsw.Connection, numbers: Iterable[int], owner: str, due: float | None
 ) -> list[Message]:
     """Give messages to `owner`, unless they are held, damaged, gone or somebody else's."""
-    claimed = []
-    for number in numbers:
-        db.execute(
-            "UPDATE message SET owner = ? WHERE id = ? AND state = 0 AND owner IS NULL",
-            (owner, number),
-        )
-        if db.changes() and (message := read(db, number, due)) is not None:
-            claimed.append(message)
-    return claimed
+    chosen = list(numbers)
+    taken = {
+        number
+        for (number,) in db.execute(
+            f"UPDATE message SET owner = ? WHERE id {IN_LIST} AND state = 0 AND owner IS NULL "
+            "RETURNING id",
+            (owner, as_list(chosen)),
+        ).fetchall()
+    }
+    return read_all(db, [number for number in chosen if number in taken], due)
 
 
 def unclaim(db: apsw.Connection, owner: str, numbers: Iterable[int] | None) -> None:
@@ -314,14 +335,18 @@ def unclaim(db: apsw.Connection, owner: str, numbers: Iterable[int] | None) -> N
 def content(db: apsw.Connection, number: int) -> tuple[bytes, bytes | None, int | None, str] | None:
     """Header, body (None if in a file), octets in the file (None if in the row), what is wrong
     ("" if nothing). None: the message is not there."""
-    found = db.execute("SELECT spooled FROM message WHERE id = ?", (number,)).fetchone()
+    try:
+        found = db.execute(
+            "SELECT spooled, header, content.body FROM message LEFT JOIN content USING(id) "
+            "WHERE id = ?",
+            (number,),
+        ).fetchone()
+    except apsw.CorruptError as error:
+        spooled = db.execute("SELECT spooled FROM message WHERE id = ?", (number,)).get
+        return b"", None, spooled, f"content: {error}"
     if found is None:
         return None
-    spooled = found[0]
-    try:
-        row = db.execute("SELECT header, body FROM content WHERE id = ?", (number,)).fetchone()
-    except apsw.CorruptError as error:
-        return b"", None, spooled, f"content: {error}"
-    if row is None or (row[1] is None) != (spooled is not None):
+    spooled, header, body = found
+    if header is None or (body is None) != (spooled is not None):
         return b"", None, spooled, "content is missing"
-    return row[0], row[1], spooled, ""
+    return header, body, spooled, ""
