@@ -53,6 +53,13 @@ class LiveFile:
             return None
         return found.st_mtime_ns, found.st_ino, found.st_size
 
+    def text(self) -> str:
+        """What counts: the live copy, else the source. Raises OSError."""
+        try:
+            return _read(self.live)
+        except OSError:
+            return _read(self.source)
+
     def read(self) -> tuple[Table, list[Problem]]:
         """The table as it is live, else as its source has it. Never raises: a table that cannot be
         read fails every look-up, and the problems say why."""
