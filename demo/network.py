@@ -150,6 +150,10 @@ class Network:
         client = imaplib.IMAP4(TOAD, self.imap_port, timeout=10)
         context = ssl.create_default_context(cafile=str(self.certificate))
         context.check_hostname = False  # the session goes to an address, not to a name
-        client.starttls(context)
-        client.login(USER, self.password)
+        try:
+            client.starttls(context)
+            client.login(USER, self.password)
+        except BaseException:
+            client.shutdown()
+            raise
         return client

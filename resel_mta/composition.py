@@ -28,7 +28,15 @@ from resel_mta.disk import Disk
 from resel_mta.fixed_transports import fixed_transports
 from resel_mta.intake import MailIntake
 from resel_mta.mail import Transport
-from resel_mta.maillog import FileSink, MailLog, Sink, StreamSink, SyslogSink
+from resel_mta.maillog import (
+    FileSink,
+    JournalSink,
+    MailLog,
+    Sink,
+    StreamSink,
+    SyslogSink,
+    is_journal,
+)
 from resel_mta.pickup.drop import smtp_path
 from resel_mta.pickup.service import PickupService
 from resel_mta.queue.housekeeping import Housekeeper
@@ -61,11 +69,12 @@ def open_log(settings: Settings) -> MailLog:
     """The log that the settings ask for. maillog_file: a file, /dev/stdout, or a syslog socket
     such as /dev/log; empty is standard output. Raises OSError."""
     path = settings.text("maillog_file")
+    as_json = settings.text("log_format") == "json"
     sink: Sink
     stamped = True
     if path in ("", "/dev/stdout"):
-        sink = StreamSink(1)
-        stamped = "JOURNAL_STREAM" not in os.environ
+        sink = _standard_output(as_json)
+        stamped = not is_journal(1)
     elif _is_socket(path):
         sink = SyslogSink(path)
         stamped = False
@@ -77,8 +86,16 @@ def open_log(settings: Settings) -> MailLog:
         mailbox_syslog_name=settings.text("mailbox_syslog_name"),
         hostname=settings.text("myhostname").partition(".")[0],
         stamped=stamped,
-        as_json=settings.text("log_format") == "json",
+        as_json=as_json,
     )
+
+
+def _standard_output(as_json: bool) -> Sink:
+    """The journal's own socket, where standard output leads there and the lines are for people."""
+    if is_journal(1) and not as_json:
+        with suppress(OSError):
+            return JournalSink()
+    return StreamSink(1)
 
 
 def _is_socket(path: str) -> bool:

@@ -2,8 +2,8 @@
 
 A line is ``<syslog_name>/<service>[<pid>]: <queue id>: <text>``, as Postfix has it, or for the
 services of mailboxes ``<mailbox_syslog_name>: <service>: <text>``, as Dovecot has it; the caller
-gives service, queue id and text, this module the rest. Lines are collected and written at once when the event loop
-comes round, so that a busy relay makes one write for many events.
+gives service, queue id and text, this room the rest. Lines are collected and written at once when
+the event loop comes round, so that a busy relay makes one write for many events.
 """
 
 from __future__ import annotations
@@ -13,91 +13,19 @@ import contextlib
 import json
 import os
 import socket
-import sys
 import threading
 import time
-from typing import Protocol
+
+from resel_mta.maillog.ecs import VERSION, fields_of
+from resel_mta.maillog.journal import JournalSink, is_journal
+from resel_mta.maillog.sinks import FileSink, Sink, StreamSink, SyslogSink
+
+__all__ = ["FileSink", "JournalSink", "MailLog", "Sink", "StreamSink", "SyslogSink", "is_journal"]
 
 #: Services whose lines are worded as Dovecot's, and begin with `mailbox_syslog_name`.
 MAILBOX_SERVICES = frozenset(
-    ("imap", "imap-login", "pop3", "pop3-login", "lmtp", "lda", "managesieve", "managesieve-login")
+    ("imap", "imap-login", "pop3", "pop3-login", "lda", "managesieve", "managesieve-login")
 )
-
-
-class Sink(Protocol):
-    """Where finished lines go. write takes whole lines, each ended by a newline."""
-
-    def write(self, lines: list[str]) -> None: ...
-
-    def reopen(self) -> None: ...
-
-
-class StreamSink:
-    """A file descriptor that stays open: standard output, journald's stream."""
-
-    def __init__(self, fd: int = 1) -> None:
-        self._fd = fd
-
-    def write(self, lines: list[str]) -> None:
-        data = "".join(lines).encode("utf-8", "backslashreplace")
-        while data:
-            data = data[os.write(self._fd, data) :]
-
-    def reopen(self) -> None:
-        """Nothing to reopen."""
-
-
-class FileSink:
-    """`maillog_file`: appended to; reopened on reload, as logrotate needs."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._fd = self._open()
-
-    def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-
-    def write(self, lines: list[str]) -> None:
-        os.write(self._fd, "".join(lines).encode("utf-8", "backslashreplace"))
-
-    def reopen(self) -> None:
-        new = self._open()
-        os.close(self._fd)
-        self._fd = new
-
-
-class SyslogSink:
-    """/dev/log, facility mail (2). Severity by the word that starts the text, as Postfix has it."""
-
-    SEVERITY = {"warning": 4, "error": 3, "fatal": 2, "panic": 2}
-
-    def __init__(self, path: str = "/dev/log") -> None:
-        self._path = path
-        self._socket = self._connect()
-
-    def _connect(self) -> socket.socket:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        connection.connect(self._path)
-        return connection
-
-    def write(self, lines: list[str]) -> None:
-        for line in lines:
-            text = line.rstrip("\n")
-            word = text.partition("]: ")[2].partition(":")[0]
-            priority = 16 + self.SEVERITY.get(word, 6)
-            data = f"<{priority}>{text}".encode("utf-8", "backslashreplace")
-            try:
-                self._socket.send(data)
-            except OSError:
-                # syslogd was restarted: its socket is a new one.
-                with contextlib.suppress(OSError):
-                    self.reopen()
-                    self._socket.send(data)
-
-    def reopen(self) -> None:
-        new = self._connect()
-        self._socket.close()
-        self._socket = new
 
 
 class MailLog:
@@ -205,20 +133,24 @@ class MailLog:
 
     def _json(self, service: str, text: str, queue_id: str, fields: dict[str, object]) -> str:
         now = time.time()
+        module = self.mailbox_syslog_name if service in MAILBOX_SERVICES else self.syslog_name
+        level = text.partition(": ")[0]
         record: dict[str, object] = {
             "@timestamp": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
             + f".{int(now % 1 * 1000):03d}Z",
-            "log.level": "warning" if text.startswith("warning: ") else "info",
+            "log.level": level if level in ("warning", "error", "fatal", "panic") else "info",
             "message": f"{queue_id}: {text}" if queue_id else text,
-            "ecs.version": "8.11.0",
-            "event.module": self.syslog_name,
-            "event.dataset": f"{self.syslog_name}.{service}",
+            "ecs.version": VERSION,
+            "event.kind": "event",
+            "event.module": module,
+            "event.dataset": f"{module}.{service}",
             "process.name": service,
             "process.pid": self._pid,
             "host.hostname": self.hostname,
         }
-        if queue_id:
+        if queue_id and queue_id != "NOQUEUE":
             record["email.local_id"] = queue_id
+        record.update(fields_of(module, service, text))
         record.update((name.replace("_", ".", 1), value) for name, value in fields.items())
         return json.dumps(record, ensure_ascii=False, default=str) + "\n"
 
@@ -228,10 +160,3 @@ def _printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == " " else "?" for c in text)
-
-
-def standard_log(stream: int | None = None, **options: object) -> MailLog:
-    """A log on standard output, unstamped when that is journald's stream."""
-    stamped = "JOURNAL_STREAM" not in os.environ
-    fd = sys.stdout.fileno() if stream is None else stream
-    return MailLog(StreamSink(fd), stamped=stamped, **options)  # type: ignore[arg-type]
