@@ -92,10 +92,10 @@ def send(control: socket.socket, packet: bytes, descriptors: Sequence[int] = ())
     control.sendmsg([packet], ancillary)
 
 
-def receive(control: socket.socket) -> tuple[bytes, list[int]]:
+def receive(control: socket.socket, size: int = MAX_PACKET) -> tuple[bytes, list[int]]:
     """(packet, descriptors); b"" at the end. Raises OSError."""
     room = socket.CMSG_SPACE(_MAX_DESCRIPTORS * 4)
-    packet, ancillary, _, _ = control.recvmsg(MAX_PACKET, room, socket.MSG_CMSG_CLOEXEC)
+    packet, ancillary, _, _ = control.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
     descriptors = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

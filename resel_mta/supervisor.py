@@ -10,9 +10,14 @@ with a running loop. The network process asks over a socket pair, one JSON objec
     {"do": "files"}                        TLS files named by the configuration, as memfds
     {"do": "letter", "name": name}         a file of the drop folder, which may be anybody's;
                                            {"errno": n} or {"unfit": why} if it cannot be had
+    {"do": "errand", "errand": {…}}        with descriptors: something that needs an account's
+                                           rights (see `resel_lda.errand`); a helper does it, if
+                                           `rights` allow it
+    {"do": "retire", "errand": {…}}        the helper that got this does not answer: kill it
 
 and gets {"ok": …} or {"error": text}, with descriptors (SCM_RIGHTS). Nothing else is done for it:
-if it is taken over, it can neither become root nor read another file.
+if it is taken over, it can neither become root, nor read another file, nor have a command run that
+no alias or .forward file names.
 """
 
 from __future__ import annotations
@@ -31,13 +36,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from resel_lda import errand as errands
 from resel_lda import handover
+from resel_lda.errand import ErrandError
 from resel_lda.worker_pool import COMMAND as WORKER_COMMAND
 from resel_mta import sockets
 from resel_mta.config import ConfigError, Listener, Settings
+from resel_mta.helper_pool import IDLE, HelperPool
 from resel_mta.maillog import MailLog
 from resel_mta.pickup.drop import Unfit, drop_directory, open_letter
 from resel_mta.privileges import Account, PrivilegeError, mailbox_account
+from resel_mta.rights import Refused, Rights
 from resel_mta.sockets import BindError, Bound
 from resel_mta.tls import tls_files
 
@@ -107,6 +116,7 @@ class Supervisor:
         self._log = log
         self._reread = reread
         self._arguments = tuple(arguments)
+        self._rights = Rights(settings, account)
         self._network: subprocess.Popen[bytes] | None = None
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
         self._stopping = False
@@ -125,34 +135,43 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, _woken)
         with selectors.DefaultSelector() as selector:
-            selector.register(wakeup, selectors.EVENT_READ)
+            selector.register(wakeup, selectors.EVENT_READ, lambda: self._signals(wakeup.recv(512)))
+            self._helpers = HelperPool(self._settings, selector, self._log, python_environment())
             while True:
-                status = self._run_network(selector, wakeup)
+                status = self._run_network(selector)
+                # What the dead process asked for is asked for again by the next one.
+                self._helpers.close()
                 if status in FINAL or self._stopping:
                     return max(status, 0)
                 self._log.warning(
                     "master", f"network process ended with status {status}: started again"
                 )
 
-    def _run_network(self, selector: selectors.BaseSelector, wakeup: socket.socket) -> int:
+    def _run_network(self, selector: selectors.BaseSelector) -> int:
         """From its start to its end."""
         started = time.monotonic()
         control = self._start_network()
-        selector.register(control, selectors.EVENT_READ)
+        gone = False
+
+        def asked() -> None:
+            nonlocal gone
+            gone = not self._answer(control)
+
+        selector.register(control, selectors.EVENT_READ, asked)
         try:
             assert self._network is not None
             while (status := self._network.poll()) is None:
-                for key, _ in selector.select():
-                    if key.fileobj is wakeup:
-                        self._signals(wakeup.recv(512))
-                    elif not self._answer(control):
-                        # It closed its end: it is about to be gone.
-                        selector.unregister(control)
-                        status = self._network.wait()
-                        break
+                for key, _ in selector.select(IDLE):
+                    # Another's answer may have closed it since.
+                    if key in selector.get_map().values():
+                        key.data()
+                self._helpers.let_idle_go()
+                if gone:
+                    # It closed its end: it is about to be gone.
+                    status = self._network.wait()
+                    break
         finally:
-            if control in selector.get_map():
-                selector.unregister(control)
+            selector.unregister(control)
             control.close()
         if status not in FINAL and not self._stopping and time.monotonic() - started < SETTLED:
             time.sleep(PAUSE)
@@ -190,23 +209,31 @@ class Supervisor:
         for pid, worker in list(self._workers.items()):
             if worker.poll() is not None:
                 del self._workers[pid]
+        self._helpers.reap()
 
     # -- requests -------------------------------------------------------------------------------
 
     def _answer(self, control: socket.socket) -> bool:
         """Answer one request; False at the end of the socket."""
-        packet = control.recv(PACKET)
+        packet, given = errands.receive(control, PACKET)
         if not packet:
             return False
         descriptors: list[int] = []
         held: list[Closable] = []
         try:
             request = json.loads(packet)
-            answer = self._do(request, descriptors, held)
+            if request["do"] in ("errand", "retire"):
+                answer = self._errand(request, given)
+            else:
+                answer = self._do(request, descriptors, held)
+        except Refused as error:
+            answer = {"error": str(error), "enhanced": error.enhanced}
         except (BindError, ConfigError, PrivilegeError, OSError) as error:
             answer = {"error": str(error)}
         except (ValueError, KeyError, TypeError) as error:
             answer = {"error": f"bad request: {error!r}"}
+        for descriptor in given:
+            os.close(descriptor)
         rights = array.array("i", descriptors)
         try:
             control.sendmsg(
@@ -250,6 +277,18 @@ class Supervisor:
             case "files":
                 return {"ok": {}, "files": self._read_files(descriptors)}
         raise ValueError(f"unknown request {request['do']!r}")
+
+    def _errand(self, request: Mapping[str, Any], given: list[int]) -> dict[str, Any]:
+        """Raises Refused."""
+        try:
+            errand, identity = self._rights.grant(errands.errand_of(request["errand"]))
+        except ErrandError as error:
+            raise Refused(str(error), "4.3.0") from error
+        if request["do"] == "retire":
+            self._helpers.retire(identity)
+        else:
+            self._helpers.give(errand, identity, given)
+        return {"ok": {}}
 
     def _start_worker(self) -> tuple[socket.socket, int]:
         account = mailbox_account(self._settings, self._account)
@@ -296,7 +335,11 @@ class Supervisor:
     def _read_files(self, descriptors: list[int]) -> dict[str, Any]:
         """{path: {"stamp": […], "index": position of its descriptor} or {"errno": n}}."""
         try:
-            self._settings = self._reread()
+            settings = self._reread()
+            if settings.explicit() != self._settings.explicit():
+                self._rights = Rights(settings, self._account)
+                self._helpers.reconfigure(settings)
+            self._settings = settings
         except ConfigError:
             # It keeps the old configuration, and so do we.
             self._log.warning(

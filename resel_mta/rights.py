@@ -1,0 +1,195 @@
+"""Whose rights an errand is done with: the supervisor's decision, from what root itself reads.
+
+The rule is local(8)'s: the recipient's, else those of the owner of the alias file or of the
+included file that names the command, else `default_privs`; never root's, and never those of the
+account that the network process runs as. Nothing that the network process says is believed: a
+command must stand in an alias file, and who a user is stands in the userdb.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from dataclasses import dataclass, replace
+
+from resel_lda import errand as errands
+from resel_lda.errand import Errand
+from resel_mta.config import Settings
+from resel_mta.config.aliases import read_targets
+from resel_mta.config.mapspec import DATABASE_TYPES, FILE_TYPES, MapSpec, parse_map
+from resel_mta.config.tables import Table, memory_table, parse_table
+from resel_mta.privileges import Account
+from resel_mta.users import User
+from resel_mta.users.accounts import Accounts
+
+
+class Refused(Exception):
+    """It is not done. enhanced: the status for the mail that it was about."""
+
+    def __init__(self, text: str, enhanced: str = "4.3.5") -> None:
+        super().__init__(text)
+        self.enhanced = enhanced
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a helper runs as."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(slots=True)
+class _Source:
+    """A table as read. owner: of its file; root where it stands in main.cf."""
+
+    stamp: tuple[int, int, int] | None
+    table: Table
+    owner: int
+    is_open: bool = False
+
+
+class Rights:
+    """Decides for one configuration. owner: the account of the network process. Blocks."""
+
+    def __init__(self, settings: Settings, owner: Account) -> None:
+        self._settings = settings
+        self._owner = owner
+        self._accounts = Accounts(settings)
+        self._specs = [parse_map(item) for item in settings.items("alias_maps")]
+        self._sources: dict[MapSpec, _Source] = {}
+
+    def grant(self, errand: Errand) -> tuple[Errand, Identity]:
+        """The errand as it may be done, and as whom. Raises Refused."""
+        of_user = errand.do in (errands.DELIVER, errands.MAILBOX, errands.SPOOL)
+        of_target = errand.do in (errands.COMMAND, errands.FILE)
+        if of_user or (of_target and errand.source == "forward"):
+            user = self._user(errand.job.user.name)
+            return _with(errand, user, is_user=True), self._identity(errand, user)
+        if of_target or errand.do == errands.INCLUDE:
+            user = self._account(self._alias_owner(errand))
+            return _with(errand, user, is_user=False), self._identity(errand, user)
+        raise Refused(f"unknown errand {errand.do[:20]!r}")
+
+    def _user(self, name: str) -> User:
+        try:
+            user = self._accounts.find(name)
+        except OSError as error:
+            raise Refused(f"userdb: {error.filename}: {error.strerror}", "4.3.0") from error
+        if user is None or user.uid is None:
+            raise Refused(f"user {name[:64]!r} has no uid of his own")
+        if user.uid == 0:
+            raise Refused(f"mail for {name} is not delivered as root: give it an alias")
+        return user
+
+    def _alias_owner(self, errand: Errand) -> int:
+        """The uid whose file names the target. Raises Refused."""
+        wanted = errand.argument
+        if errand.do == errands.COMMAND:
+            wanted = f"|{wanted}"
+        if errand.do == errands.INCLUDE:
+            wanted = f":include:{wanted}"
+        elif errand.source != "alias":
+            # The helper itself sees whether the included file names the target.
+            wanted = f":include:{errand.source}"
+        for spec in self._specs:
+            source = self._source(spec)
+            try:
+                value = source.table.get(errand.alias)
+                targets = read_targets(value) if value is not None else []
+            except (LookupError, ValueError, OSError) as error:
+                raise Refused(f"{spec}: {error}") from error
+            if value is None:
+                continue
+            if all(target.text != wanted for target in targets):
+                raise Refused(
+                    f"{wanted} is not named by {errand.alias} in {spec}: after an edit, newaliases "
+                    "makes a table live"
+                )
+            if source.is_open:
+                raise Refused(f"anyone may write to {spec.name}: it names no commands and files")
+            if errand.do != errands.INCLUDE and errand.source != "alias":
+                return _file_owner(errand.source)
+            return source.owner
+        raise Refused(f"there is no alias {errand.alias} any more")
+
+    def _source(self, spec: MapSpec) -> _Source:
+        """Raises Refused."""
+        known = self._sources.get(spec)
+        if spec.type not in FILE_TYPES:
+            if known is None:
+                try:
+                    known = _Source(None, memory_table(spec, []), 0)
+                except ValueError as error:
+                    raise Refused(f"{spec}: {error}") from error
+                self._sources[spec] = known
+            return known
+        try:
+            with open(spec.name, encoding="utf-8", errors="surrogateescape") as file:
+                status = os.fstat(file.fileno())
+                stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+                if known is not None and known.stamp == stamp:
+                    return known
+                text = file.read()
+        except OSError as error:
+            raise Refused(f"{spec}: {error.strerror}") from error
+        # Good lines count, whatever is wrong with others: they are only looked up here.
+        is_aliases = spec.type in DATABASE_TYPES or spec.type == "texthash"
+        table, _ = parse_table(spec, text, spec.name, aliases=is_aliases)
+        is_open = bool(status.st_mode & stat.S_IWOTH)
+        known = self._sources[spec] = _Source(stamp, table, status.st_uid, is_open)
+        return known
+
+    def _account(self, uid: int) -> User:
+        """Raises Refused."""
+        if uid != 0:
+            try:
+                entry = pwd.getpwuid(uid)
+            except KeyError:
+                raise Refused(f"the alias file belongs to uid {uid}, which is no account") from None
+            return User(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir)
+        name = self._settings.text("default_privs")
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            raise Refused(f"default_privs = {name}: no such account") from None
+        return User(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir)
+
+    def _identity(self, errand: Errand, user: User) -> Identity:
+        """Raises Refused."""
+        assert user.uid is not None
+        gid = user.gid
+        if errand.do == errands.SPOOL:
+            gid = self._spool_group(gid)
+        if user.uid == 0 or not gid:
+            raise Refused(f"nothing is done for {user.name} with the rights of root")
+        if user.uid == self._owner.uid:
+            raise Refused(
+                f"{user.name} is the account that the mail system runs as: its mail needs an alias, "
+                "and default_privs another account"
+            )
+        return Identity(user.uid, gid)
+
+    def _spool_group(self, gid: int | None) -> int | None:
+        """Lock files and new mailboxes need the spool's group, where not everyone may write. As it
+        is the real group, the user's own programs cannot look into such a helper (ptrace(2))."""
+        try:
+            status = os.stat(self._settings.text("mail_spool_directory"))
+        except OSError:
+            return gid
+        if status.st_mode & stat.S_IWOTH or not status.st_mode & stat.S_IWGRP:
+            return gid
+        return status.st_gid or gid
+
+
+def _with(errand: Errand, user: User, *, is_user: bool) -> Errand:
+    return replace(errand, is_user=is_user, job=replace(errand.job, user=user))
+
+
+def _file_owner(path: str) -> int:
+    """Raises Refused."""
+    try:
+        return os.stat(path, follow_symlinks=False).st_uid
+    except OSError as error:
+        raise Refused(f":include: file {path}: {error.strerror}") from error
