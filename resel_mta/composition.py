@@ -19,15 +19,16 @@ from typing import Protocol, runtime_checkable
 from resel_lda.by_helper import ByHelper, IncludeReader
 from resel_lda.delivery import WorkerDepositor
 from resel_lda.deposit import Depositor, ThreadDepositor
-from resel_lda.front import Active, ImapService
+from resel_lda.front import Active, ImapService, LoginService
 from resel_lda.helpers import ChildDispatch, Helpers
 from resel_lda.local import LocalTransport
+from resel_lda.pop3.front import Pop3Service
 from resel_lda.worker_pool import WorkerPool, spawn_child
 from resel_mta.config import ConfigError, Listener, Settings
 from resel_mta.disk import Disk
 from resel_mta.fixed_transports import fixed_transports
 from resel_mta.intake import MailIntake
-from resel_mta.mail import Transport
+from resel_mta.mail import Reply, TempFail, Transport
 from resel_mta.maillog import (
     FileSink,
     JournalSink,
@@ -45,17 +46,18 @@ from resel_mta.queue.sqlite import SQLiteStore
 from resel_mta.routing import Expander, RoutingTable
 from resel_mta.routing.deferred import ExpandTransport
 from resel_mta.routing.forwarding import Forwarder
-from resel_mta.smtpd import ConnectionCounter, LmtpService, SmtpService
+from resel_mta.smtpd import ConnectionCounter, LmtpService, NameFinder, SmtpService
 from resel_mta.sockets import Bound, bind_unix
 from resel_mta.supervised import SupervisorLink
 from resel_mta.tls import ServerTLS
 from resel_mta.users import open_users
-from resel_relay.dns import Resolver
+from resel_relay.dns import DnsError, Resolver, TryAgain
 from resel_relay.transport import SmtpTransport
 
 SMTP_SERVICES = ("smtpd", "submission", "submissions", "lmtp")
 IMAP_SERVICES = ("imap", "imaps")
-SERVICES = SMTP_SERVICES + IMAP_SERVICES
+POP3_SERVICES = ("pop3", "pop3s")
+SERVICES = SMTP_SERVICES + IMAP_SERVICES + POP3_SERVICES
 
 
 @runtime_checkable
@@ -113,6 +115,23 @@ def _configure(resolver: Resolver, settings: Settings) -> None:
     )
 
 
+def name_finder(resolver: Resolver) -> NameFinder:
+    """Names of SMTP clients by the daemon's own resolver."""
+
+    async def found(look_up: Awaitable[list[str]]) -> list[str]:
+        try:
+            return await look_up
+        except TryAgain as error:
+            raise TempFail(Reply(450, "4.7.1", str(error))) from error
+        except DnsError:
+            return []
+
+    return NameFinder(
+        lambda address: found(resolver.pointers(address)),
+        lambda name: found(resolver.addresses(name)),
+    )
+
+
 class Composition:
     """Everything that one daemon runs, built in `open` and taken down in `close`."""
 
@@ -124,7 +143,7 @@ class Composition:
         self.log = log
         self.supervisor = supervisor
         self.smtp: dict[str, SmtpService] = {}
-        self.imap: ImapService | None = None
+        self.logins: dict[str, LoginService] = {}
         self._counter = ConnectionCounter()
         self._servers: dict[Listener, asyncio.Server] = {}
         self._local_smtp: asyncio.Server | None = None
@@ -149,6 +168,7 @@ class Composition:
         self.intake = MailIntake(settings, self.expander, self.router, self.store, log)
         self.resolver = Resolver()
         _configure(self.resolver, settings)
+        self.names = name_finder(self.resolver)
         above = self.supervisor
         if above is not None:
             await above.look_at_files()
@@ -216,15 +236,17 @@ class Composition:
         transports["expand"] = ExpandTransport(self.expander, self.intake)
         return transports
 
-    async def _imap_service(self) -> ImapService:
-        if self.imap is None:
+    def _login_service(self, name: str) -> LoginService:
+        """name: "imap" or "pop3"."""
+        if name not in self.logins:
             self.pool.start()
-            self.imap = ImapService(self.settings, self.users, self.log, self.tls, self.pool)
-        return self.imap
+            make = Pop3Service if name == "pop3" else ImapService
+            self.logins[name] = make(self.settings, self.users, self.log, self.tls, self.pool)
+        return self.logins[name]
 
     def sessions(self) -> list[Active]:
         """Who is logged in to his mail."""
-        return self.imap.active() if self.imap is not None else []
+        return [one for service in self.logins.values() for one in service.active()]
 
     async def listen(self, entry: Bound) -> None:
         """Serve a socket that is bound already."""
@@ -236,7 +258,8 @@ class Composition:
             smtp = self._smtp_service(service)
             factory, context = smtp.factory, smtp.ssl_context
         else:
-            factory = (await self._imap_service()).factory(implicit_tls=service == "imaps")
+            login = self._login_service("pop3" if service in POP3_SERVICES else "imap")
+            factory = login.factory(implicit_tls=service in ("imaps", "pop3s"))
         if entry.listener.path:
             server = await loop.create_unix_server(factory, sock=entry.socket, ssl=context)
         else:
@@ -269,6 +292,7 @@ class Composition:
                 self.log,
                 self.tls,
                 counter=self._counter,
+                names=self.names,
             )
         return self.smtp[name]
 
@@ -288,6 +312,7 @@ class Composition:
         if self.supervisor is not None:
             await self.supervisor.look_at_files()
         _configure(self.resolver, settings)
+        self.names.forget()
         parts: list[object] = [
             self.tls,
             self.users,
@@ -303,8 +328,7 @@ class Composition:
             self.pool,
             self.pickup,
         ]
-        if self.imap is not None:
-            parts.append(self.imap)
+        parts += self.logins.values()
         for part in parts:
             if isinstance(part, Reconfigurable):
                 pending = part.reconfigure(settings)
@@ -325,8 +349,7 @@ class Composition:
         stops = [service.stop(timeout) for service in self.smtp.values()]
         stops.append(self.pickup.stop(timeout))
         stops.append(self.scheduler.stop(timeout))
-        if self.imap is not None:
-            stops.append(self.imap.stop(timeout))
+        stops += [service.stop(timeout) for service in self.logins.values()]
         await asyncio.gather(*stops)
         await self.pool.stop(max(deadline - time.monotonic(), 1.0))
         await self.depositor.close()

@@ -21,6 +21,7 @@ import dns.name
 import dns.nameserver
 import dns.rdtypes.ANY.MX
 import dns.resolver
+import dns.reversename
 import idna
 
 RESOLV_CONF = "/etc/resolv.conf"
@@ -135,6 +136,14 @@ class Resolver:
         """
         records = cast("tuple[MX, ...]", await self._records(domain, "MX"))
         return sorted(records, key=lambda mx: mx.preference)
+
+    async def pointers(self, address: str) -> list[str]:
+        """The names that the DNS gives an IP address (PTR), which prove nothing by themselves.
+
+        Raises HostNotFound, NoData, TryAgain, and ValueError for what is no address.
+        """
+        name = dns.reversename.from_address(address).to_text(omit_final_dot=True)
+        return [str(record).rstrip(".") for record in await self._records(name, "PTR")]
 
     async def addresses(self, host: str) -> list[str]:
         """The IP addresses of a host in the allowed families, as text.

@@ -17,6 +17,8 @@ VERBS = frozenset(
         "defer_unauth_destination",
         "reject_unlisted_recipient",
         "reject_unauth_pipelining",
+        "reject_unknown_client_hostname",
+        "reject_unknown_reverse_client_hostname",
     )
 )
 # One of these makes a list fail for destinations that are not ours.

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from resel_mta.mail import AddressClass, Reply
 from resel_mta.smtpd.client import Client
+from resel_mta.smtpd.names import Known
 from resel_mta.smtpd.options import Options
 from resel_mta.smtpd.recipients import Facts, LookUp, RecipientTable
 from resel_mta.wire.path import is_routed
@@ -108,6 +109,23 @@ def _reject_unauth_pipelining(request: Request) -> Verdict:
     return _refusal(request, 503, "5.5.0", "Improper use of SMTP command pipelining")
 
 
+def _reject_unknown_client_hostname(request: Request) -> Verdict:
+    return _unknown_client(request, request.client.names.verified, "hostname")
+
+
+def _reject_unknown_reverse_client_hostname(request: Request) -> Verdict:
+    return _unknown_client(request, request.client.names.reverse, "reverse hostname")
+
+
+def _unknown_client(request: Request, known: Known, what: str) -> Verdict:
+    if known is Known.YES:
+        return None
+    # What failed for now may be there when the client comes again.
+    code = request.options.unknown_client_reject_code if known is Known.NO else 450
+    text = f"Client host rejected: cannot find your {what}, [{request.client.address}]"
+    return Reply(code, f"{code // 100}.7.1", text)
+
+
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         "permit": _permit,
@@ -120,6 +138,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "defer_unauth_destination": _defer_unauth_destination,
         "reject_unlisted_recipient": _reject_unlisted_recipient,
         "reject_unauth_pipelining": _reject_unauth_pipelining,
+        "reject_unknown_client_hostname": _reject_unknown_client_hostname,
+        "reject_unknown_reverse_client_hostname": _reject_unknown_reverse_client_hostname,
     }
 )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from resel_mta.smtpd.names import ClientNames
+
 #: Commands in the order of Postfix's "disconnect from" line.
 _ORDER = (
     "HELO", "EHLO", "LHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "VRFY",
@@ -15,7 +17,7 @@ _ORDER = (
 class Client:
     """One connected client.
 
-    name: "unknown" unless its address's name was looked up and verified.
+    name, names: "unknown" unless its address's name was looked up and verified.
     own: it connected from one of this host's own addresses. trusted: it is in mynetworks.
     pipelining: it has sent commands ahead of a reply that it must wait for (RFC 2920 §3.1).
     helo: as it said; esmtp: it said EHLO. tls: "TLSv1.3 with cipher …", "" without TLS.
@@ -26,6 +28,7 @@ class Client:
     port: int
     own: bool
     trusted: bool
+    names: ClientNames = field(default_factory=ClientNames)
     pipelining: bool = False
     helo: str = ""
     esmtp: bool = False

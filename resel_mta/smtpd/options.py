@@ -94,6 +94,8 @@ class Options:
     reject_code: int = _number("reject_code")
     defer_code: int = _number("defer_code")
     relay_domains_reject_code: int = _number("relay_domains_reject_code")
+    unknown_client_reject_code: int = _number("unknown_client_reject_code")
+    peername_lookup: bool = _flag("smtpd_peername_lookup")
     delay_reject: bool = _flag("smtpd_delay_reject")
     reject_unlisted_recipient: bool = _flag("smtpd_reject_unlisted_recipient")
     allow_untrusted_routing: bool = _flag("allow_untrusted_routing")

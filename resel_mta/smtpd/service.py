@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
 from typing import ClassVar
 
 from resel_mta import trace
@@ -14,6 +13,7 @@ from resel_mta.mail import Intake, Reply, Router
 from resel_mta.maillog import MailLog
 from resel_mta.smtpd.client import Client
 from resel_mta.smtpd.connection import Connection
+from resel_mta.smtpd.names import NameFinder
 from resel_mta.smtpd.options import Options
 from resel_mta.smtpd.protocol import SmtpProtocol
 from resel_mta.smtpd.recipients import RecipientTable
@@ -22,8 +22,6 @@ from resel_mta.users import Users
 
 #: Seconds between looks at the sessions' time-outs.
 _SWEEP_EVERY = 1.0
-
-ClientName = Callable[[str], Awaitable[str]]
 
 
 class ConnectionCounter:
@@ -53,7 +51,7 @@ class SmtpService:
         server = await loop.create_server(service.factory, sock=sock, ssl=service.ssl_context)
 
     counter: share one between services, so that a client's connections to all of them count.
-    client_name: gives the verified name of an address, or "unknown"; None looks up nothing.
+    names: finds the names of clients; None looks up nothing.
     """
 
     protocol: ClassVar[type[SmtpProtocol]] = SmtpProtocol
@@ -69,7 +67,7 @@ class SmtpService:
         tls: ServerTLS | None = None,
         *,
         counter: ConnectionCounter | None = None,
-        client_name: ClientName | None = None,
+        names: NameFinder | None = None,
     ) -> None:
         """Raises ConfigError."""
         self.name = name
@@ -78,7 +76,7 @@ class SmtpService:
         self.users = users
         self.log = log
         self.tls = tls
-        self.client_name = client_name
+        self.names = names
         self.log_name = "smtpd" if name == "smtpd" else f"{name}/smtpd"
         self._counter = counter if counter is not None else ConnectionCounter()
         self._sessions: set[Connection] = set()

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 from resel_mta.mail import PermFail, Reply, TempFail
 from resel_mta.smtpd import replies
 from resel_mta.smtpd.connection import LINE_TOO_LONG, Connection, Lost
+from resel_mta.smtpd.names import Known, NameFinder
 
 #: Commands that may come before STARTTLS where TLS is required (RFC 3207 §4).
 _BEFORE_TLS = frozenset((b"NOOP", b"EHLO", b"LHLO", b"STARTTLS", b"QUIT"))
@@ -82,8 +83,8 @@ class Session(Connection):
 
     async def _greet(self) -> None:
         options = self.options
-        if self.service.client_name is not None and self.client.name == "unknown":
-            self.client.name = await self.service.client_name(self.client.address)
+        if self.service.names is not None and options.peername_lookup:
+            await self._find_names(self.service.names)
         self.log(f"connect from {self.label()}")
         if self.has_input:
             self._note_pipelining()
@@ -100,6 +101,15 @@ class Session(Connection):
             self.log_reject("CONNECT", refusal)
             self.hang_up(refusal)
         self.say(self.service.greeting)
+
+    async def _find_names(self, finder: NameFinder) -> None:
+        client = self.client
+        client.names = await finder.find(client.address)
+        client.name = client.names.name
+        if client.names.warning:
+            self.log(client.names.warning)
+        if not client.trusted and client.names.verified is Known.YES:
+            client.trusted = self.options.mynetworks.matches(client.address, client.name)
 
     def wait_for(self, work: Coroutine[Any, Any, None], command: Command | None = None) -> None:
         """Hold input back until `work` is done. command: to be counted then, unless it has set a

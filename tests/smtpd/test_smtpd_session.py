@@ -237,19 +237,6 @@ async def test_reload_is_for_new_sessions(start: Start) -> None:
     assert "SIZE 77" in await new.ask("EHLO x.example")
 
 
-async def test_client_name_hook(start: Start) -> None:
-    server = await start()
-
-    async def name(address: str) -> str:
-        return f"host-{address}.example"
-
-    server.service.client_name = name
-    peer = await server.connect()
-    assert await peer.ask("QUIT")
-    await peer.close()
-    assert (await server.log())[0] == "connect from host-127.0.0.1.example[127.0.0.1]"
-
-
 @pytest.mark.parametrize(
     "junk",
     [
