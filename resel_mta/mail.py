@@ -197,6 +197,8 @@ class Message:
         bounce_queue_lifetime after arrival).
     content: loaded before a Transport sees it.
     token: `Origin.token`, while it is entered; no other message can be entered with it.
+    named: how many recipients it had before aliases were expanded; -1 where none were.
+    generated: whether it was made here and not handed in: a bounce or another notice.
     whole: whether `recipients` are all that were not done when the queue gave it out, not only
         those that were due.
     """
@@ -213,6 +215,8 @@ class Message:
     expires: float = 0.0
     warned: bool = False
     token: str = ""
+    named: int = -1
+    generated: bool = False
     whole: bool = False
 
 

@@ -13,6 +13,7 @@ from resel_mta.mail import QueueStats
 from resel_mta.queue import changes, rows, tokens, trash
 from resel_mta.queue.door import Entry, Watcher
 from resel_mta.queue.ids import format_id, parse_id
+from resel_mta.queue.ledger import Ledger
 from resel_mta.queue.spool import Spool
 from resel_mta.queue.writer import Writer
 
@@ -28,6 +29,7 @@ class Administration:
     """The part of `SQLiteStore` that changes and shows what is there."""
 
     _writer: Writer
+    _ledger: Ledger
     _spool: Spool
     _executor: Executor
     _loop: asyncio.AbstractEventLoop
@@ -103,7 +105,9 @@ class Administration:
     ) -> list[str]:
         if keep:
             now = self._clock()
-            changed = await self._change(lambda db, number: trash.put(db, number, now), queue_ids)
+            changed = await self._change(
+                lambda db, number: trash.put(db, self._ledger, number, now), queue_ids
+            )
             self._withdrawn(changed)
             return changed
         files: set[str] = set()
@@ -111,9 +115,7 @@ class Administration:
         def remove(db: apsw.Connection, number: int) -> bool:
             if rows.is_spooled(db, number):
                 files.add(format_id(number))
-            found = rows.exists(db, number)
-            rows.remove(db, number)
-            return found
+            return trash.remove(db, self._ledger, number)
 
         changed = await self._change(remove, queue_ids)
         self._withdrawn(changed)
@@ -123,7 +125,9 @@ class Administration:
     async def undelete(self, queue_ids: Iterable[str] | None = None) -> list[str]:
         if queue_ids is None:
             queue_ids = [entry.queue_id async for entry in self.walk("trash")]
-        changed = await self._change(trash.restore, queue_ids)
+        changed = await self._change(
+            lambda db, number: trash.restore(db, self._ledger, number), queue_ids
+        )
         self._arrived()
         return changed
 
@@ -132,7 +136,9 @@ class Administration:
             lambda db: trash.oldest(db, before, n), changes=False
         )
         if numbers:
-            spooled: list[int] = await self._writer.submit(lambda db: trash.empty(db, numbers))
+            spooled: list[int] = await self._writer.submit(
+                lambda db: trash.empty(db, self._ledger, numbers)
+            )
             await self._in_thread(self._spool.remove_content, map(format_id, spooled))
             await self._shrink()
         return len(numbers)

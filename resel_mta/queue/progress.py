@@ -12,6 +12,7 @@ from resel_mta.mail import Bounced, Deferred, Message
 from resel_mta.queue import rows, trash
 from resel_mta.queue.door import Result, Watcher
 from resel_mta.queue.journal import reason
+from resel_mta.queue.ledger import Ledger
 from resel_mta.queue.schema import DONE
 from resel_mta.queue.spool import THRESHOLD
 
@@ -77,8 +78,11 @@ def record(db: apsw.Connection, number: int, result: Result, owner: str) -> bool
     return False
 
 
-def _fails(result: Result) -> bool:
-    return any(isinstance(outcome, Bounced | Deferred) for _, outcome in result.done)
+def _still_due(db: apsw.Connection, number: int, result: Result) -> Result:
+    """Only for recipients that are not done according to the database."""
+    message = rows.read(db, number)
+    due = {recipient.row for recipient in message.recipients} if message is not None else set()
+    return replace(result, done=[pair for pair in result.done if pair[0].row in due])
 
 
 def _only_successes(result: Result) -> Result:
@@ -116,30 +120,55 @@ class Recorded:
 
 
 def record_all(
-    db: apsw.Connection, owner: str, steps: Iterable[Step], complete: Sequence[int]
+    db: apsw.Connection,
+    ledger: Ledger,
+    owner: str,
+    steps: Iterable[Step],
+    complete: Sequence[tuple[int, Result]],
 ) -> Recorded:
     """For each result its notices first, then what they are about. complete: messages that are
     only to be removed."""
     recorded = Recorded()
-    rows.remove_all(db, complete)
+    plain = [pair for pair in complete if not ledger.doubts(pair[0])]
+    numbers = [number for number, _ in plain]
+    rows.remove_all(db, numbers)
+    ledger.removed(numbers)
+    ledger.done(outcome for _, result in plain for _, outcome in result.done)
     for step in steps:
-        number, result = step.number, step.result
-        queue_id = result.message.queue_id
-        notices = step.notices
-        if notices or _fails(result):
-            if not rows.exists(db, number):
-                recorded.gone.add(queue_id)
-                continue
-            if trash.is_trashed(db, number):
-                # Nobody is told of what somebody deleted; it may come back, and fail then.
-                recorded.gone.add(queue_id)
-                notices, result = [], _only_successes(result)
-        for notice in notices:
-            rows.insert(db, notice.number, notice.message, notice.owner)
-            recorded.entered.add(notice.number)
-        spooled = result.message.size > THRESHOLD and rows.is_spooled(db, number)
-        if record(db, number, result, owner):
-            recorded.gone.add(queue_id)
-            if spooled:
-                recorded.files.append(queue_id)
+        _record_step(db, ledger, owner, step, recorded)
+    if len(plain) < len(complete):
+        for number, result in complete:
+            if ledger.doubts(number):
+                _record_step(db, ledger, owner, Step(number, result, []), recorded)
     return recorded
+
+
+def _record_step(
+    db: apsw.Connection, ledger: Ledger, owner: str, step: Step, recorded: Recorded
+) -> None:
+    number, result, notices = step.number, step.result, step.notices
+    queue_id = result.message.queue_id
+    trashed = False
+    if ledger.doubts(number):
+        if not rows.exists(db, number):
+            recorded.gone.add(queue_id)
+            return
+        result = _still_due(db, number, result)
+        trashed = trash.is_trashed(db, number)
+        if trashed:
+            # Nobody is told of what somebody deleted; it may come back, and fail then.
+            recorded.gone.add(queue_id)
+            notices, result = [], _only_successes(result)
+    for notice in notices:
+        rows.insert(db, ledger, notice.number, notice.message, notice.owner)
+        recorded.entered.add(notice.number)
+    spooled = result.message.size > THRESHOLD and rows.is_spooled(db, number)
+    if record(db, number, result, owner):
+        ledger.removed((number,))
+        recorded.gone.add(queue_id)
+        if spooled:
+            recorded.files.append(queue_id)
+    ledger.done(outcome for _, outcome in result.done)
+    ledger.added(len(result.added))
+    if trashed:
+        ledger.deleted(len(result.added) - len(result.done))

@@ -12,6 +12,7 @@ import apsw
 from resel_mta.mail import Envelope, Message, Notify, Recipient
 from resel_mta.queue import tokens
 from resel_mta.queue.ids import format_id
+from resel_mta.queue.ledger import Count, Ledger, pending
 from resel_mta.queue.schema import HELD, LIVE, PENDING
 from resel_mta.queue.spool import FileBody
 
@@ -58,10 +59,11 @@ _decode = json.JSONDecoder().decode
 
 
 class Row(NamedTuple):
-    """A message as the values of its rows in `message` and `content`."""
+    """A message as the values of its rows in `message` and `content`, and for the ledger."""
 
     message: tuple[Any, ...]
     content: tuple[Any, ...]
+    noted: Count
 
 
 def as_list(numbers: Iterable[int]) -> str:
@@ -147,6 +149,7 @@ def row_of(number: int, message: Message, owner: str | None) -> Row:
             pack(message.recipients),
         ),
         (number, content.header.raw, None if spooled else body.read(0, body.size)),
+        Count(number, len(message.recipients), message.named, message.generated),
     )
 
 
@@ -165,9 +168,13 @@ def insert_rows(db: apsw.Connection, rows: Sequence[Row]) -> None:
         left -= n
 
 
-def insert(db: apsw.Connection, number: int, message: Message, owner: str | None) -> None:
+def insert(
+    db: apsw.Connection, ledger: Ledger, number: int, message: Message, owner: str | None
+) -> None:
     """One message, with its token. Raises door.AlreadyEntered."""
-    insert_rows(db, [row_of(number, message, owner)])
+    row = row_of(number, message, owner)
+    insert_rows(db, [row])
+    ledger.entered([row.noted])
     if message.token:
         tokens.record(db, message.token, number, message.arrival)
 
@@ -214,6 +221,17 @@ def remove_all(db: apsw.Connection, numbers: Sequence[int]) -> None:
 
 def remove(db: apsw.Connection, number: int) -> None:
     remove_all(db, (number,))
+
+
+def withdraw(db: apsw.Connection, ledger: Ledger, numbers: Sequence[int]) -> None:
+    """These were refused: as if they had never been there."""
+    ledger.begin()
+    there = [number for number in numbers if exists(db, number)]
+    ledger.withdrawn(sum(pending(db, number) for number in there))
+    ledger.removed(there)
+    remove_all(db, there)
+    tokens.withdraw(db, numbers)
+    ledger.write(db)
 
 
 def is_spooled(db: apsw.Connection, number: int) -> bool:

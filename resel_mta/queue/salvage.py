@@ -58,9 +58,10 @@ def _copy(source: Path, new: apsw.Connection) -> tuple[int, int]:
 
 def _copy_notes(old: apsw.Connection, new: apsw.Connection) -> None:
     """So that no id is given twice, and nothing is taken twice."""
-    for table, marks in (("meta", "?,?"), ("token", "?,?,?"), ("trash", "?,?,?")):
+    for table in ("meta", "token", "trash", "ledger"):
         with contextlib.suppress(apsw.Error):
             for row in old.execute(f"SELECT * FROM {table}"):
+                marks = ",".join("?" * len(row))
                 new.execute(f"INSERT OR REPLACE INTO {table} VALUES({marks})", row)
 
 

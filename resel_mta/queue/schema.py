@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import apsw
 
+from resel_mta.queue.ledger import TABLE
+
 MINIMUM_SQLITE = 3_051_003
 VERSION = 2
 PAGE_SIZE = 4096
@@ -135,4 +137,4 @@ def _prepare(db: apsw.Connection) -> None:
             db.pragma("user_version", VERSION)
     elif version != VERSION:
         raise UnknownVersion(f"the queue has format {version}, this release reads {VERSION}")
-    db.execute(BESIDE)
+    db.execute(BESIDE + TABLE)

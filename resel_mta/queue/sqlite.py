@@ -23,10 +23,11 @@ from resel_mta.content import Body, Content, Header, MemoryBody
 from resel_mta.disk import Disk
 from resel_mta.mail import BodySink, Message, Reply, TempFail
 from resel_mta.maillog import MailLog
-from resel_mta.queue import changes, progress, rows, tokens
+from resel_mta.queue import changes, progress, rows
 from resel_mta.queue.administration import Administration, number_of, numbers_of
 from resel_mta.queue.door import Result, Watcher
 from resel_mta.queue.ids import IdSource, format_id, parse_id
+from resel_mta.queue.ledger import Ledger
 from resel_mta.queue.salvage import salvage
 from resel_mta.queue.schema import open_database
 from resel_mta.queue.spool import THRESHOLD, FileBody, Spool, SpoolSink, disk_failure
@@ -74,8 +75,14 @@ class SQLiteStore(Administration):
         self._path = os.path.join(directory, "queue.db")
         self._executor = ThreadPoolExecutor(4, "queue-disk")
         self._loop = asyncio.get_running_loop()
+        self._ledger = Ledger(clock)
         self._writer = Writer(
-            self._reopen, self._withdraw, self._keep_ceiling, self._report, self._damaged
+            self._reopen,
+            self._withdraw,
+            self._keep_ceiling,
+            self._ledger,
+            self._report,
+            self._damaged,
         )
         self._watchers: list[Watcher] = []
         self._lock_fd = -1
@@ -152,13 +159,18 @@ class SQLiteStore(Administration):
             db, text = salvage(self._path, corrupt, self._spool.disk, self._vfs)
             self._report(text)
         self._suspect = False
+        try:
+            self._ledger.load(db)
+        except BaseException:
+            db.close()
+            raise
         return db
 
     def _withdraw(self, db: apsw.Connection, numbers: Iterable[int]) -> None:
         withdrawn = tuple(numbers)
         with db:
-            rows.remove_all(db, withdrawn)
-            tokens.withdraw(db, withdrawn)
+            rows.withdraw(db, self._ledger, withdrawn)
+        self._ledger.committed()
         self._spool.remove_content(format_id(number) for number in withdrawn)
 
     def _damaged(self) -> None:
@@ -212,7 +224,9 @@ class SQLiteStore(Administration):
         # while the commit goes on.
         if message.token:
             await self._writer.submit(
-                lambda db: rows.insert(db, number, message, owner), (number,), answered=answered
+                lambda db: rows.insert(db, self._ledger, number, message, owner),
+                (number,),
+                answered=answered,
             )
         else:
             await self._writer.insert(rows.row_of(number, message, owner), answered)
@@ -284,13 +298,13 @@ class SQLiteStore(Administration):
 
     async def apply(self, owner: str, results: Sequence[Result]) -> set[str]:
         steps: list[progress.Step] = []
-        complete: list[int] = []
+        complete: list[tuple[int, Result]] = []
         gone: list[str] = []
         for result in results:
             message = result.message
             number = number_of(message.queue_id)
             if result.complete and not result.notices and message.size <= THRESHOLD:
-                complete.append(number)
+                complete.append((number, result))
                 gone.append(message.queue_id)
                 continue
             notices = []
@@ -301,7 +315,7 @@ class SQLiteStore(Administration):
             steps.append(progress.Step(number, result, notices))
         entering = tuple(notice.number for step in steps for notice in step.notices)
         recorded: progress.Recorded = await self._writer.submit(
-            lambda db: progress.record_all(db, owner, steps, complete),
+            lambda db: progress.record_all(db, self._ledger, owner, steps, complete),
             entering,
             answered=partial(self._notices_entered, steps) if entering else None,
         )

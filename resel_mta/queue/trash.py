@@ -8,23 +8,40 @@ from collections.abc import Sequence
 import apsw
 
 from resel_mta.queue import changes, rows
+from resel_mta.queue.ledger import Ledger, pending
 from resel_mta.queue.schema import TRASHED
 
 
-def put(db: apsw.Connection, number: int, now: float) -> bool:
+def put(db: apsw.Connection, ledger: Ledger, number: int, now: float) -> bool:
     """Whether there was something to delete. Who delivers it keeps the claim, so that nobody
     else begins before it ends."""
-    state = db.execute(
-        "SELECT state FROM message WHERE id = ? AND state <> ?", (number, TRASHED)
-    ).get
-    if state is None:
+    found = db.execute("SELECT state, owner FROM message WHERE id = ?", (number,)).fetchone()
+    if found is None or found[0] == TRASHED:
         return False
+    state, owner = found
+    if owner is not None:
+        ledger.doubt(number)
+    ledger.deleted(pending(db, number))
     db.execute("UPDATE message SET state = ? WHERE id = ?", (TRASHED, number))
     db.execute("INSERT OR REPLACE INTO trash VALUES(?,?,?)", (number, now, state))
     return True
 
 
-def restore(db: apsw.Connection, number: int) -> bool:
+def remove(db: apsw.Connection, ledger: Ledger, number: int) -> bool:
+    """For good at once, in the trash or not. Whether there was something to delete."""
+    found = db.execute("SELECT state, owner FROM message WHERE id = ?", (number,)).fetchone()
+    if found is None:
+        return False
+    if found[1] is not None:
+        ledger.doubt(number)
+    if found[0] != TRASHED:
+        ledger.deleted(pending(db, number))
+    rows.remove(db, number)
+    ledger.removed((number,))
+    return True
+
+
+def restore(db: apsw.Connection, ledger: Ledger, number: int) -> bool:
     """As it was: due at once, on hold, or damaged. Whether it was in the trash."""
     state = db.execute(
         "SELECT trash.state FROM trash JOIN message USING (id) WHERE id = ? AND message.state = ?",
@@ -35,6 +52,7 @@ def restore(db: apsw.Connection, number: int) -> bool:
     db.execute("UPDATE message SET state = ? WHERE id = ?", (state, number))
     db.execute("DELETE FROM trash WHERE id = ?", (number,))
     changes.wake(db, number)
+    ledger.deleted(-pending(db, number))
     return True
 
 
@@ -52,11 +70,12 @@ def oldest(db: apsw.Connection, before: float, n: int) -> list[int]:
     ]
 
 
-def empty(db: apsw.Connection, numbers: Sequence[int]) -> list[int]:
+def empty(db: apsw.Connection, ledger: Ledger, numbers: Sequence[int]) -> list[int]:
     """Remove these for good; those of them that have a file."""
     there = [number for number in numbers if is_trashed(db, number)]
     spooled = [number for number in there if rows.is_spooled(db, number)]
     rows.remove_all(db, there)
+    ledger.removed(there)
     for number in numbers:
         db.execute("DELETE FROM trash WHERE id = ?", (number,))
     return spooled

@@ -30,6 +30,7 @@ import apsw
 
 from resel_mta.mail import PermFail, TempFail
 from resel_mta.queue.door import AlreadyEntered
+from resel_mta.queue.ledger import Ledger
 from resel_mta.queue.rows import Row, insert_rows
 from resel_mta.queue.spool import DISK_FULL, STORE_FAILED
 
@@ -65,6 +66,7 @@ class Writer:
     """open_database: opens or reopens; called in the writer's thread.
     withdraw: takes messages out again (their numbers), in a transaction of its own.
     before_commit: called in the transaction of every group that changes something.
+    ledger: goes with the database.
     report, damaged: told what went wrong, and that the database is corrupt.
     """
 
@@ -73,12 +75,14 @@ class Writer:
         open_database: Callable[[], apsw.Connection],
         withdraw: Callable[[apsw.Connection, Iterable[int]], None],
         before_commit: Callable[[apsw.Connection], None],
+        ledger: Ledger,
         report: Callable[[str], None],
         damaged: Callable[[], None],
     ) -> None:
         self._open = open_database
         self._withdraw = withdraw
         self._before_commit = before_commit
+        self._ledger = ledger
         self._report = report
         self._damaged = damaged
         self._jobs: deque[Job] = deque()
@@ -178,6 +182,7 @@ class Writer:
 
     def _usable(self) -> apsw.Connection:
         if self._db is None:
+            self._ledger.doubt()
             self._db = self._open()
         if self._refused:
             self._withdraw(self._db, self._refused)
@@ -194,12 +199,13 @@ class Writer:
     def _commit_together(self, db: apsw.Connection, group: list[Job]) -> bool:
         """False if a job failed, and nothing was done."""
         try:
-            with _transaction(db):
-                insert_rows(db, [job.row for job in group if job.row is not None])
+            with self._transaction(db):
+                rows = [job.row for job in group if job.row is not None]
+                insert_rows(db, rows)
+                self._ledger.entered(row.noted for row in rows)
                 for job in group:
                     if job.operation is not None:
                         job.result = job.operation(db)
-                self._before_commit(db)
         except _FATAL:
             raise
         except Exception:
@@ -207,20 +213,22 @@ class Writer:
         return True
 
     def _commit_singly(self, db: apsw.Connection, group: list[Job]) -> None:
-        with _transaction(db):
+        with self._transaction(db):
             for job in group:
+                mark = self._ledger.mark()
                 db.execute("SAVEPOINT job")
                 self._run_alone(db, job)
                 if job.error is not None:
                     db.execute("ROLLBACK TO job")
+                    self._ledger.back_to(mark)
                 db.execute("RELEASE job")
-            self._before_commit(db)
 
     def _run_alone(self, db: apsw.Connection, job: Job) -> None:
         """An error that is about this job stays with it; one about the database fails the group."""
         try:
             if job.row is not None:
                 insert_rows(db, [job.row])
+                self._ledger.entered([job.row.noted])
             if job.operation is not None:
                 job.result = job.operation(db)
         except _FATAL:
@@ -231,6 +239,22 @@ class Writer:
             job.error = TempFail(STORE_FAILED)
             for line in "".join(traceback.format_exception(error)).splitlines():
                 self._report(f"queue operation: {line}")
+
+    @contextmanager
+    def _transaction(self, db: apsw.Connection) -> Iterator[None]:
+        """Committed and synced at the end; rolled back when anything in it fails."""
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            self._ledger.begin()
+            yield
+            self._before_commit(db)
+            self._ledger.write(db)
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        self._ledger.committed()
 
     def _fail(self, group: list[Job], error: Exception) -> None:
         full = isinstance(error, apsw.FullError)
@@ -257,19 +281,6 @@ class Writer:
 
 
 _FATAL = (apsw.IOError, apsw.FullError, apsw.CorruptError, apsw.NotADBError, OSError)
-
-
-@contextmanager
-def _transaction(db: apsw.Connection) -> Iterator[None]:
-    """Committed and synced at the end; rolled back when anything in it fails."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
 
 
 def _answer(group: list[Job]) -> None:

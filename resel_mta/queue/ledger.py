@@ -1,0 +1,217 @@
+"""The ledger: how many recipients came into the queue and what became of them, and a sketch of
+which messages are there; so that `audit` can tell when something is missing, and what.
+
+What it knows goes with the database: it is changed in memory while a group of jobs runs, and
+written in one statement into the same transaction. There is a row for every `INTERVAL`; the
+newest one has the sketch. Everything here runs in the writer's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import apsw
+
+from resel_mta.mail import Bounced, Deferred, Delivered, Expanded, Outcome, Relayed
+from resel_mta.queue.sketch import Sketch
+
+IN = ("accepted", "expanded", "generated")
+OUT = ("delivered", "relayed", "piped", "merged", "bounced", "expired", "deleted")
+TERMS = IN + OUT
+INTERVAL = 600
+"""Seconds."""
+
+_ACCEPTED, _EXPANDED, _GENERATED = range(3)
+_DELIVERED, _RELAYED, _PIPED, _MERGED, _BOUNCED, _EXPIRED, _DELETED = range(3, 10)
+_TERM_OF: dict[type[Outcome], int] = {
+    Delivered: _DELIVERED,
+    Relayed: _RELAYED,
+    Expanded: _EXPANDED,
+    Bounced: _BOUNCED,
+    Deferred: _EXPIRED,
+}
+_TO_A_COMMAND = "delivered to command"
+
+TABLE = f"""
+CREATE TABLE IF NOT EXISTS ledger(
+  interval INTEGER PRIMARY KEY,
+  {" INTEGER NOT NULL, ".join(TERMS)} INTEGER NOT NULL,
+  sketch BLOB NOT NULL
+) STRICT;
+"""
+_WRITE = f"INSERT OR REPLACE INTO ledger VALUES({','.join('?' * (len(TERMS) + 2))})"
+_SUMS = ",".join(f"sum({term})" for term in TERMS)
+PENDING = (
+    "CASE recipients WHEN '' THEN (SELECT count(*) FROM recipient WHERE message = id AND "
+    "status = 0) ELSE json_array_length(recipients) END"
+)
+"""SQL: how many recipients of a row of `message` are not done."""
+
+
+class Count(NamedTuple):
+    """What the ledger needs to know of a message that enters. named, generated: as in `Message`."""
+
+    number: int
+    recipients: int
+    named: int
+    generated: bool
+
+
+class Ledger:
+    """Call `load` with every database that is opened. For each transaction `begin`, changes,
+    `write`, and `committed` once it is; after a transaction that failed, just `begin` again."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._interval = 0
+        self._kept = [0] * len(TERMS)
+        self._kept_sketch = Sketch()
+        self._counts = self._kept
+        self._sketch = self._kept_sketch
+        self._changed = False
+        # What `write` wrote: the interval, and the counts of that alone.
+        self._written = (0, self._kept)
+        # Deleted while somebody delivered them.
+        self._deleted_active: set[int] = set()
+        self._careful = False
+
+    def load(self, db: apsw.Connection) -> None:
+        """Go on where a database ends; one without a ledger is taken as it is."""
+        row = db.execute("SELECT * FROM ledger ORDER BY interval DESC LIMIT 1").fetchone()
+        if row is None and _numbers(db):
+            (waiting,) = db.execute(f"SELECT coalesce(sum({PENDING}), 0) FROM message").fetchall()[
+                0
+            ]
+            row = (0, waiting, *[0] * (len(TERMS) - 1), _sketch_of(db).to_bytes())
+            db.execute(_WRITE, row)
+        interval, *counts, data = row or (0, *[0] * len(TERMS), b"")
+        self._interval, self._kept = interval, counts
+        try:
+            self._kept_sketch = Sketch(data)
+        except ValueError:
+            self._kept_sketch = _sketch_of(db)
+        self.begin()
+
+    def doubt(self, number: int | None = None) -> None:
+        """Outcomes of this message may be of recipients that are not there any more; None: of
+        every message, since a commit failed and nobody knows what it did."""
+        if number is None:
+            self._careful = True
+        else:
+            self._deleted_active.add(number)
+
+    def doubts(self, number: int) -> bool:
+        """Whether what there is has to be looked at before outcomes are counted."""
+        return self._careful or number in self._deleted_active
+
+    # -- the transaction ------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        self._counts = self._kept[:]
+        self._sketch = self._kept_sketch.copy()
+        self._changed = False
+
+    def mark(self) -> tuple[list[int], Sketch, bool]:
+        """Where `back_to` goes back to."""
+        return self._counts[:], self._sketch.copy(), self._changed
+
+    def back_to(self, mark: tuple[list[int], Sketch, bool]) -> None:
+        self._counts, self._sketch, self._changed = mark
+
+    def write(self, db: apsw.Connection) -> None:
+        if not self._changed:
+            return
+        # A clock that is set back changes nothing.
+        interval = max(int(self._clock() // INTERVAL), self._interval)
+        counts = self._counts
+        if interval != self._interval:
+            counts = [now - kept for now, kept in zip(counts, self._kept, strict=True)]
+            db.execute("UPDATE ledger SET sketch = x'' WHERE interval = ?", (self._interval,))
+        db.execute(_WRITE, (interval, *counts, self._sketch.to_bytes()))
+        self._written = interval, counts
+
+    def committed(self) -> None:
+        if self._changed:
+            self._interval, self._kept = self._written
+            self._kept_sketch = self._sketch
+
+    # -- changes --------------------------------------------------------------------------------
+
+    def entered(self, entering: Iterable[Count]) -> None:
+        """Messages are there now."""
+        counts = self._counts
+        numbers = []
+        for number, recipients, given, generated in entering:
+            named = recipients if given < 0 else given
+            counts[_GENERATED if generated else _ACCEPTED] += named
+            if recipients > named:
+                counts[_EXPANDED] += recipients - named
+            elif recipients < named:
+                counts[_MERGED] += named - recipients
+            numbers.append(number)
+        if numbers:
+            self._sketch.add(numbers)
+            self._changed = True
+
+    def removed(self, numbers: Iterable[int]) -> None:
+        """Messages are not there any more."""
+        self._sketch.remove(numbers)
+        self._changed = True
+
+    def done(self, outcomes: Iterable[Outcome]) -> None:
+        """Recipients have these outcomes, and need nothing more."""
+        counts = self._counts
+        for outcome in outcomes:
+            term = _TERM_OF.get(type(outcome), _DELIVERED)
+            if term == _DELIVERED and outcome.reply.text.startswith(_TO_A_COMMAND):
+                term = _PIPED
+            counts[term] += -1 if term == _EXPANDED else 1
+        self._changed = True
+
+    def added(self, recipients: int) -> None:
+        """So many came into being by an expansion that had to wait."""
+        self._counts[_EXPANDED] += recipients
+        self._changed = True
+
+    def deleted(self, recipients: int) -> None:
+        """So many were deleted; less than 0: restored, or delivered all the same."""
+        self._counts[_DELETED] += recipients
+        self._changed = True
+
+    def dropped(self, recipients: int) -> None:
+        """So many were accepted, and went nowhere by a rule."""
+        self._counts[_ACCEPTED] += recipients
+        self.deleted(recipients)
+
+    def withdrawn(self, recipients: int) -> None:
+        """So many were counted as accepted, and were not."""
+        self._counts[_ACCEPTED] -= recipients
+        self._changed = True
+
+
+def _numbers(db: apsw.Connection) -> list[int]:
+    return [number for (number,) in db.execute("SELECT id FROM message")]
+
+
+def _sketch_of(db: apsw.Connection) -> Sketch:
+    """As if all that is there were all that should be."""
+    sketch = Sketch()
+    sketch.add(_numbers(db))
+    return sketch
+
+
+def pending(db: apsw.Connection, number: int) -> int:
+    """How many recipients of a message are not done; 0 if it is not there."""
+    return db.execute(f"SELECT {PENDING} FROM message WHERE id = ?", (number,)).get or 0
+
+
+def prune(db: apsw.Connection, before: float) -> None:
+    """Only the sum is kept of what was before then. In the transaction of the caller."""
+    first = int(before // INTERVAL)
+    newest = db.execute("SELECT max(interval) FROM ledger").get or 0
+    first = min(first, newest)
+    sums = db.execute(f"SELECT {_SUMS} FROM ledger WHERE interval < ?", (first,)).fetchone()
+    if first > 0 and sums is not None and sums[0] is not None:
+        db.execute("DELETE FROM ledger WHERE interval < ?", (first,))
+        db.execute(_WRITE, (0, *sums, b""))
