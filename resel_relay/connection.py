@@ -117,8 +117,12 @@ class Connection(asyncio.Protocol):
             finally:
                 self._waiter = None
                 self._stop_clock()
-        popleft = self._replies.popleft
-        return [popleft() for _ in range(min(count, len(self._replies)))]
+        waiting = self._replies
+        if len(waiting) <= count:
+            found = list(waiting)
+            waiting.clear()
+            return found
+        return [waiting.popleft() for _ in range(count)]
 
     async def start_tls(self, context: ssl.SSLContext, seconds: float) -> None:
         """Raises OSError. What the server sent ahead of the handshake is an attack: refused."""

@@ -75,20 +75,22 @@ class Outgoing:
         return self._content.header.raw.isascii()
 
     @property
-    def in_memory(self) -> bool:
-        return self._content.body.in_memory
-
-    async def is_eight_bit(self) -> bool:
-        """Whether any octet is above 127. Raises OSError."""
+    def eight_bit(self) -> bool | None:
+        """Whether any octet is above 127; None if only the disk can tell (`is_eight_bit`)."""
         if self._eight_bit is None:
             body = self._content.body
             if not self.header_is_ascii:
                 self._eight_bit = True
             elif body.in_memory:
                 self._eight_bit = not body.read(0, body.size).isascii()
-            else:
-                self._eight_bit = await asyncio.to_thread(self._scan)
         return self._eight_bit
+
+    async def is_eight_bit(self) -> bool:
+        """Whether any octet is above 127. Raises OSError."""
+        known = self.eight_bit
+        if known is None:
+            known = self._eight_bit = await asyncio.to_thread(self._scan)
+        return known
 
     def _scan(self) -> bool:
         body, offset = self._content.body, 0

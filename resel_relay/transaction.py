@@ -69,7 +69,10 @@ class Transaction:
         before it could take notice of this message."""
         session = self._session
         try:
-            extensions = await self._extensions()
+            offered = session.capabilities
+            if not offered.eight_bit_mime:
+                await self._outgoing.is_eight_bit()
+            extensions = self._extensions()
             if isinstance(extensions, Reply):
                 self._fail(self._recipients, extensions, by_server=False)
                 return self._result
@@ -93,8 +96,9 @@ class Transaction:
 
     # What the server must be able to do, and the parameters of MAIL.
 
-    async def _extensions(self) -> str | Reply:
-        """The parameters of MAIL, or why this server cannot have the message."""
+    def _extensions(self) -> str | Reply:
+        """The parameters of MAIL, or why this server cannot have the message. Whether it has
+        octets above 127 must be known where that matters."""
         session, envelope, outgoing = self._session, self._message.envelope, self._outgoing
         offered, name = session.capabilities, session.target.name
         words = ""
@@ -105,13 +109,9 @@ class Transaction:
             words = f" SIZE={outgoing.size}"
         if offered.eight_bit_mime:
             # A large body that is not known to be 7-bit is not read twice to find out.
-            if (
-                envelope.body == "8BITMIME"
-                or not outgoing.in_memory
-                or await outgoing.is_eight_bit()
-            ):
+            if envelope.body == "8BITMIME" or outgoing.eight_bit is not False:
                 words += " BODY=8BITMIME"
-        elif await outgoing.is_eight_bit():
+        elif outgoing.eight_bit:
             text = f"8BITMIME conversion required but not supported; not offered by host {name}"
             return Reply(554, "5.6.3", text)
         if envelope.smtputf8 and not offered.smtputf8 and self._needs_smtputf8():

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from resel_mta.mail import Reply
 
 MAX_LINE = 4096
 MAX_REPLY = 65536
+_CODES = {b"%d" % code: code for code in range(200, 600)}
+# A reply with an enhanced code: the reply's class, the code, the text.
+_ONE_LINE = re.compile(rb"\d\d\d (?=(\d))(\d\.\d{1,3}\.\d{1,3}) ([^\r\n]*[^\s])[\r\n]*")
 
 
 class ReplyError(ValueError):
@@ -15,7 +20,8 @@ class ReplyError(ValueError):
 class ServerReply:
     """One reply, one or more lines.
 
-    code: 200 to 599. raw: the lines as sent, with their code, line ends as sent.
+    code: 200 to 599. raw: the lines as sent, with their code; line ends as sent, but the last LF
+    may be missing.
     """
 
     __slots__ = ("code", "raw")
@@ -47,6 +53,9 @@ class ServerReply:
 
     def reply(self) -> Reply:
         """The same as a `Reply`, the enhanced code taken off each line."""
+        match = _ONE_LINE.fullmatch(self.raw)
+        if match is not None and match[1] == self.raw[:1]:
+            return Reply(self.code, match[2].decode(), match[3].decode("utf-8", "backslashreplace"))
         lines = self.lines
         enhanced = enhanced_code(lines[-1], self.code // 100)
         if enhanced:
@@ -90,6 +99,18 @@ class ReplyParser:
     def feed(self, data: bytes) -> list[ServerReply]:
         """The replies that these octets complete. Raises ReplyError; the parser is of no use
         after that."""
+        if not self._buffer and data[-1:] == b"\n" and len(data) <= MAX_LINE:
+            # Nearly always: whole replies of one line each.
+            replies = []
+            for line in data[:-1].split(b"\n"):
+                code = _CODES.get(line[:3])
+                if code is None or line[3:4] != b" ":
+                    return self._feed(data)
+                replies.append(ServerReply(code, line))
+            return replies
+        return self._feed(data)
+
+    def _feed(self, data: bytes) -> list[ServerReply]:
         buffer = self._buffer + data if self._buffer else data
         replies = []
         start = 0
