@@ -16,6 +16,7 @@ from resel_mta import __version__, sockets
 from resel_mta.composition import SERVICES, Composition
 from resel_mta.config import ConfigError, Settings
 from resel_mta.config.live import publish_maps
+from resel_mta.config.watched import WatchedMaps
 from resel_mta.control import ControlError, ControlServer, Row, Verb, control_path
 from resel_mta.mail_verbs import MailVerbs
 from resel_mta.maillog import MailLog
@@ -67,6 +68,11 @@ class Daemon:
         self._reread = reread
         self._supervisor = supervisor
         self._parts = Composition(settings, log, supervisor)
+        self._watched = WatchedMaps(
+            settings,
+            lambda text: log.event("master", text),
+            lambda text: log.warning("master", text),
+        )
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._started = time.time()
@@ -82,6 +88,7 @@ class Daemon:
         record = record_path(data)
         record.write_text(json.dumps({"pid": os.getpid(), "role": self._settings.role}) + "\n")
         self._take_signals()
+        self._background(self._watched.keep_looking())
         if self._supervisor is not None:
             self._background(self._supervisor.keep_looking())
         self._announce()
@@ -164,6 +171,7 @@ class Daemon:
             )
         await self._publish_maps(settings)
         await self._parts.reconfigure(settings)
+        self._watched.reconfigure(settings)
         self._settings = settings
         await self._relisten(settings)
         for warning in settings.warnings:

@@ -17,6 +17,7 @@ from resel_mta.mail import Reply, TempFail
 
 # How long a table in memory is used before its live copy is looked at again, in seconds.
 _RECHECK = 1.0
+_RECHECK_WATCHED = 0.25
 _MAX_FILES = 10
 
 # Lists in which a name may also stand for its subdomains; all others hold whole names.
@@ -43,8 +44,10 @@ class MapSet:
         self._stamps: dict[MapSpec, Stamp | None] = {}
         self._read: dict[MapSpec, Table] = {}
         self._tables: list[tuple[str, Table]] = []
+        watched = any(spec.watched for spec in self._files)
+        self._interval = _RECHECK_WATCHED if watched else _RECHECK
         self._load()
-        self._recheck = time.monotonic() + _RECHECK if self._files else float("inf")
+        self._recheck = time.monotonic() + self._interval if self._files else float("inf")
 
     def __bool__(self) -> bool:
         return bool(self._specs)
@@ -57,7 +60,7 @@ class MapSet:
     async def find(self, key: str) -> tuple[str, str] | None:
         """(value, "type:table" of the map that has it). Raises TempFail."""
         if time.monotonic() >= self._recheck:
-            self._recheck = time.monotonic() + _RECHECK
+            self._recheck = time.monotonic() + self._interval
             await asyncio.to_thread(self._reload_changed)
         for label, table in self._tables:
             try:

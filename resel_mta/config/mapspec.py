@@ -1,8 +1,12 @@
-"""How a map is named in main.cf: ``type:table``, with ``proxy:`` before it or not."""
+"""How a map is named in main.cf: ``type:table``, with ``proxy:`` before it or not.
+
+``watch:`` before the type of a file (``watch:hash:/etc/mail/sympa_aliases``) says that an edit of
+the file counts at once: another program writes it, and nobody calls newaliases.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from resel_mta.config.grammar import split_items, unbrace
 
@@ -12,16 +16,18 @@ FILE_TYPES = DATABASE_TYPES | frozenset(("texthash", "regexp", "pcre", "cidr"))
 INLINE_TYPES = frozenset(("inline", "static", "fail"))
 COMBINED_TYPES = frozenset(("pipemap", "unionmap"))
 UNIX_TABLES = frozenset(("passwd.byname", "group.byname"))
-MAP_TYPES = FILE_TYPES | INLINE_TYPES | COMBINED_TYPES | frozenset(("unix", "proxy"))
+MAP_TYPES = FILE_TYPES | INLINE_TYPES | COMBINED_TYPES | frozenset(("unix", "proxy", "watch"))
 
 
 @dataclass(frozen=True, slots=True)
 class MapSpec:
-    """type: "hash"…; name: the file or whatever stands after the colon; parts: of pipemap, unionmap."""
+    """type: "hash"…; name: the file or whatever stands after the colon; parts: of pipemap, unionmap.
+    watched: an edit of the file counts at once."""
 
     type: str
     name: str
     parts: tuple[MapSpec, ...] = ()
+    watched: bool = False
 
     def __str__(self) -> str:
         return f"{self.type}:{self.name}"
@@ -42,6 +48,11 @@ def parse_map(text: str, default_type: str = "hash") -> MapSpec:
     name = name.strip()
     if kind == "proxy":
         return parse_map(name, default_type)
+    if kind == "watch":
+        spec = parse_map(name, default_type)
+        if spec.type not in FILE_TYPES:
+            raise ValueError(f'"{text}": only a table that lies in a file can be watched')
+        return replace(spec, watched=True)
     if kind not in MAP_TYPES:
         raise ValueError(
             f'map type "{kind}" is not supported; supported are: {", ".join(sorted(MAP_TYPES))}'

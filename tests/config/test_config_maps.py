@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from resel_mta.config.aliases import Target, TargetKind, parse_aliases, parse_ta
 from resel_mta.config.check import check
 from resel_mta.config.live import live_files, publish_maps
 from resel_mta.config.maps import MapSet, MatchList, open_maps
-from resel_mta.config.mapspec import parse_map
+from resel_mta.config.mapspec import MapSpec, parse_map
 from resel_mta.config.networks import Networks
+from resel_mta.config.watched import WatchedMaps
 from resel_mta.mail import TempFail
 
 POSTMAP = shutil.which("postmap")
@@ -285,3 +287,41 @@ def test_what_this_machine_lacks_is_found(
     assert problem.is_error
     assert problem.parameter == name
     assert words in problem.text
+
+
+async def test_watched_tables_are_live_within_a_second(tmp_path: Path) -> None:
+    path = tmp_path / "sympa"
+    path.write_text("old: x@x.org\n")
+    marked = settings(tmp_path, alias_maps=f"watch:hash:{path}", alias_database="")
+    (tmp_path / "data").mkdir()
+    publish_maps(marked)
+    notes: list[str] = []
+    warnings: list[str] = []
+    watched = WatchedMaps(marked, notes.append, warnings.append)
+    maps = open_maps(marked, "alias_maps")
+    looking = asyncio.create_task(watched.keep_looking())
+    start = time.monotonic()
+    path.write_text("new: y@y.org\n")
+    while await maps.lookup("new") is None:
+        assert time.monotonic() - start < 5
+        await asyncio.sleep(0.01)
+    assert time.monotonic() - start < 1.0
+    assert await maps.lookup("old") is None
+    # What is broken, or gone, leaves what is live in force.
+    path.write_text("new: z@z.org\nbroken\n")
+    while not warnings:
+        assert time.monotonic() - start < 9
+        await asyncio.sleep(0.01)
+    path.unlink()
+    await asyncio.sleep(0.5)
+    assert await maps.lookup("new") == "y@y.org"
+    looking.cancel()
+    assert notes == [f"{path} has changed and is live"]
+    assert warnings[-1] == f"{path}: the last good copy stays in use"
+
+
+def test_only_files_can_be_watched() -> None:
+    assert parse_map("watch:hash:/x") == MapSpec("hash", "/x", watched=True)
+    assert str(parse_map("watch:hash:/x")) == "hash:/x"
+    with pytest.raises(ValueError, match="can be watched"):
+        parse_map("watch:static:x")
