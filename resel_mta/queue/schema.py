@@ -17,6 +17,10 @@ PAGE_SIZE = 4096
 WAL_PAGES = 4096
 """The WAL is checkpointed when it reaches this many pages (16 MB) and starts over."""
 
+FREE_PAGES = 4096
+"""So many pages may stay free in the database; of more, those at its end go when it is idle."""
+FREED_AT_ONCE = 2048
+
 LIVE, HELD, CORRUPT, TRASHED = 0, 1, 2, 3
 """message.state"""
 PENDING, DONE = 0, 1
@@ -138,3 +142,17 @@ def _prepare(db: apsw.Connection) -> None:
     elif version != VERSION:
         raise UnknownVersion(f"the queue has format {version}, this release reads {VERSION}")
     db.execute(BESIDE + TABLE)
+
+
+def shrink(db: apsw.Connection) -> bool:
+    """Give some of what is free back to the file system. Whether there is more to give."""
+    free = db.pragma("freelist_count")
+    if not isinstance(free, int) or free <= FREE_PAGES:
+        return False
+    give = min(free - FREE_PAGES, FREED_AT_ONCE)
+    db.execute(f"PRAGMA incremental_vacuum({give})").fetchall()
+    more = free - give > FREE_PAGES
+    if not more:
+        # Only then the file itself gets shorter.
+        db.pragma("wal_checkpoint", "TRUNCATE")
+    return more

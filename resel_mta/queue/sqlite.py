@@ -29,7 +29,7 @@ from resel_mta.queue.door import Result, Watcher
 from resel_mta.queue.ids import IdSource, format_id, parse_id
 from resel_mta.queue.ledger import Ledger
 from resel_mta.queue.salvage import salvage
-from resel_mta.queue.schema import open_database
+from resel_mta.queue.schema import open_database, shrink
 from resel_mta.queue.spool import THRESHOLD, FileBody, Spool, SpoolSink, disk_failure
 from resel_mta.queue.writer import Writer
 
@@ -80,6 +80,7 @@ class SQLiteStore(Administration):
             self._reopen,
             self._withdraw,
             self._keep_ceiling,
+            shrink,
             self._ledger,
             self._report,
             self._damaged,

@@ -37,6 +37,9 @@ from resel_mta.queue.spool import DISK_FULL, STORE_FAILED
 Operation = Callable[[apsw.Connection], Any]
 Answered = Callable[[Any, BaseException | None], None]
 
+IDLE_AFTER = 1.0
+IDLE_STEP = 0.05
+"""Seconds without a job after which the database is tidied up, and between the steps of that."""
 GROUP_LIMIT = 500
 """Jobs in one commit, so that nobody waits for a very large one."""
 
@@ -66,6 +69,7 @@ class Writer:
     """open_database: opens or reopens; called in the writer's thread.
     withdraw: takes messages out again (their numbers), in a transaction of its own.
     before_commit: called in the transaction of every group that changes something.
+    idle: called when there has been nothing to do for a while; whether it has more to do.
     ledger: goes with the database.
     report, damaged: told what went wrong, and that the database is corrupt.
     """
@@ -75,6 +79,7 @@ class Writer:
         open_database: Callable[[], apsw.Connection],
         withdraw: Callable[[apsw.Connection, Iterable[int]], None],
         before_commit: Callable[[apsw.Connection], None],
+        idle: Callable[[apsw.Connection], bool],
         ledger: Ledger,
         report: Callable[[str], None],
         damaged: Callable[[], None],
@@ -82,6 +87,8 @@ class Writer:
         self._open = open_database
         self._withdraw = withdraw
         self._before_commit = before_commit
+        self._idle = idle
+        self._pause: float | None = None
         self._ledger = ledger
         self._report = report
         self._damaged = damaged
@@ -151,16 +158,24 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            while group := self._next_group():
-                self._work(group)
+            while (group := self._next_group()) is not None:
+                if group:
+                    self._work(group)
+                    self._pause = IDLE_AFTER
+                else:
+                    self._pause = IDLE_STEP if self._tidy() else None
         finally:
             self._close_database()
             self._closed.set_result(None)
 
-    def _next_group(self) -> list[Job]:
+    def _next_group(self) -> list[Job] | None:
+        """None at the end; empty when it is time to tidy up."""
         with self._wake:
-            while not self._jobs and not self._stopping:
-                self._wake.wait()
+            while not self._jobs:
+                if self._stopping:
+                    return None
+                if not self._wake.wait(self._pause):
+                    return []
             jobs = self._jobs
             if len(jobs) <= GROUP_LIMIT:
                 group = list(jobs)
@@ -168,6 +183,17 @@ class Writer:
             else:
                 group = [jobs.popleft() for _ in range(GROUP_LIMIT)]
         return group
+
+    def _tidy(self) -> bool:
+        if self._db is None:
+            return False
+        try:
+            return self._idle(self._db)
+        except (apsw.Error, OSError) as error:
+            self._report(f"queue database: {type(error).__name__}: {error}")
+            # As after any commit that failed; but nobody was waiting for this one.
+            self._close_database()
+            return False
 
     def _work(self, group: list[Job]) -> None:
         try:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import apsw
 import pytest
-from queue_fakes import OK, make_log, make_message, read_all
+from queue_fakes import OK, make_log, make_message, read_all, until
 from queue_faults import FaultDisk, Plan, fault_vfs
 
 from resel_mta.mail import Delivered, TempFail
+from resel_mta.queue import schema, writer
 from resel_mta.queue.door import AlreadyEntered, Result
 from resel_mta.queue.schema import MINIMUM_SQLITE, UnknownVersion, UnusableLibrary, open_database
 from resel_mta.queue.sqlite import QueueLocked, SQLiteStore
@@ -296,3 +297,23 @@ async def test_another_format_is_refused(tmp_path: Path) -> None:
     db.close()
     with pytest.raises(UnknownVersion, match="format 1"):
         await SQLiteStore.open(tmp_path)
+
+
+async def test_the_file_shrinks_after_a_backlog(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "IDLE_AFTER", 0.05)
+    monkeypatch.setattr(writer, "IDLE_STEP", 0.0)
+    monkeypatch.setattr(schema, "FREE_PAGES", 50)
+    monkeypatch.setattr(schema, "FREED_AT_ONCE", 100)
+    store = await SQLiteStore.open(tmp_path)
+    messages = [make_message(store, body=b"x" * 20_000) for _ in range(300)]
+    await asyncio.gather(*(store.enter(message, claim_for="me") for message in messages))
+    await store.delete([message.queue_id for message in messages[:-1]])
+    path = tmp_path / "queue.db"
+    await until(lambda: path.stat().st_size < 500_000 and not os.path.getsize(f"{path}-wal"))
+    last = await store.load(messages[-1].queue_id)
+    assert last is not None
+    assert last.content is not None
+    assert last.content.body.size == 20_000
+    await store.close()
