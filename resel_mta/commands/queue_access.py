@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import apsw
+
 from resel_mta.commands import cli
 from resel_mta.commands.cli import Failure
 from resel_mta.config import ConfigError, Settings
@@ -15,6 +17,7 @@ from resel_mta.control import ControlClient, ControlError, NotRunning, Row, cont
 from resel_mta.mail import Route, TempFail
 from resel_mta.queue.door import Entry
 from resel_mta.queue.retry import Policy
+from resel_mta.queue.schema import UnknownVersion, UnusableLibrary
 from resel_mta.queue.sqlite import QueueLocked, SQLiteStore
 from resel_mta.queue.why import HostState, marks
 from resel_mta.routing import RoutingTable
@@ -94,6 +97,10 @@ class Queue:
             raise Failure(error.exit_code, error.text) from None
         except QueueLocked as error:
             raise Failure(cli.EX_TEMPFAIL, f"{error}, which does not answer") from None
+        except (UnusableLibrary, UnknownVersion, apsw.Error) as error:
+            raise Failure(
+                cli.EX_UNAVAILABLE, f"the queue in {self._directory} cannot be used: {error}"
+            ) from None
 
     def _become_owner(self) -> None:
         """Files made on the way must be the daemon's, not root's."""

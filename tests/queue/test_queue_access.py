@@ -1,0 +1,40 @@
+"""A queue that resel-queue cannot read: one line that says why, and the exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import apsw
+import pytest
+
+from resel_mta.commands.queue import main
+
+
+def configured(tmp_path: Path) -> list[str]:
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "main.cf").write_text(
+        f"role = relay\nqueue_directory = {tmp_path}/spool\ndata_directory = {tmp_path}/data\n"
+        "relayhost = [127.0.0.1]\ninet_interfaces = 127.0.0.1\n"
+    )
+    return ["-c", str(tmp_path)]
+
+
+def test_another_format_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = configured(tmp_path)
+    database = apsw.Connection(str(tmp_path / "spool" / "queue.db"))
+    database.pragma("user_version", 99)
+    database.execute("CREATE TABLE other(id)")
+    database.close()
+    assert main(["-p", *where]) == 69
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "cannot be used: the queue has format 99" in error
+
+
+def test_a_spool_that_is_not_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = configured(tmp_path)
+    (tmp_path / "spool").rmdir()
+    assert main(["-p", *where]) == 69
+    assert f"{tmp_path}/spool does not exist yet" in capsys.readouterr().err
