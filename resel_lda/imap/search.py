@@ -33,13 +33,13 @@ async def search(session: Session, tag: bytes, args: Parser, by_uid: bool) -> st
         result = [uid if by_uid else sequence for sequence, uid in found]
         words = [b"SEARCH", *(b"%d" % number for number in result)]
         if with_modseq and found:
-            words.append(b"(MODSEQ %d)" % _highest(view, [uid for _, uid in found]))
+            words.append(b"(MODSEQ %d)" % view.highest_modseq([uid for _, uid in found]))
         session.untagged(b" ".join(words))
         return "Search completed."
     if saving:
         view.saved = _saved(options, found)
     if options != {b"SAVE"}:
-        modseq = _highest(view, _told(options, found)) if with_modseq else 0
+        modseq = view.highest_modseq(_told(options, found)) if with_modseq else 0
         session.untagged(_esearch(tag, options, found, by_uid, modseq))
     return "Search completed."
 
@@ -56,12 +56,6 @@ async def _find(session: Session, view: View, args: Parser) -> tuple[list[tuple[
     if program.with_modseq:
         session.use_condstore()
     return await search_run.find(session, view, program), program.with_modseq
-
-
-def _highest(view: View, uids: Sequence[int]) -> int:
-    """MODSEQ of the messages told of: 0 if there are none."""
-    get = view.mailbox.get
-    return max((info.modseq for uid in uids if (info := get(uid)) is not None), default=0)
 
 
 def _return_options(args: Parser) -> set[bytes] | None:

@@ -6,7 +6,18 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from resel_lda.imap import append, basic, fetch, folders, listing, search, selecting, storing
+from resel_lda.imap import (
+    append,
+    basic,
+    fetch,
+    folders,
+    listing,
+    search,
+    selecting,
+    sort,
+    storing,
+    thread,
+)
 from resel_lda.imap.errors import End, Refused
 from resel_lda.imap.parser import ParseError, Parser
 from resel_lda.imap.reader import CommandRefused, Incoming, tag_of
@@ -51,8 +62,10 @@ _NUMBERED: dict[bytes, NumberHandler] = {
     b"STORE": storing.store,
     b"COPY": storing.copy,
     b"MOVE": storing.move,
+    b"SORT": sort.sort,
+    b"THREAD": thread.thread,
 }
-_NO_EXPUNGE = frozenset((b"FETCH", b"STORE", b"SEARCH"))
+_NO_EXPUNGE = frozenset((b"FETCH", b"STORE", b"SEARCH", b"SORT", b"THREAD"))
 
 
 @dataclass(slots=True)

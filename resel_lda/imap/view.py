@@ -7,12 +7,16 @@ sessions do meanwhile. All here works on memory and never waits.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 from resel_lda.imap import text
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.parser import SequenceSet
 from resel_lda.mailbox import SYSTEM_FLAGS, Mailbox, MessageInfo
+
+# Orders and threads kept of a folder.
+_MAX_MEMOS = 8
 
 
 class View:
@@ -40,6 +44,7 @@ class View:
             self.recent = set(claimed.intersection(self.uids)) if claimed else set()
         # UIDs that "$" stands for (RFC 5182).
         self.saved: list[int] = []
+        self._memos: dict[tuple[object, ...], object] = {}
         self._told: dict[int, int] = {}
         self._flag_text: dict[tuple[frozenset[str], bool], bytes] = {}
         self._keywords = tuple(mailbox.keywords())
@@ -48,6 +53,21 @@ class View:
     def modseq(self) -> int:
         """Up to which the session knows all changes of flags and all new messages."""
         return self._modseq
+
+    def memo(self, key: tuple[object, ...]) -> Any:
+        """What was remembered of the messages as they are now, or None. Flags do not count."""
+        return self._memos.get(key)
+
+    def remember(self, key: tuple[object, ...], value: object) -> None:
+        """Until a message comes or goes."""
+        if len(self._memos) >= _MAX_MEMOS:
+            self._memos.clear()
+        self._memos[key] = value
+
+    def highest_modseq(self, uids: Iterable[int]) -> int:
+        """Of these messages; 0 if there are none."""
+        get = self.mailbox.get
+        return max((info.modseq for uid in uids if (info := get(uid)) is not None), default=0)
 
     # Numbers.
 
@@ -150,6 +170,7 @@ class View:
         out: list[bytes] = []
         if new:
             self.uids += new
+            self._memos.clear()
             if not self.read_only:
                 self.recent.update(self.mailbox.claim_recent().intersection(new))
             out.append(b"* %d EXISTS\r\n" % len(self.uids))
@@ -177,6 +198,7 @@ class View:
             out = [b"* VANISHED %b\r\n" % text.uid_set(gone)]
         else:
             out = [b"* %d EXPUNGE\r\n" % self.sequence(uid) for uid in reversed(gone)]
+        self._memos.clear()
         dropped = set(gone)
         self.uids = [uid for uid in self.uids if uid not in dropped]
         self.recent -= dropped

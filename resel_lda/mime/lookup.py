@@ -84,7 +84,7 @@ def sort_row(header: bytes) -> SortRow:
     for name, value in unfolded_fields(header, _SORTED):
         first.setdefault(name, value)
     date = parse_date(first.get(b"date", b""))
-    base, reply = base_subject(_storable(decode_header(first.get(b"subject", b""))))
+    base, reply = base_subject(_sortable(first.get(b"subject", b"")))
     sender = _first_address(first.get(b"from"))
     recipient = _first_address(first.get(b"to"))
     ids = message_ids(first.get(b"references", b""))
@@ -112,6 +112,14 @@ def _storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+def _sortable(value: bytes) -> str:
+    """Decoded; what is no text at all sorts last, as it does in Dovecot."""
+    value = value.replace(b"\0", b"\xff")
+    if not value.isascii():
+        value = value.decode("utf-8", "replace").encode("utf-8")
+    return _storable(decode_header(value))
+
+
 def _first_address(value: bytes | None) -> Address | None:
     found = parse_addresses(value) if value else []
     return found[0] if found else None
@@ -120,17 +128,17 @@ def _first_address(value: bytes | None) -> Address | None:
 def _mailbox(address: Address | None) -> str:
     if address is None or address.mailbox is None:
         return ""
-    return casemap(address.mailbox.decode("utf-8", "replace"))
+    return casemap(_sortable(address.mailbox))
 
 
 def _display(address: Address | None) -> str:
     """RFC 5957 §2: the display name, else mailbox@host."""
     if address is None:
         return ""
-    name = _storable(decode_header(address.name)) if address.name else ""
+    name = _sortable(address.name) if address.name else ""
     if not name and address.mailbox:
-        mailbox = address.mailbox.decode("utf-8", "replace")
-        domain = (address.domain or b"").decode("utf-8", "replace")
+        mailbox = _sortable(address.mailbox)
+        domain = _sortable(address.domain or b"")
         name = f"{mailbox}@{domain}" if domain else mailbox
     return casemap(name)
 

@@ -10,7 +10,7 @@ _BLOB = r"\[[^\[\]]*\][ \t]*"
 _LEADER = re.compile(rf"(?:{_BLOB})*(?:re|fwd?)[ \t]*(?:{_BLOB})?:[ \t]*|[ \t]+", re.IGNORECASE)
 _FIRST_BLOB = re.compile(_BLOB)
 _TRAILER = re.compile(r"(?:\(fwd\)|[ \t]+)\Z", re.IGNORECASE)
-_SPACES = re.compile(r"[ \t\r\n]+")
+_SPACES = re.compile(r"[ \t]+")
 _FORWARD = "[fwd:"
 
 
