@@ -1,4 +1,5 @@
-"""What runs in the worker for a session that was handed over: IMAP, or an administrator's command."""
+"""What runs in the worker for a session that was handed over: IMAP, POP3, or an administrator's
+command."""
 
 from __future__ import annotations
 
@@ -14,6 +15,9 @@ from resel_lda.imap.session import Session, Who
 from resel_lda.imap.stream import ConnectionLost, Stream
 from resel_lda.mailbox import MailboxError, MailStore
 from resel_lda.maildir.store import MaildirStore
+from resel_lda.pop3.drop import DropLock
+from resel_lda.pop3.session import Pop3Session
+from resel_lda.pop3.uidl import parse_format
 from resel_mta.config import Settings
 from resel_mta.users import User
 
@@ -48,9 +52,18 @@ def user_of(request: Handover) -> User:
 
 
 def make_session(
-    request: Handover, stream: Stream, store: MailStore, settings: Settings, report: Report
+    request: Handover,
+    stream: Stream,
+    store: MailStore,
+    settings: Settings,
+    report: Report,
+    drop_lock: DropLock,
 ) -> Running:
-    """The session that `request` asks for. Raises MailboxError for one that cannot be."""
+    """The session that `request` asks for. drop_lock: of this user's maildrop. Raises MailboxError
+    for one that cannot be."""
+    if request.service == "pop3":
+        namer = parse_format(settings.text("pop3_uidl_format"))
+        return Pop3Session(stream, store, request.session, drop_lock, namer, report)
     if request.service == ADMIN:
         if not isinstance(store, MaildirStore):
             raise MailboxError("This store has no administrator's commands", "CANNOT")
@@ -86,6 +99,8 @@ def refuse(request: Handover, stream: Stream, error: MailboxError) -> None:
     """Tell the client that its mailbox is of no use."""
     if request.service == ADMIN:
         said = json.dumps({"problem": error.text, "exit": 75}) + '\n{"done": true}\n'
+    elif request.service == "pop3":
+        said = f"-ERR [SYS/PERM] {error.text}\r\n"
     else:
         code = error.code or "UNAVAILABLE"
         said = f"{request.tag} NO [{code}] {error.text}\r\n* BYE {error.text}\r\n"

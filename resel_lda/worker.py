@@ -15,7 +15,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from resel_lda import handover
 from resel_lda.delivery import carry_out
@@ -24,6 +24,7 @@ from resel_lda.handover import Handover, HandoverError
 from resel_lda.imap.stream import Stream
 from resel_lda.mailbox import MailboxError, MailStore
 from resel_lda.maildir.store import MaildirStore
+from resel_lda.pop3.drop import DropLock
 from resel_lda.sessions import Running, make_session, refuse, user_of
 from resel_mta.config import ConfigError, Settings
 from resel_mta.disk import Disk
@@ -54,6 +55,7 @@ class _Held:
     store: MailStore
     sessions: int = 0
     closing: asyncio.TimerHandle | None = None
+    drop_lock: DropLock = field(default_factory=DropLock)
 
 
 class Worker:
@@ -234,7 +236,7 @@ class Worker:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: stream, connection)
             held = self._hold(request)
-            reason = await self._run(request, stream, held.store, prefix)
+            reason = await self._run(request, stream, held, prefix)
         except asyncio.CancelledError:
             reason = "Server shutting down."
         except MailboxError as error:
@@ -253,14 +255,15 @@ class Worker:
             self._say(handover.ENDED, {"session": request.session})
             self.log(service, f"{prefix}Disconnected: {reason}")
 
-    async def _run(self, request: Handover, stream: Stream, store: MailStore, prefix: str) -> str:
+    async def _run(self, request: Handover, stream: Stream, held: _Held, prefix: str) -> str:
         assert self._settings is not None
         running = make_session(
             request,
             stream,
-            store,
+            held.store,
             self._settings,
             lambda text: self.log(request.service, prefix + text),
+            held.drop_lock,
         )
         task = asyncio.current_task()
         if task is not None:

@@ -1,0 +1,235 @@
+"""The dialog before log-in (RFC 1939 §4, RFC 5034, RFC 2595 §4): the AUTHORIZATION state."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable
+
+from resel_lda.imap.login import Attempts, LoggedIn, Rejected, TLSSource
+from resel_lda.imap.stream import LineTooLong, Stream
+from resel_mta.users import User
+from resel_mta.users.sasl import (
+    Aborted,
+    Challenge,
+    DecodeError,
+    FailureKind,
+    SaslServer,
+    Step,
+    Success,
+    decode_response,
+)
+
+# RFC 5034 §4: what a line of an AUTH exchange may take. Others have 255 (RFC 2449 §4).
+_MAX_LINE = 12288
+_MAX_BAD_COMMANDS = 10
+_MAX_ATTEMPTS = 5
+_TLS_TIMEOUT = 30.0
+
+#: Of both states (RFC 2449 §6), without those that depend on the moment.
+CAPABILITIES = (
+    "TOP",
+    "UIDL",
+    "RESP-CODES",
+    "PIPELINING",
+    "AUTH-RESP-CODE",
+    "UTF8",
+    "EXPIRE NEVER",
+    "IMPLEMENTATION resel-mta",
+)
+
+
+class Failed(Exception):
+    """A command answered with -ERR and this text. code: RFC 2449's response code, "" for none."""
+
+    def __init__(self, text: str, code: str = "") -> None:
+        super().__init__(text)
+        self.text = text
+        self.code = code
+
+    def answer(self) -> bytes:
+        code = f"[{self.code}] " if self.code else ""
+        return f"-ERR {code}{self.text}\r\n".encode("utf-8", "replace")
+
+
+def capability_lines(words: list[str]) -> bytes:
+    """The answer to CAPA."""
+    return "".join(f"{word}\r\n" for word in ("+OK", *words, ".")).encode("ascii")
+
+
+class Dialog:
+    """As `imap.login.Dialog`."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        sasl: SaslServer,
+        tls: TLSSource | None,
+        trusted: bool,
+        admit: Callable[[User], str],
+        failure_delay: float = 2.0,
+    ) -> None:
+        self._stream = stream
+        self._sasl = sasl
+        self._tls = tls
+        self._trusted = trusted
+        self._admit = admit
+        self._failure_delay = failure_delay
+        self._bad = 0
+        self._user: bytes | None = None
+        self.attempts = Attempts()
+        self._commands: dict[bytes, Callable[[bytes], Awaitable[str]]] = {
+            b"CAPA": self._capa,
+            b"NOOP": self._noop,
+            b"QUIT": self._quit,
+            b"STLS": self._stls,
+            b"USER": self._take_user,
+            b"UTF8": self._noop,
+        }
+
+    @property
+    def secured(self) -> bool:
+        """Whether a password may be said here."""
+        return self._trusted or self._stream.secured
+
+    async def run(self) -> LoggedIn:
+        """Raises Rejected, ConnectionLost."""
+        self._stream.write(b"+OK resel-mta ready.\r\n")
+        while True:
+            try:
+                line = await self._stream.line(_MAX_LINE)
+                word, _, argument = line.partition(b" ")
+                found = await self._command(word.upper(), argument)
+                if isinstance(found, LoggedIn):
+                    return found
+                if found:
+                    self._stream.write(f"+OK {found}".rstrip().encode() + b"\r\n")
+            except Failed as error:
+                self._stream.write(error.answer())
+                self._check_attempts()
+            except LineTooLong:
+                self._stream.write(b"-ERR Command line too long.\r\n")
+                self._count_bad()
+            await self._stream.drain()
+
+    async def _command(self, word: bytes, argument: bytes) -> str | LoggedIn:
+        """The text after +OK; "" when it has answered itself. Raises Failed."""
+        if word == b"PASS":
+            return await self._pass(argument)
+        if word == b"AUTH":
+            return await self._auth(argument)
+        handler = self._commands.get(word)
+        if handler is None:
+            self._count_bad()
+            raise Failed("Unknown command.")
+        return await handler(argument)
+
+    def _count_bad(self) -> None:
+        self._bad += 1
+        if self._bad >= _MAX_BAD_COMMANDS:
+            self._bye("Too many bad commands.")
+
+    def _check_attempts(self) -> None:
+        if self.attempts.failed >= _MAX_ATTEMPTS:
+            self._bye("Too many authentication failures.")
+
+    def _bye(self, said: str) -> None:
+        """Raises Rejected."""
+        self._stream.write(f"-ERR {said}\r\n".encode())
+        raise Rejected(said.rstrip("."))
+
+    async def _noop(self, argument: bytes) -> str:
+        return " "
+
+    async def _quit(self, argument: bytes) -> str:
+        self._stream.write(b"+OK Logging out\r\n")
+        raise Rejected("Aborted login by logging out")
+
+    async def _capa(self, argument: bytes) -> str:
+        words = list(CAPABILITIES)
+        if self._tls is not None and not self._stream.secured:
+            words.append("STLS")
+        if self.secured:
+            words += ["USER", f"SASL {' '.join(self._sasl.mechanisms)}"]
+        self._stream.write(capability_lines(words))
+        return ""
+
+    async def _stls(self, argument: bytes) -> str:
+        if self._stream.secured:
+            raise Failed("TLS is already active.")
+        context = self._tls.context() if self._tls is not None else None
+        if context is None:
+            raise Failed("TLS support isn't enabled.")
+        self._stream.write(b"+OK Begin TLS negotiation now.\r\n")
+        await self._stream.drain()
+        try:
+            await self._stream.start_tls(context, _TLS_TIMEOUT)
+        except (OSError, TimeoutError) as error:
+            raise Rejected(f"TLS handshake failed: {error}") from None
+        # What was said in the clear counts for nothing (RFC 2595 §4).
+        self._user = None
+        return ""
+
+    def _check_secured(self) -> None:
+        if not self.secured:
+            raise Failed(
+                "Plaintext authentication disallowed on non-secure (SSL/TLS) connections.", "AUTH"
+            )
+
+    async def _take_user(self, argument: bytes) -> str:
+        self._check_secured()
+        self._user = argument
+        return " "
+
+    async def _pass(self, argument: bytes) -> LoggedIn:
+        if self._user is None:
+            raise Failed("No username given.")
+        self._check_secured()
+        user, self._user = self._user, None
+        # PLAIN's rules for names and passwords are these as well.
+        step = await self._sasl.exchange().start("PLAIN", b"\0" + user + b"\0" + argument)
+        return await self._conclude(step, "PLAIN")
+
+    async def _auth(self, argument: bytes) -> str | LoggedIn:
+        if not argument:
+            # The old form: lists the mechanisms (RFC 1734's implementations).
+            words = self._sasl.mechanisms if self.secured else ()
+            self._stream.write(capability_lines(list(words)))
+            return ""
+        self._check_secured()
+        mechanism, _, initial = argument.partition(b" ")
+        name = mechanism.decode("ascii", "replace").upper()
+        exchange = self._sasl.exchange()
+        try:
+            first = decode_response(initial, initial=True) if initial else None
+            step = await exchange.start(name, first)
+            while isinstance(step, Challenge):
+                self._stream.write(b"+ %b\r\n" % base64.b64encode(step.data))
+                line = await self._stream.line(_MAX_LINE)
+                step = await exchange.respond(decode_response(line))
+        except Aborted:
+            raise Failed("Authentication aborted by client.") from None
+        except DecodeError:
+            raise Failed("Invalid base64 data.", "AUTH") from None
+        except LineTooLong:
+            raise Failed("Authentication response is too long.", "AUTH") from None
+        return await self._conclude(step, name)
+
+    async def _conclude(self, step: Step, method: str) -> LoggedIn:
+        if isinstance(step, Success):
+            refusal = self._admit(step.user)
+            if refusal:
+                raise Failed(refusal, "IN-USE")
+            return LoggedIn(step.user, b"", method)
+        if isinstance(step, Challenge):
+            raise Failed("The mechanism expects more than PASS can say.", "AUTH")
+        if step.kind is FailureKind.MECHANISM:
+            raise Failed("Unsupported authentication mechanism.", "AUTH")
+        self.attempts.user = step.username or self.attempts.user
+        self.attempts.method = method
+        if step.kind is FailureKind.TEMPORARY:
+            raise Failed("Temporary authentication failure.", "SYS/TEMP")
+        # Guessing is slow: the client waits, and has only one connection's worth of guesses.
+        self.attempts.failed += 1
+        await asyncio.sleep(self._failure_delay)
+        raise Failed("Authentication failed.", "AUTH")

@@ -1,0 +1,314 @@
+"""A POP3 session after log-in (RFC 1939 §5, §6): the TRANSACTION and UPDATE states."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from resel_lda.imap.stream import ConnectionLost, LineTooLong, Stream
+from resel_lda.mailbox import Mailbox, MailboxError, MailStore
+from resel_lda.pop3.drop import DropLock, Maildrop
+from resel_lda.pop3.login import CAPABILITIES, Failed, capability_lines
+from resel_lda.pop3.uidl import Namer
+
+# RFC 1939 §3: at least 10 minutes.
+INACTIVITY = 10 * 60.0
+_MAX_LINE = 255
+_MAX_BAD_COMMANDS = 20
+_BLOCK = 1 << 18
+_NUMBER = re.compile(rb"[0-9]{1,9}")
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What the log says at the end."""
+
+    top: int = 0
+    top_octets: int = 0
+    retr: int = 0
+    retr_octets: int = 0
+    removed: int = 0
+
+
+class _Over(Exception):
+    """The session ends; the text is why."""
+
+
+class Pop3Session:
+    """Implements `sessions.Running`. lock: of this user's maildrop."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        store: MailStore,
+        session: str,
+        lock: DropLock,
+        namer: Namer,
+        report: Callable[[str], None],
+        inactivity: float = INACTIVITY,
+    ) -> None:
+        self._stream = stream
+        self._store = store
+        self._session = session
+        self._lock = lock
+        self._namer = namer
+        self._report = report
+        self._inactivity = inactivity
+        self._drop: Maildrop | None = None
+        self._counts = _Counts()
+        self._bad = 0
+        self._out: list[bytes] = []
+        self._waiting = self._stopping = False
+        self._task: asyncio.Task[str] | None = None
+        self._commands: dict[bytes, Callable[[Maildrop, bytes], Awaitable[bytes]]] = {
+            b"CAPA": self._capa,
+            b"DELE": self._dele,
+            b"LIST": self._list,
+            b"NOOP": self._noop,
+            b"RETR": self._retr,
+            b"RSET": self._rset,
+            b"STAT": self._stat,
+            b"TOP": self._top,
+            b"UIDL": self._uidl,
+        }
+
+    def stop(self) -> None:
+        """End it after the command that is running."""
+        self._stopping = True
+        if self._waiting and self._task is not None:
+            self._task.cancel()
+
+    async def run(self) -> str:
+        """To its end; why it ended, for the log."""
+        self._task = asyncio.create_task(self._serve())
+        try:
+            await asyncio.wait((self._task,))
+        except asyncio.CancelledError:
+            self._task.cancel()
+            raise
+        if self._task.cancelled():
+            reason = "Server shutting down."
+            self._last_words(b"-ERR [SYS/TEMP] Server shutting down.\r\n")
+        else:
+            error = self._task.exception()
+            if error is None:
+                reason = self._task.result()
+            elif isinstance(error, ConnectionLost):
+                reason = "Connection closed"
+            else:
+                raise error
+        self._stream.close()
+        return f"{reason} {self._summary()}"
+
+    def _last_words(self, said: bytes) -> None:
+        if not self._stream.lost:
+            self._stream.write(said)
+
+    def _summary(self) -> str:
+        """As Dovecot's pop3_logout_format."""
+        counts, drop = self._counts, self._drop
+        messages = len(drop.uids) if drop is not None else 0
+        return (
+            f"top={counts.top}/{counts.top_octets}, retr={counts.retr}/{counts.retr_octets}, "
+            f"del={counts.removed}/{messages}"
+        )
+
+    async def _serve(self) -> str:
+        if not self._lock.take(self._session):
+            self._stream.write(b"-ERR [IN-USE] Mailbox is locked by another POP3 session.\r\n")
+            return "Mailbox is locked by another POP3 session"
+        mailbox: Mailbox | None = None
+        try:
+            mailbox = await self._store.open("INBOX")
+            self._drop = Maildrop(mailbox, self._namer)
+            self._stream.write(b"+OK Logged in.\r\n")
+            return await self._converse(self._drop)
+        except MailboxError as error:
+            self._report(f"error: {error.text}")
+            self._last_words(f"-ERR [SYS/TEMP] {error.text}\r\n".encode())
+            return error.text
+        finally:
+            if mailbox is not None:
+                mailbox.release()
+            self._lock.release(self._session)
+
+    async def _converse(self, drop: Maildrop) -> str:
+        while True:
+            try:
+                line = await self._line()
+                word, _, argument = line.partition(b" ")
+                word = word.upper()
+                if word == b"QUIT":
+                    return await self._quit(drop)
+                answer = await self._command(drop, word, argument)
+            except Failed as error:
+                answer = error.answer()
+            except _Over as over:
+                await self._flush()
+                self._last_words(f"-ERR {over}\r\n".encode())
+                return str(over)
+            await self._answer(answer)
+
+    async def _answer(self, answer: bytes) -> None:
+        """Answers to commands that came together go out together."""
+        self._out.append(answer)
+        if not self._stream.pending or len(answer) > _BLOCK or len(self._out) > 64:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        """Raises ConnectionLost."""
+        out, self._out = self._out, []
+        if out:
+            self._stream.write(b"".join(out))
+            await self._stream.drain()
+
+    async def _line(self) -> bytes:
+        """Raises ConnectionLost, Failed, _Over."""
+        if self._stopping:
+            raise _Over("[SYS/TEMP] Server shutting down.")
+        self._waiting = True
+        try:
+            async with asyncio.timeout(self._inactivity):
+                return await self._stream.line(_MAX_LINE)
+        except TimeoutError:
+            # Without the UPDATE state: nothing is removed (RFC 1939 §3).
+            raise _Over("Disconnected for inactivity.") from None
+        except LineTooLong:
+            raise self._bad_command("Command line too long.") from None
+        finally:
+            self._waiting = False
+
+    def _bad_command(self, text: str) -> Failed:
+        """Raises _Over after too many."""
+        self._bad += 1
+        if self._bad >= _MAX_BAD_COMMANDS:
+            raise _Over("Too many bad commands.")
+        return Failed(text)
+
+    async def _command(self, drop: Maildrop, word: bytes, argument: bytes) -> bytes:
+        """Raises Failed, _Over, ConnectionLost."""
+        handler = self._commands.get(word)
+        if handler is None:
+            raise self._bad_command(f"Unknown command: {word[:32].decode('ascii', 'replace')}")
+        try:
+            answer = await handler(drop, argument)
+        except MailboxError as error:
+            self._report(f"error: {word.decode('ascii', 'replace')} failed: {error.text}")
+            raise Failed(error.text, "SYS/TEMP") from None
+        self._bad = 0
+        return answer
+
+    # Commands. Each gives the whole answer.
+
+    async def _capa(self, drop: Maildrop, argument: bytes) -> bytes:
+        return capability_lines(list(CAPABILITIES))
+
+    async def _noop(self, drop: Maildrop, argument: bytes) -> bytes:
+        return b"+OK\r\n"
+
+    async def _stat(self, drop: Maildrop, argument: bytes) -> bytes:
+        sizes = await drop.sizes()
+        numbers = drop.numbers()
+        return b"+OK %d %d\r\n" % (len(numbers), sum(sizes[number - 1] for number in numbers))
+
+    async def _list(self, drop: Maildrop, argument: bytes) -> bytes:
+        if argument.strip():
+            number, _ = _number(argument, last=True)
+            drop.check(number)
+            return b"+OK %d %d\r\n" % (number, (await drop.sizes())[number - 1])
+        sizes = await drop.sizes()
+        numbers = drop.numbers()
+        lines = [b"%d %d\r\n" % (number, sizes[number - 1]) for number in numbers]
+        return b"+OK %d messages:\r\n%b.\r\n" % (len(numbers), b"".join(lines))
+
+    async def _uidl(self, drop: Maildrop, argument: bytes) -> bytes:
+        if argument.strip():
+            number, _ = _number(argument, last=True)
+            drop.check(number)
+            return f"+OK {number} {drop.name(number)}\r\n".encode("ascii")
+        lines = [f"{number} {drop.name(number)}\r\n" for number in drop.numbers()]
+        return f"+OK\r\n{''.join(lines)}.\r\n".encode("ascii")
+
+    async def _retr(self, drop: Maildrop, argument: bytes) -> bytes:
+        number, _ = _number(argument, last=True)
+        message = await drop.read(number)
+        drop.retrieved(number)
+        self._counts.retr += 1
+        self._counts.retr_octets += len(message)
+        return b"+OK %d octets\r\n%b.\r\n" % (len(message), _stuffed(message))
+
+    async def _top(self, drop: Maildrop, argument: bytes) -> bytes:
+        number, rest = _number(argument, last=False)
+        drop.check(number)
+        if not _NUMBER.fullmatch(rest):
+            raise Failed(f"Invalid size: {rest[:32].decode('ascii', 'replace')}")
+        part = _first_lines(await drop.read(number), int(rest))
+        self._counts.top += 1
+        self._counts.top_octets += len(part)
+        return b"+OK\r\n%b.\r\n" % _stuffed(part)
+
+    async def _dele(self, drop: Maildrop, argument: bytes) -> bytes:
+        number, _ = _number(argument, last=True)
+        drop.check(number)
+        drop.deleted.add(number)
+        return b"+OK Marked to be deleted.\r\n"
+
+    async def _rset(self, drop: Maildrop, argument: bytes) -> bytes:
+        drop.reset()
+        return b"+OK\r\n"
+
+    async def _quit(self, drop: Maildrop) -> str:
+        """The UPDATE state."""
+        try:
+            self._counts.removed = await drop.update()
+            said = (
+                b"+OK Logging out, messages deleted.\r\n"
+                if drop.deleted
+                else b"+OK Logging out.\r\n"
+            )
+        except MailboxError as error:
+            self._report(f"error: QUIT failed: {error.text}")
+            said = b"-ERR [SYS/TEMP] Some messages were not removed.\r\n"
+        self._out.append(said)
+        await self._flush()
+        return "Logged out"
+
+
+def _number(argument: bytes, last: bool) -> tuple[int, bytes]:
+    """(message number, what follows). last: nothing may follow. Raises Failed."""
+    words = argument.split(None, 1)
+    if not words or not _NUMBER.fullmatch(words[0]):
+        shown = argument[:32].decode("ascii", "replace")
+        raise Failed(f"Invalid message number: {shown}")
+    rest = words[1].rstrip() if len(words) > 1 else b""
+    if bool(rest) == last:
+        raise Failed(f"Noise after message number: {rest[:32].decode('ascii', 'replace')}")
+    return int(words[0]), rest
+
+
+def _stuffed(message: bytes) -> bytes:
+    """With dots doubled at the beginning of lines (RFC 1939 §3), and its last line ended."""
+    if b"\n." in message:
+        message = message.replace(b"\n.", b"\n..")
+    if message.startswith(b"."):
+        message = b"." + message
+    return message if message.endswith(b"\r\n") or not message else message + b"\r\n"
+
+
+def _first_lines(message: bytes, count: int) -> bytes:
+    """The header, the empty line, and so many lines of the body."""
+    if message.startswith(b"\r\n"):
+        end = 2
+    else:
+        found = message.find(b"\r\n\r\n")
+        if found < 0:
+            return message
+        end = found + 4
+    for _ in range(count):
+        found = message.find(b"\n", end)
+        if found < 0:
+            return message
+        end = found + 1
+    return message[:end]
