@@ -41,6 +41,7 @@ CREATE TABLE IF NOT EXISTS ledger(
 ) STRICT;
 """
 _WRITE = f"INSERT OR REPLACE INTO ledger VALUES({','.join('?' * (len(TERMS) + 2))})"
+_UPDATE = f"UPDATE ledger SET {','.join(f'{term}=?' for term in TERMS)},sketch=? WHERE interval=?"
 _SUMS = ",".join(f"sum({term})" for term in TERMS)
 PENDING = (
     "CASE recipients WHEN '' THEN (SELECT count(*) FROM recipient WHERE message = id AND "
@@ -125,10 +126,12 @@ class Ledger:
         # A clock that is set back changes nothing.
         interval = max(int(self._clock() // INTERVAL), self._interval)
         counts = self._counts
-        if interval != self._interval:
+        if interval == self._interval:
+            db.execute(_UPDATE, (*counts, self._sketch.to_bytes(), interval))
+        else:
             counts = [now - kept for now, kept in zip(counts, self._kept, strict=True)]
             db.execute("UPDATE ledger SET sketch = x'' WHERE interval = ?", (self._interval,))
-        db.execute(_WRITE, (interval, *counts, self._sketch.to_bytes()))
+            db.execute(_WRITE, (interval, *counts, self._sketch.to_bytes()))
         self._written = interval, counts
 
     def committed(self) -> None:
