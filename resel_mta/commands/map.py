@@ -17,6 +17,7 @@ from resel_mta.config.mapspec import FILE_TYPES, MapSpec, parse_map
 from resel_mta.config.settings import Settings
 from resel_mta.disk import Disk
 from resel_mta.mail import TempFail
+from resel_mta.routing.alias_check import check_aliases
 
 PROGRAM = "resel-map"
 EPILOG = """\
@@ -94,7 +95,12 @@ def _publish(settings: Settings, spec: MapSpec) -> int:
         raise Failure(cli.EX_USAGE, f"{spec}: not a table that lies in a file")
     status = cli.EX_OK
     for each in spec.files():
-        status = publish(PROGRAM, live_file(settings, each)) or status
+        file = live_file(settings, each)
+        failed = publish(PROGRAM, file)
+        status = failed or status
+        if file.aliases and not failed:
+            for problem in asyncio.run(check_aliases(settings, [each.name])):
+                print(f"{PROGRAM}: {problem}", file=sys.stderr)
     return status
 
 

@@ -327,9 +327,12 @@ def _queue(options: Options) -> int:
 
 def _newaliases(program: str, options: Options) -> int:
     """Check every alias file and make it live; a broken one keeps its last good copy."""
+    import asyncio
+
     from resel_mta.commands.map import publish
     from resel_mta.config.live import live_file
     from resel_mta.config.mapspec import parse_map
+    from resel_mta.routing.alias_check import check_aliases
 
     settings = load(options.config)
     if options.alias_file:
@@ -346,11 +349,17 @@ def _newaliases(program: str, options: Options) -> int:
         ]
     status = cli.EX_OK
     done: set[Path] = set()
+    good: list[str] = []
     for spec, optional in files:
         file = live_file(settings, spec, optional=optional)
         if file.live not in done:
             done.add(file.live)
-            status = publish(program, file) or status
+            failed = publish(program, file)
+            status = failed or status
+            if not failed:
+                good.append(spec.name)
+    for problem in asyncio.run(check_aliases(settings, good)):
+        print(f"{program}: {problem}", file=sys.stderr)
     return status
 
 

@@ -90,18 +90,33 @@ def read_targets(text: str) -> list[Target]:
     return [read_target(item) for item in split_list(text)]
 
 
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """One alias. name: in lower case; value: its targets as written; line: its first one."""
+
+    name: str
+    value: str
+    line: int
+
+
 def parse_aliases(text: str, file: str) -> tuple[dict[str, str], list[Problem]]:
     """(name in lower case -> its targets as written, what is wrong with which line).
 
     The first of two equal names counts, as with postalias(1).
     """
-    found: dict[str, str] = {}
+    found, problems = list_aliases(text, file)
+    return {alias.name: alias.value for alias in found}, problems
+
+
+def list_aliases(text: str, file: str) -> tuple[list[Alias], list[Problem]]:
+    """The aliases that count, in order, and what is wrong with which line."""
+    found: dict[str, Alias] = {}
     problems: list[Problem] = []
     for first, _, line in logical_lines(text):
         where = f"{file}:{first}"
         try:
             name, value = _split_name(line)
-            targets = parse_targets(value)
+            targets = read_targets(value)
         except ValueError as error:
             problems.append(Problem(where, "", str(error)))
             continue
@@ -109,12 +124,12 @@ def parse_aliases(text: str, file: str) -> tuple[dict[str, str], list[Problem]]:
             problems.append(Problem(where, "", f'"{name}" has no target'))
             continue
         if name in found:
-            text = f'"{name}" is here a second time; the first one counts'
+            text = f'"{name}" is here a second time; the first one, in line {found[name].line}, counts'
             problems.append(Problem(where, "", text, is_error=False))
             continue
         problems += _warnings(where, name, targets)
-        found[name] = value
-    return found, problems
+        found[name] = Alias(name, value, first)
+    return list(found.values()), problems
 
 
 def parse_targets(value: str) -> list[Target]:
