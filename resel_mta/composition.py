@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import ssl
 import stat
 import time
@@ -53,6 +54,11 @@ from resel_mta.tls import ServerTLS
 from resel_mta.users import open_users
 from resel_relay.dns import DnsError, Resolver, TryAgain
 from resel_relay.transport import SmtpTransport
+
+#: Connections that may wait to be accepted. A full queue costs a client a second or more.
+BACKLOG = 1024
+#: Open files that suffice for some thousand slow clients; most shells allow only 1,024.
+OPEN_FILES = 65_536
 
 SMTP_SERVICES = ("smtpd", "submission", "submissions", "lmtp")
 IMAP_SERVICES = ("imap", "imaps")
@@ -106,13 +112,23 @@ def _is_socket(path: str) -> bool:
     return False
 
 
-def _configure(resolver: Resolver, settings: Settings) -> None:
+def configure_resolver(resolver: Resolver, settings: Settings) -> None:
+    """Whom it asks, and for which families."""
     protocols = settings.items("inet_protocols")
     resolver.use(
         settings.items("dns_nameservers"),
         families=("ipv4", "ipv6") if "all" in protocols else protocols,
         native="native" in settings.items("smtp_host_lookup"),
     )
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files as it may, up to OPEN_FILES."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def name_finder(resolver: Resolver) -> NameFinder:
@@ -150,6 +166,7 @@ class Composition:
 
     async def open(self, bound: list[Bound]) -> None:
         """Raises queue.QueueLocked, TLS and file errors: nothing listens then."""
+        raise_file_limit()
         settings, log = self.settings, self.log
         self.store = await SQLiteStore.open(
             settings.text("queue_directory"), minfree=settings.number("queue_minfree"), log=log
@@ -167,7 +184,7 @@ class Composition:
             self.expander = Expander(settings, self.router, IncludeReader(self.helpers))
         self.intake = MailIntake(settings, self.expander, self.router, self.store, log)
         self.resolver = Resolver()
-        _configure(self.resolver, settings)
+        configure_resolver(self.resolver, settings)
         self.names = name_finder(self.resolver)
         above = self.supervisor
         if above is not None:
@@ -261,9 +278,13 @@ class Composition:
             login = self._login_service("pop3" if service in POP3_SERVICES else "imap")
             factory = login.factory(implicit_tls=service in ("imaps", "pop3s"))
         if entry.listener.path:
-            server = await loop.create_unix_server(factory, sock=entry.socket, ssl=context)
+            server = await loop.create_unix_server(
+                factory, sock=entry.socket, ssl=context, backlog=BACKLOG
+            )
         else:
-            server = await loop.create_server(factory, sock=entry.socket, ssl=context)
+            server = await loop.create_server(
+                factory, sock=entry.socket, ssl=context, backlog=BACKLOG
+            )
         self._servers[entry.listener] = server
 
     def close_listener(self, listener: Listener) -> None:
@@ -311,7 +332,7 @@ class Composition:
     async def _reconfigure(self, settings: Settings) -> None:
         if self.supervisor is not None:
             await self.supervisor.look_at_files()
-        _configure(self.resolver, settings)
+        configure_resolver(self.resolver, settings)
         self.names.forget()
         parts: list[object] = [
             self.tls,

@@ -19,7 +19,7 @@ from resel_mta.mail import TempFail
 UNKNOWN = "unknown"
 #: Seconds that a client waits for its greeting because of its name, at most. What is not known
 #: then is often known when it comes again.
-BOUND = 3.0
+BOUND = 0.8
 #: Seconds that an answer is kept, and how many.
 KEPT_TIME = 60.0
 _MOST_KEPT = 10_000
