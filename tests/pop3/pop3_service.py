@@ -29,7 +29,7 @@ class Running:
         self.log = log
         self.pool = pool
         self.port = self.tls_port = self.imap_port = 0
-        self._number = itertools.count(1)
+        self._number = itertools.count(5001)
 
     @property
     def maildir(self) -> Path:
