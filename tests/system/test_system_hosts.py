@@ -31,14 +31,6 @@ COUNT = 200
 BY_COMMAND = 20
 
 
-@pytest.fixture(scope="module")
-def hosts(need: Callable[[str], str]) -> Iterator[ReselLan]:
-    for program in ("ip", "nsenter", "unshare", "setpriv", "sendmail"):
-        need(program)
-    with ReselLan(need) as lan:
-        yield lan
-
-
 @pytest.fixture
 def inbox(hosts: ReselLan) -> Iterator[imaplib.IMAP4_SSL]:
     """lcarr's INBOX, emptied before, read from outside with the certificate checked."""
