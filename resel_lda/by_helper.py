@@ -28,11 +28,13 @@ from resel_mta.users import User
 
 
 class Forwards(Protocol):
-    """Enters what a .forward file asks for as mail of its own."""
+    """Enters what a .forward file or luser_relay asks for as mail of its own."""
 
     async def forward(
         self, message: Message, recipient: Recipient, user: str, targets: Found
     ) -> Outcome: ...
+
+    async def relay_unknown(self, message: Message, recipient: Recipient) -> Outcome | None: ...
 
 
 class ByHelper:
@@ -76,6 +78,10 @@ class ByHelper:
         if job.relay != "local" or forward_mark(job.user.name) in recipient.via:
             return await self._run(self._mailbox(job), message, recipient)
         return await self._run(self._errand(errands.DELIVER, job), message, recipient)
+
+    async def to_nobody(self, message: Message, recipient: Recipient) -> Outcome | None:
+        """To `luser_relay`, if it is set."""
+        return await self._forwards.relay_unknown(message, recipient)
 
     def _mailbox(self, job: Job) -> Errand:
         in_spool = is_in_spool(job.user, self._settings)

@@ -72,7 +72,9 @@ class LocalTransport:
                 outcomes[recipient] = await self._to_target(message, recipient, target)
                 continue
             user = await self._find(recipient, loops)
-            if isinstance(user, Outcome):
+            if user is None:
+                outcomes[recipient] = await self._to_nobody(message, recipient)
+            elif isinstance(user, Outcome):
                 outcomes[recipient] = user
             elif self._by_helper is not None and self._by_helper.serves(user):
                 job = self._job(message, recipient, user)
@@ -116,7 +118,14 @@ class LocalTransport:
         job = self._job(message, recipient, user)
         return await self._by_helper.to_target(message, recipient, target, job)
 
-    async def _find(self, recipient: Recipient, loops: set[bytes]) -> User | Outcome:
+    async def _to_nobody(self, message: Message, recipient: Recipient) -> Outcome:
+        if self._by_helper is not None and self.name == "local":
+            relayed = await self._by_helper.to_nobody(message, recipient)
+            if relayed is not None:
+                return relayed
+        return self._bounced(f'unknown user: "{recipient.address.rpartition("@")[0].lower()}"')
+
+    async def _find(self, recipient: Recipient, loops: set[bytes]) -> User | Outcome | None:
         address = recipient.address
         try:
             for name in self._candidates(address):

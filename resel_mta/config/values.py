@@ -91,6 +91,12 @@ def _code(parameter: Parameter, text: str) -> Value:
     return int(text)
 
 
+def _template(parameter: Parameter, text: str) -> Value:
+    if parameter.name == "luser_relay" and text[:1] in ("|", "/", ":"):
+        raise ValueError(f'"{text}" is not supported; allowed are an address and @domain')
+    return text
+
+
 def _list(parameter: Parameter, text: str) -> Value:
     return tuple(split_items(text))
 
@@ -151,6 +157,7 @@ _CONVERT: dict[str, Callable[[Parameter, str], Value]] = {
     "choices": _choices,
     "code": _code,
     "list": _list,
+    "template": _template,
     "maps": _maps,
     "domains": _domains,
     "networks": _networks,

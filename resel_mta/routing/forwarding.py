@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from resel_mta.config import Settings
 from resel_mta.config.aliases import Target, TargetKind
+from resel_mta.config.expand import ExpansionError, expand
 from resel_mta.config.target_files import Found
 from resel_mta.mail import (
     AddressClass,
@@ -27,6 +28,7 @@ from resel_mta.mail import (
 from resel_mta.routing.address import address_key, local_name
 from resel_mta.routing.children import enter_child
 from resel_mta.routing.table import RoutingTable
+from resel_mta.wire.path import split_address
 
 
 class Forwarder:
@@ -39,6 +41,7 @@ class Forwarder:
 
     def reconfigure(self, settings: Settings) -> None:
         self._adds_field = "forward" in settings.items("prepend_delivered_header")
+        self._luser_relay = settings.setting("luser_relay").value.strip()
 
     async def forward(
         self, message: Message, recipient: Recipient, user: str, targets: Found
@@ -56,14 +59,51 @@ class Forwarder:
             if here:
                 ids.append(await enter_child(self._intake, message, here))
             if away:
-                field = f"Delivered-To: {recipient.address}\r\n".encode("utf-8", "surrogateescape")
-                fields = field if self._adds_field else b""
+                fields = self._field(recipient)
                 ids.append(await enter_child(self._intake, message, away, fields))
         except TempFail as failure:
             return Deferred(failure.reply, relay="local")
         except PermFail as failure:
             return Bounced(failure.reply, relay="local")
         return Expanded(Reply(250, "2.0.0", f"forwarded as {', '.join(ids)}"), relay="local")
+
+    def _field(self, recipient: Recipient) -> bytes:
+        field = f"Delivered-To: {recipient.address}\r\n"
+        return field.encode("utf-8", "surrogateescape") if self._adds_field else b""
+
+    async def relay_unknown(self, message: Message, recipient: Recipient) -> Outcome | None:
+        """Mail for a local user who does not exist, sent on to `luser_relay`; None where that is
+        not set, or where the recipient came from there."""
+        mark = forward_mark("")
+        if not self._luser_relay or mark in recipient.via:
+            return None
+        local, domain = split_address(recipient.address)
+        user, extension = self._table.rules.split_extension(local)
+        values = {
+            "user": user,
+            "local": local,
+            "extension": extension[1:],
+            "recipient_delimiter": extension[:1],
+            "domain": domain,
+            "recipient": recipient.address,
+        }
+        try:
+            address = expand(self._luser_relay, values.get)
+            if address.startswith("@"):
+                address = local + address
+            relayed = replace(
+                recipient,
+                address=self._table.rules.qualify(address),
+                orig_to=recipient.orig_to or recipient.address,
+                via=(mark,),
+            )
+            queue_id = await enter_child(self._intake, message, [relayed], self._field(recipient))
+        except (TempFail, PermFail) as failure:
+            return Deferred(failure.reply.softened(), relay="local")
+        except ExpansionError as error:
+            reply = Reply(451, "4.3.5", f"mail system configuration error: luser_relay: {error}")
+            return Deferred(reply, relay="local")
+        return Expanded(Reply(250, "2.0.0", f"forwarded as {queue_id}"), relay="local")
 
     async def _recipient(self, recipient: Recipient, user: str, target: Target) -> Recipient:
         """Raises TempFail."""

@@ -225,6 +225,30 @@ async def test_forward_that_cannot_be_queued_is_tried_again(
     assert outcome.reply.enhanced == "4.3.1"
 
 
+async def test_unknown_users_go_to_luser_relay_once(
+    make: Callable[..., Parts], intake: FakeIntake
+) -> None:
+    for value, expected in (
+        ("unknown+$extension", "unknown+ext@resel.fr"),
+        ("@other.example", "nosuch+ext@other.example"),
+        ("$user@other.example", "nosuch@other.example"),
+    ):
+        settings, table, _ = make(luser_relay=value)
+        forwarder = Forwarder(settings, table, intake)  # type: ignore[arg-type]
+        recipient = Recipient("nosuch+ext@resel.fr", via=("list",))
+        outcome = await forwarder.relay_unknown(message(recipient), recipient)
+        assert isinstance(outcome, Expanded)
+        [relayed], header = intake.messages[-1]
+        assert (relayed.address, relayed.orig_to) == (expected, "nosuch+ext@resel.fr")
+        assert header.startswith(b"Delivered-To: nosuch+ext@resel.fr\r\n")
+        # Nobody there either: it bounces.
+        assert await forwarder.relay_unknown(message(relayed), relayed) is None
+    settings, table, _ = make()
+    recipient = Recipient("nosuch@resel.fr")
+    forwarder = Forwarder(settings, table, intake)  # type: ignore[arg-type]
+    assert await forwarder.relay_unknown(message(recipient), recipient) is None
+
+
 def test_marks_hold_what_commands_hold() -> None:
     target = LocalTarget("|cmd 'a\tb: c'", "forward", "bob")
     assert LocalTarget.last_of(("x", target.mark())) == target

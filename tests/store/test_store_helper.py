@@ -68,6 +68,9 @@ class FakeForwards:
         self.found = targets
         return Expanded(Reply(250, "2.0.0", "forwarded as Q2"))
 
+    async def relay_unknown(self, message: Message, recipient: Recipient) -> Outcome | None:
+        return None
+
 
 class House:
     """A local transport whose helper is a child of the test."""
