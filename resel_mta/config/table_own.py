@@ -22,6 +22,7 @@ text mail_uid = ## The owner of mailboxes of users whose userdb gives no uid; ne
 text mail_gid = ## Their group.
 space quota_storage_size = 0 ## How much a user may store, in octets or with K, M, G; 0: no limit.
 time(0..) queue_trash_time = 7d ## How long mail that was deleted from the queue can be brought back; 0: not at all.
+time(3600..) queue_ledger_time = 30d ## How far back resel-queue audit can look.
 number(1..) mail_max_userip_connections = 100 ## How many sessions of a protocol one user may have from one address.
 time(1..) shutdown_timeout = 20s ## How long a stopping daemon lets sessions finish.
 text mailbox_syslog_name = dovecot ## What log lines of IMAP and its kin start with.

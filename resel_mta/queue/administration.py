@@ -10,7 +10,8 @@ from typing import Any
 import apsw
 
 from resel_mta.mail import QueueStats
-from resel_mta.queue import changes, rows, tokens, trash
+from resel_mta.queue import changes, ledger, rows, tokens, trash
+from resel_mta.queue.audit import Audit
 from resel_mta.queue.door import Entry, Watcher
 from resel_mta.queue.ids import format_id, parse_id
 from resel_mta.queue.ledger import Ledger
@@ -153,6 +154,19 @@ class Administration:
                 db.pragma("wal_checkpoint", "TRUNCATE")
 
         await self._writer.submit(shrink, changes=False)
+
+    async def dropped(self, recipients: int) -> None:
+        await self._writer.submit(lambda db: self._ledger.dropped(recipients))
+
+    async def audit(self, since: float) -> Audit:
+        now = self._clock()
+        found: Audit = await self._writer.submit(
+            lambda db: ledger.read(db, self._ledger, since, now), changes=False
+        )
+        return found
+
+    async def forget_ledger(self, before: float) -> None:
+        await self._writer.submit(lambda db: ledger.prune(db, before))
 
     async def is_short(self) -> bool:
         short: bool = await self._in_thread(self._spool.is_short)

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from resel_mta.content import Content
 from resel_mta.mail import BodySink, Message, Outcome, QueueStats, Recipient
+from resel_mta.queue.audit import Audit
 
 
 class AlreadyEntered(Exception):
@@ -219,6 +220,19 @@ class QueueStore(Protocol):
     async def purge(self, before: float, n: int) -> int:
         """Remove for good what was put into the trash before then: the oldest `n` of it. How many
         were looked at; less than `n` when that was all."""
+        ...
+
+    async def dropped(self, recipients: int) -> None:
+        """For the ledger: so many were accepted, and go nowhere (discarded, an alias that names
+        nobody)."""
+        ...
+
+    async def audit(self, since: float) -> Audit:
+        """What came in since then, what became of it, and what does not add up."""
+        ...
+
+    async def forget_ledger(self, before: float) -> None:
+        """Only the sum is kept of what was before then."""
         ...
 
     async def is_short(self) -> bool:

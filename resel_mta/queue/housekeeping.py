@@ -1,4 +1,5 @@
-"""What the queue forgets: deleted mail whose time is over, or whose room is needed."""
+"""What the queue forgets: deleted mail whose time is over or whose room is needed, and the
+particulars of old entries in the ledger."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ from resel_mta.mail import TempFail
 from resel_mta.maillog import MailLog
 from resel_mta.queue.door import QueueStore
 
+FORGET_AFTER = 3600.0
+"""Seconds after which the ledger is shortened again."""
 LOOK_AFTER = 10.0
 """Seconds after which the disk is looked at again."""
 PURGED = 200
@@ -24,10 +27,12 @@ class Housekeeper:
         self._store = store
         self._log = log
         self._task: asyncio.Task[None] | None = None
+        self._forgotten = 0.0
         self.reconfigure(settings)
 
     def reconfigure(self, settings: Settings) -> None:
         self._trash_time = settings.seconds("queue_trash_time")
+        self._ledger_time = settings.seconds("queue_ledger_time")
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -51,6 +56,9 @@ class Housekeeper:
 
     async def tidy(self, now: float) -> None:
         """Do it once. Raises TempFail, OSError."""
+        if now - self._forgotten >= FORGET_AFTER:
+            await self._store.forget_ledger(now - self._ledger_time)
+            self._forgotten = now
         while await self._store.purge(now - self._trash_time, PURGED) == PURGED:
             continue
         gone = 0

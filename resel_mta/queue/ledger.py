@@ -9,16 +9,15 @@ newest one has the sketch. Everything here runs in the writer's thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 
 from resel_mta.mail import Bounced, Deferred, Delivered, Expanded, Outcome, Relayed
-from resel_mta.queue.sketch import Sketch
+from resel_mta.queue.audit import IN, OUT, TERMS, Audit
+from resel_mta.queue.ids import format_id
+from resel_mta.queue.sketch import Difference, Sketch
 
-IN = ("accepted", "expanded", "generated")
-OUT = ("delivered", "relayed", "piped", "merged", "bounced", "expired", "deleted")
-TERMS = IN + OUT
 INTERVAL = 600
 """Seconds."""
 
@@ -73,19 +72,21 @@ class Ledger:
         self._changed = False
         # What `write` wrote: the interval, and the counts of that alone.
         self._written = (0, self._kept)
+        # The row of a database that had none, until it is written.
+        self._first: tuple[Any, ...] | None = None
         # Deleted while somebody delivered them.
         self._deleted_active: set[int] = set()
         self._careful = False
 
     def load(self, db: apsw.Connection) -> None:
         """Go on where a database ends; one without a ledger is taken as it is."""
+        self._first = None
         row = db.execute("SELECT * FROM ledger ORDER BY interval DESC LIMIT 1").fetchone()
         if row is None and _numbers(db):
             (waiting,) = db.execute(f"SELECT coalesce(sum({PENDING}), 0) FROM message").fetchall()[
                 0
             ]
-            row = (0, waiting, *[0] * (len(TERMS) - 1), _sketch_of(db).to_bytes())
-            db.execute(_WRITE, row)
+            row = self._first = (0, waiting, *[0] * (len(TERMS) - 1), _sketch_of(db).to_bytes())
         interval, *counts, data = row or (0, *[0] * len(TERMS), b"")
         self._interval, self._kept = interval, counts
         try:
@@ -123,6 +124,8 @@ class Ledger:
     def write(self, db: apsw.Connection) -> None:
         if not self._changed:
             return
+        if self._first is not None:
+            db.execute(_WRITE, self._first)
         # A clock that is set back changes nothing.
         interval = max(int(self._clock() // INTERVAL), self._interval)
         counts = self._counts
@@ -138,6 +141,7 @@ class Ledger:
         if self._changed:
             self._interval, self._kept = self._written
             self._kept_sketch = self._sketch
+            self._first = None
 
     # -- changes --------------------------------------------------------------------------------
 
@@ -187,6 +191,10 @@ class Ledger:
         self._counts[_ACCEPTED] += recipients
         self.deleted(recipients)
 
+    def difference(self, there: Iterable[int]) -> Difference:
+        """Between what should be there and what is."""
+        return self._kept_sketch.difference(there)
+
     def withdrawn(self, recipients: int) -> None:
         """So many were counted as accepted, and were not."""
         self._counts[_ACCEPTED] -= recipients
@@ -218,3 +226,53 @@ def prune(db: apsw.Connection, before: float) -> None:
     if first > 0 and sums is not None and sums[0] is not None:
         db.execute("DELETE FROM ledger WHERE interval < ?", (first,))
         db.execute(_WRITE, (0, *sums, b""))
+
+
+_DAMAGES = (
+    (
+        "its content is missing",
+        "SELECT id FROM message WHERE NOT EXISTS (SELECT 1 FROM content WHERE content.id = message.id)",
+    ),
+    (
+        "its envelope is missing",
+        "SELECT id FROM content WHERE NOT EXISTS (SELECT 1 FROM message WHERE message.id = content.id)",
+    ),
+    (
+        "its envelope is missing",
+        "SELECT DISTINCT message FROM recipient WHERE NOT EXISTS "
+        "(SELECT 1 FROM message WHERE message.id = recipient.message)",
+    ),
+    (
+        "its recipients are missing",
+        "SELECT id FROM message WHERE recipients = '' AND NOT EXISTS "
+        "(SELECT 1 FROM recipient WHERE recipient.message = message.id)",
+    ),
+    (
+        "some of its recipients are missing",
+        "SELECT message FROM recipient GROUP BY message HAVING count(*) <> max(row)",
+    ),
+)
+
+
+def read(db: apsw.Connection, ledger: Ledger, since: float, now: float) -> Audit:
+    """Everything at one moment. Raises apsw.Error."""
+    first = int(since // INTERVAL)
+    sums = ",".join(f"coalesce(sum({term}), 0)" for term in TERMS)
+    earlier = db.execute(f"SELECT {sums} FROM ledger WHERE interval < ?", (first,)).fetchone()
+    later = db.execute(f"SELECT {sums} FROM ledger WHERE interval >= ?", (first,)).fetchone()
+    audit = Audit(first * INTERVAL, now)
+    if earlier is not None and later is not None:
+        before = dict(zip(TERMS, earlier, strict=True))
+        audit.counts = dict(zip(TERMS, later, strict=True))
+        audit.opening = sum(before[term] for term in IN) - sum(before[term] for term in OUT)
+    waiting = dict(db.execute(f"SELECT state, sum({PENDING}) FROM message GROUP BY state"))
+    audit.queued, audit.held, audit.corrupt = (waiting.get(state, 0) for state in (0, 1, 2))
+    numbers = (number for (number,) in db.execute("SELECT id FROM message"))
+    found = ledger.difference(numbers)
+    audit.missing = [format_id(number) for number in sorted(found.missing)]
+    audit.unknown = [format_id(number) for number in sorted(found.unknown)]
+    audit.named = found.complete
+    for what, query in _DAMAGES:
+        for (number,) in db.execute(query):
+            audit.damaged.setdefault(format_id(number), what)
+    return audit

@@ -24,6 +24,7 @@ from resel_mta.mail import (
     TempFail,
 )
 from resel_mta.maillog import MailLog
+from resel_mta.queue.audit import TERMS, Audit
 from resel_mta.queue.door import AlreadyEntered, Entry, QueueStore, RecipientEntry, Result, Watcher
 
 OK = Reply(250, "2.0.0", "Ok: queued as X")
@@ -409,6 +410,15 @@ class MemoryStore:
         for _, name in old:
             del self._trash[name], self._rows[name]
         return len(old)
+
+    async def dropped(self, recipients: int) -> None:
+        """There is no ledger here."""
+
+    async def audit(self, since: float) -> Audit:
+        return Audit(since, self._clock(), counts=dict.fromkeys(TERMS, 0))
+
+    async def forget_ledger(self, before: float) -> None:
+        """There is no ledger here."""
 
     async def is_short(self) -> bool:
         return False

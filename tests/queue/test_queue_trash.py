@@ -211,6 +211,9 @@ class Shortage:
     async def purge(self, before: float, n: int) -> int:
         return await self.store.purge(before, min(n, 2))
 
+    async def forget_ledger(self, before: float) -> None:
+        await self.store.forget_ledger(before)
+
 
 async def test_housekeeping(tmp_path: Path, clock: Clock) -> None:
     store = await SQLiteStore.open(tmp_path / "queue", clock=clock)
