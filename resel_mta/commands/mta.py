@@ -12,12 +12,15 @@ import apsw
 import uvloop
 
 from resel_mta.commands import cli
+from resel_mta.commands import explain as explaining
+from resel_mta.commands import setup as setting_up
 from resel_mta.commands.cli import Failure
+from resel_mta.commands.mta_client import ask
+from resel_mta.commands.status import report
 from resel_mta.composition import open_log
-from resel_mta.config import Settings, load
+from resel_mta.config import ConfigError, Settings, load
 from resel_mta.config.check import check
 from resel_mta.config.roles import ROLES
-from resel_mta.control import ControlClient, ControlError, NotRunning, Row, control_path
 from resel_mta.daemon import Daemon, bind_all
 from resel_mta.disk import Disk
 from resel_mta.maillog import MailLog
@@ -29,21 +32,17 @@ from resel_mta.privileges import (
     mailbox_account,
     prepare_directories,
 )
+from resel_mta.queue.lock import QueueLocked
 from resel_mta.queue.schema import UnknownVersion, UnusableLibrary
-from resel_mta.queue.sqlite import QueueLocked
 from resel_mta.sockets import BindError, Bound
 from resel_mta.supervised import SupervisorLink, from_environment
 from resel_mta.supervisor import ENVIRONMENT, Supervisor, can_run
 
-EPILOG = """\
-Without a command: run the role in the foreground until SIGTERM; SIGHUP reloads.
-
-  check    read and check the configuration, its files and maps; exit 0 or 78
-  reload   have the running daemon read its configuration again (a bad one changes nothing)
-  status   what runs: role, listeners, messages in the queue
-  stop     end the running daemon: what is in flight is finished, the rest stays queued
-"""
+# Seconds beyond shutdown_timeout that `stop` waits.
 STOP_PATIENCE = 40.0
+DESCRIPTION = """\
+The mail daemon: one program, one role. Without a command it runs the role in the foreground until
+SIGTERM; SIGHUP reloads. The commands look at the configuration or talk to the daemon that runs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,19 +50,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return cli.run("resel-mta", _main, arguments)
 
 
-def _main(arguments: Sequence[str]) -> int:
-    parser = cli.parser("resel-mta", "The mail daemon: one process, one role.", EPILOG)
+def _parser() -> cli.Parser:
+    parser = cli.parser("resel-mta", DESCRIPTION)
     parser.add_argument("--role", choices=tuple(ROLES), help="overrides role in main.cf")
-    parser.add_argument(
-        "command", nargs="?", choices=("check", "reload", "status", "stop"), help=argparse.SUPPRESS
-    )
-    options = parser.parse_args(arguments)
-    settings = load(options.config, options.override, options.role)
-    if options.command is None:
-        return _start(settings, options)
-    return {"check": _check, "reload": _reload, "status": _status, "stop": _stop}[options.command](
-        settings
-    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, what in (
+        ("check", "read and check the configuration, its files and maps; exit 0 or 78"),
+        ("reload", "have the daemon read its configuration again; a bad one changes nothing"),
+        ("status", "what runs: role, listeners, queue, problems; exit 0, or 69 if nothing does"),
+        ("stop", "end the daemon: what is in flight is finished, the rest stays queued"),
+        ("explain", "what happens to mail for an address, rule by rule"),
+        ("setup", "ask what kind of machine this is, and write main.cf and the aliases"),
+    ):
+        made = commands.add_parser(name, help=what, description=_description(name, what))
+        made.formatter_class = argparse.RawDescriptionHelpFormatter
+        # Also after the command, where people write them too.
+        made.add_argument("-c", dest="config", metavar="FILE", default=argparse.SUPPRESS)
+        made.add_argument("-o", dest="late", metavar="NAME=VALUE", action="append", default=[])
+        made.add_argument("--role", choices=tuple(ROLES), default=argparse.SUPPRESS)
+        if name == "explain":
+            made.epilog = explaining.EPILOG
+            explaining.add_arguments(made)
+        elif name == "setup":
+            made.epilog = setting_up.EPILOG
+            setting_up.add_arguments(made)
+        elif name == "status":
+            made.add_argument("-j", dest="json", action="store_true", help="one JSON object")
+    return parser
+
+
+def _description(name: str, what: str) -> str:
+    longer = {"explain": explaining.DESCRIPTION, "setup": setting_up.DESCRIPTION}
+    return longer.get(name, f"{what[0].upper()}{what[1:]}.")
+
+
+def _main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    options.override += getattr(options, "late", [])
+    if options.command == "setup":
+        # It is there to write the configuration that the others read.
+        return setting_up.setup(options)
+    try:
+        settings = load(options.config, options.override, options.role)
+    except ConfigError:
+        if options.command == "reload":
+            print(
+                "resel-mta: nothing is reloaded: a running daemon keeps its old configuration",
+                file=sys.stderr,
+            )
+        raise
+    match options.command:
+        case None:
+            return _start(settings, options)
+        case "check":
+            return _check(settings)
+        case "reload":
+            return _reload(settings)
+        case "status":
+            return report(settings, as_json=options.json)
+        case "stop":
+            return _stop(settings)
+    return explaining.explain(settings, options)
 
 
 # -- run ----------------------------------------------------------------------------------------
@@ -154,49 +201,16 @@ def _check(settings: Settings) -> int:
     return cli.EX_OK
 
 
-def _ask(settings: Settings, verb: str) -> list[Row]:
-    path = control_path(settings.text("data_directory"))
-    try:
-        return list(ControlClient(path).call(verb))
-    except NotRunning:
-        raise Failure(
-            cli.EX_UNAVAILABLE, f"no daemon is running (nobody listens on {path})"
-        ) from None
-    except ControlError as error:
-        raise Failure(error.exit_code, error.text) from None
-
-
 def _reload(settings: Settings) -> int:
-    for row in _ask(settings, "daemon.reload"):
+    for row in ask(settings, "daemon.reload"):
         for warning in row["warnings"]:
             print(f"resel-mta: {warning}", file=sys.stderr)
     print("resel-mta: reloaded")
     return cli.EX_OK
 
 
-def _status(settings: Settings) -> int:
-    (status,) = _ask(settings, "daemon.status")
-    up = int(time.time() - status["started"])
-    days, rest = divmod(up, 86400)
-    hours, minutes, seconds = rest // 3600, rest // 60 % 60, rest % 60
-    print(f"resel-mta {status['version']}, role {status['role']}, pid {status['pid']}")
-    print(
-        f"up {days} d {hours:02d}:{minutes:02d}:{seconds:02d}, configuration {status['configuration']}"
-    )
-    for listener in status["listeners"]:
-        print(f"  {listener['service']:<12} {listener['where']}")
-    counts = ", ".join(f"{count} {name}" for name, count in status["queue"].items())
-    print(f"queue: {counts}")
-    if settings.role != status["role"]:
-        print(
-            f"resel-mta: warning: main.cf says role {settings.role}, but role {status['role']} runs",
-            file=sys.stderr,
-        )
-    return cli.EX_OK
-
-
 def _stop(settings: Settings) -> int:
-    (row,) = _ask(settings, "daemon.stop")
+    (row,) = ask(settings, "daemon.stop")
     pid = int(row["pid"])
     deadline = time.monotonic() + settings.seconds("shutdown_timeout") + STOP_PATIENCE
     while _alive(pid):

@@ -16,9 +16,10 @@ from resel_mta.config import ConfigError, Settings
 from resel_mta.control import ControlClient, ControlError, NotRunning, Row, control_path
 from resel_mta.mail import Route, TempFail
 from resel_mta.queue.door import Entry
+from resel_mta.queue.lock import QueueLocked
 from resel_mta.queue.retry import Policy
 from resel_mta.queue.schema import UnknownVersion, UnusableLibrary
-from resel_mta.queue.sqlite import QueueLocked, SQLiteStore
+from resel_mta.queue.sqlite import SQLiteStore
 from resel_mta.queue.why import HostState, marks
 from resel_mta.routing import RoutingTable
 from resel_mta.users import Users

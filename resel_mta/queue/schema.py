@@ -104,8 +104,7 @@ class UnknownVersion(Exception):
 
 
 def open_database(path: str, vfs: str | None = None) -> apsw.Connection:
-    """Open (or make) the queue's database. What the WAL holds is moved into the database and
-    synced first: after a failed sync, only that makes sure that what is read is on the disk.
+    """Open (or make) the queue's database; `settle` it before anything is changed.
 
     Raises UnusableLibrary, UnknownVersion, apsw.Error.
     """
@@ -123,8 +122,11 @@ def open_database(path: str, vfs: str | None = None) -> apsw.Connection:
 def _prepare(db: apsw.Connection) -> None:
     db.pragma("locking_mode", "EXCLUSIVE")
     db.pragma("page_size", PAGE_SIZE)
-    # Only a new file takes it: lets the file shrink in small steps after a backlog.
-    db.pragma("auto_vacuum", "INCREMENTAL")
+    version = db.pragma("user_version")
+    if version == 0:
+        # Lets the file shrink in small steps after a backlog. Only a new file takes it; in
+        # another it would be a write, at each start, and a full disk has no room for that.
+        db.pragma("auto_vacuum", "INCREMENTAL")
     mode = db.pragma("journal_mode", "WAL")
     if mode != "wal":
         raise UnusableLibrary(f"the queue's file system cannot do WAL (journal mode {mode})")
@@ -132,9 +134,7 @@ def _prepare(db: apsw.Connection) -> None:
     db.pragma("temp_store", "MEMORY")
     db.pragma("cache_size", -16384)
     db.pragma("journal_size_limit", WAL_PAGES * PAGE_SIZE)
-    db.pragma("wal_checkpoint", "TRUNCATE")
     db.wal_autocheckpoint(WAL_PAGES)
-    version = db.pragma("user_version")
     if version == 0:
         with db:
             db.execute(SCHEMA)
@@ -142,6 +142,12 @@ def _prepare(db: apsw.Connection) -> None:
     elif version != VERSION:
         raise UnknownVersion(f"the queue has format {version}, this release reads {VERSION}")
     db.execute(BESIDE + TABLE)
+
+
+def settle(db: apsw.Connection) -> None:
+    """Move what the WAL holds into the database and sync it: after a failed sync, only that makes
+    sure that what is read is on the disk. Raises apsw.Error, FullError when there is no room."""
+    db.pragma("wal_checkpoint", "TRUNCATE")
 
 
 def shrink(db: apsw.Connection) -> bool:

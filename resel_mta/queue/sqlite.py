@@ -8,7 +8,6 @@ larger bodies lie in ``content/XX/ID``. Exactly one process holds the directory,
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -28,8 +27,9 @@ from resel_mta.queue.administration import Administration, number_of, numbers_of
 from resel_mta.queue.door import Result, Watcher
 from resel_mta.queue.ids import IdSource, format_id, parse_id
 from resel_mta.queue.ledger import Ledger
+from resel_mta.queue.lock import lock_queue
 from resel_mta.queue.salvage import salvage
-from resel_mta.queue.schema import open_database, shrink
+from resel_mta.queue.schema import open_database, settle, shrink
 from resel_mta.queue.spool import THRESHOLD, FileBody, Spool, SpoolSink, disk_failure
 from resel_mta.queue.writer import Writer
 
@@ -37,29 +37,6 @@ GONE = Reply(451, "4.3.0", "Error: the message is no longer in the queue")
 DAMAGED = Reply(451, "4.3.0", "Error: the message is damaged and was set aside")
 
 Clock = Callable[[], float]
-
-
-class QueueLocked(Exception):
-    """Another process holds the queue."""
-
-
-def lock_queue(directory: str) -> int:
-    """A descriptor that holds the queue until it is closed. Raises QueueLocked, OSError."""
-    path = os.path.join(directory, "queue.lock")
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
-        os.close(fd)
-        by = f" by process {holder}" if holder else ""
-        raise QueueLocked(f"the queue in {directory} is in use{by}") from None
-    except OSError:
-        os.close(fd)
-        raise
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return fd
 
 
 class SQLiteStore(Administration):
@@ -78,6 +55,7 @@ class SQLiteStore(Administration):
         self._ledger = Ledger(clock)
         self._writer = Writer(
             self._reopen,
+            self._settle,
             self._withdraw,
             self._keep_ceiling,
             shrink,
@@ -88,6 +66,8 @@ class SQLiteStore(Administration):
         self._watchers: list[Watcher] = []
         self._lock_fd = -1
         self._reserving = False
+        # Whether the claims of the process before this one have been undone.
+        self._begun = False
         # Whether the database was found damaged and has to be checked when it is opened.
         self._suspect = False
         self._ids: IdSource
@@ -130,10 +110,7 @@ class SQLiteStore(Administration):
             self._spool.disk.sync_directory(root)
             found = db.execute("SELECT value FROM meta WHERE key = 'id_ceiling'").get
             self._ids = IdSource(found or 0, self._clock)
-            with db:
-                db.execute("UPDATE message SET owner = NULL WHERE owner IS NOT NULL")
-                db.execute("DELETE FROM owner")
-                self._store_ceiling(db, self._ids.ceiling)
+            settled = self._can_settle(db)
 
             def mentioned(name: str) -> bool:
                 number = parse_id(name)
@@ -143,7 +120,19 @@ class SQLiteStore(Administration):
         except BaseException:
             db.close()
             raise
-        self._writer.start(db)
+        self._writer.start(db, settled)
+
+    def _can_settle(self, db: apsw.Connection) -> bool:
+        """A disk that is completely full is no reason not to start: the queue can be read, and
+        changed as soon as there is room."""
+        try:
+            self._settle(db)
+        except apsw.FullError:
+            self._report(
+                "queue: the disk is full, nothing can be taken or delivered before it is not"
+            )
+            return False
+        return True
 
     # What the writer calls, in its thread.
 
@@ -166,6 +155,15 @@ class SQLiteStore(Administration):
             db.close()
             raise
         return db
+
+    def _settle(self, db: apsw.Connection) -> None:
+        settle(db)
+        if not self._begun:
+            with db:
+                db.execute("UPDATE message SET owner = NULL WHERE owner IS NOT NULL")
+                db.execute("DELETE FROM owner")
+                self._store_ceiling(db, self._ids.ceiling)
+            self._begun = True
 
     def _withdraw(self, db: apsw.Connection, numbers: Iterable[int]) -> None:
         withdrawn = tuple(numbers)

@@ -67,6 +67,7 @@ class Job:
 
 class Writer:
     """open_database: opens or reopens; called in the writer's thread.
+    settle: makes an opened database fit to be changed; while the disk is full it may be read.
     withdraw: takes messages out again (their numbers), in a transaction of its own.
     before_commit: called in the transaction of every group that changes something.
     idle: called when there has been nothing to do for a while; whether it has more to do.
@@ -77,6 +78,7 @@ class Writer:
     def __init__(
         self,
         open_database: Callable[[], apsw.Connection],
+        settle: Callable[[apsw.Connection], None],
         withdraw: Callable[[apsw.Connection, Iterable[int]], None],
         before_commit: Callable[[apsw.Connection], None],
         idle: Callable[[apsw.Connection], bool],
@@ -85,6 +87,7 @@ class Writer:
         damaged: Callable[[], None],
     ) -> None:
         self._open = open_database
+        self._settle = settle
         self._withdraw = withdraw
         self._before_commit = before_commit
         self._idle = idle
@@ -98,13 +101,15 @@ class Writer:
         self._stopping = False
         self._refused: list[int] = []
         self._db: apsw.Connection | None = None
+        self._settled = False
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="queue-writer", daemon=True)
         self._closed: ThreadFuture[None] = ThreadFuture()
 
-    def start(self, db: apsw.Connection) -> None:
+    def start(self, db: apsw.Connection, settled: bool) -> None:
         """Take over a connection."""
         self._db = db
+        self._settled = settled
         self._thread.start()
 
     def submit(
@@ -185,7 +190,7 @@ class Writer:
         return group
 
     def _tidy(self) -> bool:
-        if self._db is None:
+        if self._db is None or not self._settled:
             return False
         try:
             return self._idle(self._db)
@@ -197,7 +202,7 @@ class Writer:
 
     def _work(self, group: list[Job]) -> None:
         try:
-            db = self._usable()
+            db = self._usable(any(job.changes for job in group))
             self._commit(db, group)
         except Exception as error:
             # apsw.Error, or OSError out of a VFS.
@@ -206,10 +211,18 @@ class Writer:
             # Whatever happens, nobody waits for ever.
             self._loop.call_soon_threadsafe(_answer, group)
 
-    def _usable(self) -> apsw.Connection:
+    def _usable(self, changes: bool) -> apsw.Connection:
         if self._db is None:
             self._ledger.doubt()
+            self._settled = False
             self._db = self._open()
+        if not self._settled:
+            try:
+                self._settle(self._db)
+                self._settled = True
+            except apsw.FullError:
+                if changes or self._refused:
+                    raise
         if self._refused:
             self._withdraw(self._db, self._refused)
             self._refused = []

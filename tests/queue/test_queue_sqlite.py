@@ -16,8 +16,9 @@ from queue_faults import FaultDisk, Plan, fault_vfs
 from resel_mta.mail import Delivered, TempFail
 from resel_mta.queue import schema, writer
 from resel_mta.queue.door import AlreadyEntered, Result
+from resel_mta.queue.lock import QueueLocked
 from resel_mta.queue.schema import MINIMUM_SQLITE, UnknownVersion, UnusableLibrary, open_database
-from resel_mta.queue.sqlite import QueueLocked, SQLiteStore
+from resel_mta.queue.sqlite import SQLiteStore
 
 LARGE = b"0123456789abcde\r\n" * 12_000
 
@@ -317,3 +318,35 @@ async def test_the_file_shrinks_after_a_backlog(
     assert last.content is not None
     assert last.content.body.size == 20_000
     await store.close()
+
+
+async def test_a_completely_full_disk_does_not_stop_the_start(tmp_path: Path) -> None:
+    plan = Plan(tmp_path / "queue")
+    log, lines = make_log()
+    with fault_vfs(plan) as vfs:
+        await (await SQLiteStore.open(plan.root, vfs=vfs)).close()
+        store = await SQLiteStore.open(plan.root, vfs=vfs)
+        message = make_message(store)
+        await store.enter(message, claim_for="dead")
+        wal = (plan.root / "queue.db-wal").read_bytes()
+        database = (plan.root / "queue.db").read_bytes()
+        await store.close()
+        # As the process left them that was killed.
+        (plan.root / "queue.db").write_bytes(database)
+        (plan.root / "queue.db-wal").write_bytes(wal)
+        plan.database_error = apsw.FullError
+        store = await SQLiteStore.open(plan.root, vfs=vfs, log=log)
+        assert await names(store, "active") == [message.queue_id]
+        assert await store.load(message.queue_id) is not None
+        for refused in (store.enter(make_message(store)), store.claim("me", 60, 10)):
+            with pytest.raises(TempFail) as caught:
+                await refused
+            assert caught.value.reply.code == 452
+        plan.database_error = None
+        claimed = await store.claim("me", 60, 10)
+        assert [m.queue_id for m in claimed] == [message.queue_id]
+        later = make_message(store)
+        await store.enter(later)
+        assert int(later.queue_id, 16) > int(message.queue_id, 16)
+        await store.close()
+    assert any("the disk is full" in line for line in lines)
