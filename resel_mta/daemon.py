@@ -75,7 +75,7 @@ class Daemon:
         )
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Lock()
-        self._started = time.time()
+        self._started = self._configured = time.time()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self) -> None:
@@ -162,6 +162,7 @@ class Daemon:
 
     async def _reload(self) -> None:
         self._log.reopen()
+        read_at = time.time()
         settings = await asyncio.to_thread(self._reread)
         if settings.role != self._settings.role:
             self._log.warning(
@@ -172,7 +173,7 @@ class Daemon:
         await self._publish_maps(settings)
         await self._parts.reconfigure(settings)
         self._watched.reconfigure(settings)
-        self._settings = settings
+        self._settings, self._configured = settings, read_at
         await self._relisten(settings)
         for warning in settings.warnings:
             self._log.warning("master", str(warning))
@@ -216,6 +217,8 @@ class Daemon:
             "pid": os.getpid(),
             "started": self._started,
             "configuration": self._settings.path,
+            "configured": self._configured,
+            "recent": [{"time": when, "text": text} for when, text in self._log.recent],
             "listeners": [
                 {"service": e.listener.service, "where": sockets.describe(e.listener)}
                 for e in self._bound

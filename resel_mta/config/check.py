@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 from resel_mta.config.listen import SERVICES
-from resel_mta.config.live import live_files
+from resel_mta.config.live import LiveFile, live_files
 from resel_mta.config.maps import MatchList
 from resel_mta.config.networks import Networks
 from resel_mta.config.parameters import Support, table
@@ -94,10 +94,19 @@ def _tables(settings: Settings) -> list[Problem]:
             text = each.text + ("; the last good copy stays in use" if kept else "")
             problems.append(Problem(each.where, name, text, each.is_error and not kept))
         if not any(each.is_error for each in found) and file.is_stale():
-            how = "newaliases" if file.aliases else f"resel-map {file.spec}"
-            text = f"is newer than what is live; {how} or a reload makes it live"
-            problems.append(Problem(str(file.source), name, text, is_error=False))
+            problems.append(_stale(name, file))
     return problems
+
+
+def _stale(name: str, file: LiveFile) -> Problem:
+    how = "newaliases" if file.aliases else f"resel-map {file.spec}"
+    text = f"is newer than what is live; {how} or a reload makes it live"
+    return Problem(str(file.source), name, text, is_error=False)
+
+
+def stale_tables(settings: Settings) -> list[Problem]:
+    """A warning for each table whose source was changed and not made live since. Blocks."""
+    return [_stale(name, file) for name, file in live_files(settings) if file.is_stale()]
 
 
 def _lists(settings: Settings) -> list[Problem]:

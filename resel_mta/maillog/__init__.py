@@ -15,6 +15,7 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 
 from resel_mta.maillog.ecs import VERSION, fields_of
 from resel_mta.maillog.journal import JournalSink, is_journal
@@ -26,6 +27,8 @@ __all__ = ["FileSink", "JournalSink", "MailLog", "Sink", "StreamSink", "SyslogSi
 MAILBOX_SERVICES = frozenset(
     ("imap", "imap-login", "pop3", "pop3-login", "lda", "managesieve", "managesieve-login")
 )
+
+_RECENT = 10
 
 
 class MailLog:
@@ -58,6 +61,8 @@ class MailLog:
         self._second = 0
         self._stamp = ""
         self._heads: dict[str, str] = {}
+        #: The last warnings, for `resel-mta status`: (time, line without its stamp).
+        self.recent: deque[tuple[float, str]] = deque(maxlen=_RECENT)
 
     def event(self, service: str, text: str, queue_id: str = "", **fields: object) -> None:
         """Log one line. fields: ECS-named extras for the JSON form ("client.ip" as client_ip)."""
@@ -74,6 +79,8 @@ class MailLog:
 
     def warning(self, service: str, text: str, queue_id: str = "", **fields: object) -> None:
         """As `event`, with Postfix's "warning: " before the text."""
+        name = f"{service}: {queue_id}" if queue_id else service
+        self.recent.append((time.time(), f"{name}: {_printable(text)}"))
         self.event(service, f"warning: {text}", queue_id, **fields)
 
     def _head(self, service: str, text: str) -> str:

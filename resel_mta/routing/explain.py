@@ -104,7 +104,7 @@ class Explanation:
     address: str
     refusal: Reply | None = None
     steps: list[Step] = field(default_factory=list)
-    destinations: list[Destination] = field(default_factory=list)
+    recipients: list[Recipient] = field(default_factory=list)
     trouble: list[tuple[str, Reply]] = field(default_factory=list)
 
 
@@ -151,9 +151,10 @@ class WatchedTable(RoutingTable):
             return None
         return WatchedMaps(name, [parse_map(item) for item in settings.items(name)], settings)
 
-    def note(self, kind: str, subject: str, result: str, parameter: str, hit: Hit | None) -> None:
+    def note(
+        self, kind: str, subject: str, result: str, parameter: str = "", hit: Hit = Hit()
+    ) -> None:
         """One more step; hit: of the table that answered."""
-        hit = hit or Hit()
         set_at = str(self.settings.source(parameter)) if parameter else ""
         step = Step(kind, subject, result, parameter, set_at, hit.table, hit.key, hit.line)
         if step not in self.steps:
@@ -163,7 +164,7 @@ class WatchedTable(RoutingTable):
         found = await super().classify_domain(domain)
         if domain and domain.lower() not in self._known:
             self._known.add(domain.lower())
-            self.note("class", domain, found.value, CLASS_DOMAINS.get(found, ""), None)
+            self.note("class", domain, found.value, CLASS_DOMAINS.get(found, ""))
         return found
 
     async def find(
@@ -185,11 +186,11 @@ class WatchedTable(RoutingTable):
         domain = split_address(self.rules.qualify(address))[1]
         is_by_map = any(step.kind == "transport_maps" for step in self.steps)
         if found.origin == "relayhost":
-            self.note("relayhost", domain, found.nexthop, "relayhost", None)
+            self.note("relayhost", domain, found.nexthop, "relayhost")
         if found.transport != EXPAND and not is_by_map and LocalTarget.last_of(tuple(via)) is None:
             parameter = CLASS_TRANSPORT.get(await self.classify_domain(domain), "")
             if parameter:
-                self.note("class_transport", domain, found.transport, parameter, None)
+                self.note("class_transport", domain, found.transport, parameter)
         return found
 
     async def _by_transport_maps(self, maps: MapSet, address: str, route: Route) -> Route:
@@ -207,37 +208,57 @@ def _hit(maps: MapSet | None) -> Hit:
     return maps.hit if isinstance(maps, WatchedMaps) else Hit()
 
 
-async def explain(settings: Settings, users: Users, address: str, sender: str = "") -> Explanation:
-    """All that happens to mail for `address`. Raises TempFail when not even its class can be told,
-    because a table cannot be read."""
-    table = WatchedTable(settings, users)
-    found = Explanation(address, steps=table.steps)
-    full = table.rules.qualify(address)
-    if full != address:
-        parameter = "mydomain" if "@" in address else "myorigin"
-        table.note("completed", address, full, parameter, None)
-    found.refusal = await table.check_recipient(address)
-    canonical = Canonical(settings, table)
-    start = full
-    if canonical.is_active:
-        start = await canonical.rewrite(full, "envelope_recipient")
-    recipients = [Recipient(start, orig_to=full if start != full else "")]
-    copies = AutomaticBcc(settings, table)
-    if copies.is_active:
-        envelope = Envelope(sender, recipients)
-        await copies.add(envelope)
-        for each in envelope.recipients[1:]:
-            if settings.text("always_bcc").strip():
-                table.note("copy", full, each.address, "always_bcc", None)
-    expander = Expander(settings, table, read_as_myself)
-    recipients, found.trouble = await expander.expand_all(recipients, sender)
-    for recipient in recipients:
-        steps: list[Step] = []
-        table.steps = steps
-        destination = Destination(recipient, steps)
-        found.destinations.append(destination)
+class Explainer:
+    """Asks one configuration about addresses."""
+
+    def __init__(self, settings: Settings, users: Users) -> None:
+        """Reads the tables: blocks."""
+        self.table = WatchedTable(settings, users)
+        self._settings = settings
+        self._expander = Expander(settings, self.table, read_as_myself)
+        self._canonical = Canonical(settings, self.table)
+        self._copies = AutomaticBcc(settings, self.table)
+
+    async def begin(self, address: str, sender: str = "") -> Explanation:
+        """What is said to a client that names the address, and whom it stands for. Raises TempFail
+        when not even its class can be told, because a table cannot be read."""
+        table = self.table
+        found = Explanation(address)
+        table.steps = found.steps
+        full = table.rules.qualify(address)
+        if full != address:
+            table.note("completed", address, full, "mydomain" if "@" in address else "myorigin")
+        found.refusal = await table.check_recipient(address)
+        start = full
+        if self._canonical.is_active:
+            start = await self._canonical.rewrite(full, "envelope_recipient")
+        envelope = Envelope(sender, [Recipient(start, orig_to=full if start != full else "")])
+        if self._copies.is_active:
+            await self._copies.add(envelope)
+            always = table.rules.qualify(self._settings.text("always_bcc").strip())
+            if any(copy.address == always for copy in envelope.recipients[1:]):
+                table.note("copy", full, always, "always_bcc")
+        found.recipients, found.trouble = await self._expand(envelope.recipients, sender)
+        return found
+
+    async def _expand(
+        self, recipients: list[Recipient], sender: str
+    ) -> tuple[list[Recipient], list[tuple[str, Reply]]]:
+        return await self._expander.expand_all(recipients, sender)
+
+    async def forward(self, recipients: list[Recipient], sender: str) -> Explanation:
+        """The same for recipients that take the place of another."""
+        found = Explanation(recipients[0].address if recipients else "")
+        self.table.steps = found.steps
+        found.recipients, found.trouble = await self._expand(recipients, sender)
+        return found
+
+    async def route(self, recipient: Recipient, sender: str) -> Destination:
+        """Where the queue sends mail for one of `Explanation.recipients`."""
+        found = Destination(recipient, [])
+        self.table.steps = found.steps
         try:
-            destination.route = await table.route(recipient.address, sender, recipient.via)
+            found.route = await self.table.route(recipient.address, sender, recipient.via)
         except (TempFail, PermFail) as failure:
-            destination.trouble = failure.reply
-    return found
+            found.trouble = failure.reply
+        return found

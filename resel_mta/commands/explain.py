@@ -1,0 +1,128 @@
+"""resel-mta explain: what happens to mail for an address, rule by rule."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+from dataclasses import asdict
+from typing import Any
+
+from resel_mta.commands import cli
+from resel_mta.commands.cli import Failure
+from resel_mta.commands.explain_follow import End, Followed, Follower
+from resel_mta.commands.explain_text import Report
+from resel_mta.commands.language import Speaker, Text
+from resel_mta.commands.mta_client import differences, running
+from resel_mta.config import Settings
+from resel_mta.mail import TempFail
+from resel_mta.maillog import MailLog
+from resel_mta.routing.explain import Step
+from resel_mta.users import open_users
+
+DESCRIPTION = """\
+What happens to mail for ADDRESS, rule by rule, each with the file and line that says so, down to
+the mailbox, the command, or the next hop and its hosts. It is the daemon's own decision, with the
+tables that are live; nothing is sent or changed. In English or French, by LANG."""
+EPILOG = """\
+Exit status: 0; 67 if a client that names ADDRESS is refused for good; 75 if it cannot be told now.
+"""
+_DOWN: Text = (
+    "The daemon does not run: mail waits until it does.",
+    "Le démon ne tourne pas : le courrier attend qu'il tourne.",
+)
+_NOT_YET: Text = (
+    "The running daemon (pid {pid}) does not know this yet; resel-mta reload:",
+    "Le démon en marche (pid {pid}) ne le sait pas encore ; resel-mta reload :",
+)
+
+
+class _Silent:
+    """A log for nobody. Implements `maillog.Sink`."""
+
+    def write(self, lines: list[str]) -> None:
+        return None
+
+    def reopen(self) -> None:
+        return None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", metavar="ADDRESS", nargs="+", help="user@domain, or a bare name")
+    parser.add_argument("-f", dest="sender", default="", metavar="SENDER", help="envelope sender")
+    parser.add_argument("-j", dest="json", action="store_true", help="JSON, one object a line")
+
+
+def explain(settings: Settings, options: argparse.Namespace) -> int:
+    """The exit status: the worst of all addresses."""
+    speaker = Speaker(os.environ)
+    status = cli.EX_OK
+    for address in options.address:
+        followed = asyncio.run(_follow(settings, address, options.sender))
+        if options.json:
+            print(json.dumps(_row(followed), ensure_ascii=False))
+        else:
+            print("\n".join(Report(speaker).lines(followed)))
+        refusal = followed.explanation.refusal
+        if refusal is not None:
+            status = cli.EX_NOUSER if refusal.is_permanent else status or cli.EX_TEMPFAIL
+    if not options.json:
+        _print_state(settings, speaker)
+    return status
+
+
+async def _follow(settings: Settings, address: str, sender: str) -> Followed:
+    log = MailLog(_Silent())
+    try:
+        follower = await asyncio.to_thread(Follower, settings, open_users(settings, log), log)
+        return await follower.follow(address, sender)
+    except TempFail as failure:
+        raise Failure(cli.EX_TEMPFAIL, f"{address}: {failure.__cause__ or failure}") from None
+
+
+def _print_state(settings: Settings, speaker: Speaker) -> None:
+    """Where the running daemon may still decide otherwise."""
+    status = running(settings)
+    if status is None:
+        print(speaker.say(_DOWN))
+        return
+    found = differences(settings, status)
+    if found:
+        print(speaker.say(_NOT_YET, pid=status["pid"]))
+        for problem in found:
+            print(f"  {problem}")
+
+
+def _row(followed: Followed) -> dict[str, Any]:
+    explanation = followed.explanation
+    refusal = explanation.refusal
+    return {
+        "address": explanation.address,
+        "accepted": refusal is None,
+        "reply": str(refusal) if refusal is not None else "",
+        "steps": _steps(explanation.steps),
+        "destinations": [_end(end) for end in followed.ends],
+    }
+
+
+def _steps(steps: list[Step]) -> list[dict[str, str]]:
+    return [{name: value for name, value in asdict(step).items() if value} for step in steps]
+
+
+def _end(end: End) -> dict[str, Any]:
+    recipient, route = end.destination.recipient, end.destination.route
+    return {
+        "address": recipient.address,
+        "original": recipient.orig_to,
+        "sender": recipient.reverse_path,
+        "transport": route.transport if route else "",
+        "nexthop": route.nexthop if route else "",
+        "steps": _steps(end.destination.steps),
+        "kind": end.kind,
+        "what": end.what,
+        "account": end.account,
+        "reply": str(end.reply) if end.reply else "",
+        "hosts": [asdict(host) for host in end.hosts],
+        "onward": [_row(each) for each in end.onward],
+    }
