@@ -66,8 +66,8 @@ class Machine(Host):
         self.log_path = self.var / "log/mail.log"
         self._daemon: subprocess.Popen[bytes] | None = None
 
-    def start_daemon(self) -> None:
-        """Returns when it says that it is ready. Raises HostError."""
+    def start_daemon(self, *words: str) -> None:
+        """Returns when it says that it is ready. words: the command. Raises HostError."""
         path = self.directory / "notify"
         path.unlink(missing_ok=True)
         with (
@@ -78,7 +78,7 @@ class Machine(Host):
             path.chmod(0o666)
             ready.settimeout(0.1)
             self._daemon = self.spawn(
-                "resel-mta", output=log, environment={"NOTIFY_SOCKET": str(path)}
+                *(words or ("resel-mta",)), output=log, environment={"NOTIFY_SOCKET": str(path)}
             )
             until = time.monotonic() + 20
             while time.monotonic() < until and self._daemon.poll() is None:
