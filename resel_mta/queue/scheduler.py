@@ -80,7 +80,11 @@ class Scheduler:
 
     async def start(self) -> None:
         """Begin: everything due is tried."""
-        await self._store.renew(self.owner, LEASE)
+        try:
+            await self._store.renew(self.owner, LEASE)
+        except TempFail as failure:
+            # A full disk: the feeder goes on asking.
+            self._journal.warning(f"queue: {failure.reply}")
         self._store.watch(self)
         self._feeder.start(self._policy.queue_run_delay)
 
