@@ -220,8 +220,11 @@ class Mailbox(Protocol):
         """Remove these messages; those that were there."""
         ...
 
-    async def append(self, messages: Sequence[AppendData]) -> Sequence[int]:
-        """All or none; their UIDs. Synced to disk when it returns."""
+    async def append(
+        self, messages: Sequence[AppendData] | AsyncIterator[AppendData]
+    ) -> Sequence[int]:
+        """All or none; their UIDs. Synced to disk when it returns. From an iterator each message is
+        read before the next is asked for."""
         ...
 
     async def copy(self, uids: Sequence[int], target: str) -> tuple[int, Sequence[tuple[int, int]]]:

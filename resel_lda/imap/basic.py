@@ -7,6 +7,7 @@ import asyncio
 from resel_lda.imap import text
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.parser import Parser
+from resel_lda.imap.reader import AUTHENTICATED
 from resel_lda.imap.session import Session
 from resel_lda.imap.stream import LineTooLong
 
@@ -31,6 +32,10 @@ AFTER_LOGIN = (
     "THREAD=ORDEREDSUBJECT",
     "I18NLEVEL=1",
     "SEARCHRES",
+    "MULTIAPPEND",
+    "BINARY",
+    f"APPENDLIMIT={AUTHENTICATED.message}",
+    "COMPRESS=DEFLATE",
     "WITHIN",
     "CONDSTORE",
     "QRESYNC",
@@ -125,6 +130,19 @@ async def namespace(session: Session, args: Parser) -> str:
     separator = text.string(names.separator.encode("ascii"))
     session.untagged(b"NAMESPACE ((%b %b)) NIL NIL" % (prefix, separator))
     return "Namespace completed."
+
+
+async def compress(session: Session, args: Parser) -> str:
+    """RFC 4978. The answer still goes out as it is."""
+    args.space()
+    mechanism = args.word()
+    args.finish()
+    if mechanism != b"DEFLATE":
+        raise Refused("NO", "Unknown compression mechanism")
+    if session.stream.compressed:
+        raise Refused("NO", "COMPRESSION already enabled", "COMPRESSIONACTIVE")
+    session.compressing = True
+    return "Begin compression."
 
 
 async def idle(session: Session, args: Parser) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from resel_lda.imap import fetch_items, fetch_ready
 from resel_lda.imap.errors import Refused
+from resel_lda.imap.fetch_binary import parse_binary
 from resel_lda.imap.fetch_items import Item, Loaded, Need
 from resel_lda.imap.parser import ParseError, Parser, SequenceSet
 from resel_lda.imap.resync import MAX_MODSEQ, tell_vanished
@@ -31,7 +32,7 @@ async def fetch(session: Session, args: Parser, by_uid: bool) -> str:
     args.space()
     numbers = args.sequence_set()
     args.space()
-    items = fetch_items.parse_items(args)
+    items = fetch_items.parse_items(args, parse_binary)
     since, vanished = _modifiers(args) if args.skip(b" (") else (None, False)
     args.finish()
     if vanished and not (by_uid and session.qresync):

@@ -186,16 +186,24 @@ _ITEM = re.compile(rb"[A-Za-z0-9.]+")
 _SECTION_TEXT = re.compile(rb"(?:HEADER\.FIELDS\.NOT|HEADER\.FIELDS|HEADER|TEXT|MIME)", re.I)
 
 
-def parse_items(args: Parser) -> list[Item]:
-    """``ALL``, one item, or ``(item …)``. Raises ParseError."""
+Other = Callable[[Parser, bytes], Item | None]
+
+
+def _unknown(args: Parser, name: bytes) -> Item | None:
+    return None
+
+
+def parse_items(args: Parser, other: Other = _unknown) -> list[Item]:
+    """``ALL``, one item, or ``(item …)``. other: reads the items that are not known here. Raises
+    ParseError."""
     if not args.skip(b"("):
         name = _item_name(args)
         if name in _MACROS and args.peek() in (b"", b" "):
             return list(_MACROS[name])
-        return [_item(args, name)]
+        return [_item(args, name, other)]
     items: dict[bytes, Item] = {}
     while True:
-        item = _item(args, _item_name(args))
+        item = _item(args, _item_name(args), other)
         items.setdefault(item.name, item)
         if args.skip(b")"):
             return list(items.values())
@@ -210,12 +218,12 @@ def _item_name(args: Parser) -> bytes:
     return found[0].upper()
 
 
-def _item(args: Parser, name: bytes) -> Item:
+def _item(args: Parser, name: bytes, other: Other) -> Item:
     if name in (b"BODY", b"BODY.PEEK") and args.peek() == b"[":
         return _body_section(parse_section(args), peek=name == b"BODY.PEEK")
     if name == b"BODY":
         return BODY
-    item = _SIMPLE.get(name)
+    item = _SIMPLE.get(name) or other(args, name)
     if item is None:
         raise ParseError(f"Unknown parameter {name.decode('ascii')}")
     return item
@@ -224,9 +232,30 @@ def _item(args: Parser, name: bytes) -> Item:
 def parse_section(args: Parser) -> Section:
     """``[1.2.HEADER.FIELDS (From To)]<0.100>``. Raises ParseError."""
     args.expect(b"[")
-    path: list[int] = []
     kind = b""
     fields: tuple[bytes, ...] = ()
+    path, expects_more = _path(args)
+    if args.peek() != b"]" or expects_more:
+        if path and not expects_more:
+            raise ParseError("Invalid BODY section")
+        kind, fields = _section_text(args)
+    if kind == b"MIME" and not path:
+        raise ParseError("Invalid BODY section: MIME needs a part number")
+    args.expect(b"]")
+    return Section(path, kind, fields, parse_partial(args))
+
+
+def parse_path(args: Parser) -> tuple[int, ...]:
+    """``1.2``, or nothing. Raises ParseError."""
+    path, expects_more = _path(args)
+    if expects_more:
+        raise ParseError("Invalid section")
+    return path
+
+
+def _path(args: Parser) -> tuple[tuple[int, ...], bool]:
+    """Part numbers, and whether a dot after them promises more."""
+    path: list[int] = []
     expects_more = False
     while found := _SECTION_NUMBER.match(args.data, args.pos):
         args.pos = found.end()
@@ -236,14 +265,7 @@ def parse_section(args: Parser) -> Section:
             break
     if len(path) > _MAX_DEPTH:
         raise ParseError("Invalid BODY section: too deep")
-    if args.peek() != b"]" or expects_more:
-        if path and not expects_more:
-            raise ParseError("Invalid BODY section")
-        kind, fields = _section_text(args)
-    if kind == b"MIME" and not path:
-        raise ParseError("Invalid BODY section: MIME needs a part number")
-    args.expect(b"]")
-    return Section(tuple(path), kind, fields, _partial(args))
+    return tuple(path), expects_more
 
 
 def _section_text(args: Parser) -> tuple[bytes, tuple[bytes, ...]]:
@@ -267,7 +289,8 @@ def _section_text(args: Parser) -> tuple[bytes, tuple[bytes, ...]]:
         args.space()
 
 
-def _partial(args: Parser) -> tuple[int, int] | None:
+def parse_partial(args: Parser) -> tuple[int, int] | None:
+    """``<0.100>``, or nothing. Raises ParseError."""
     if not args.skip(b"<"):
         return None
     start = args.number()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from resel_lda.imap import text
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.parser import ParseError, Parser
+from resel_lda.imap.reader import AUTHENTICATED
 from resel_lda.imap.session import Session
 from resel_lda.mailbox import FolderStatus
 
@@ -19,6 +20,7 @@ _STATUS_ITEMS = {
     b"UNSEEN": "unseen",
     b"SIZE": "size",
     b"HIGHESTMODSEQ": "highestmodseq",
+    b"APPENDLIMIT": "",
 }
 
 
@@ -116,9 +118,15 @@ def parse_status_items(args: Parser) -> list[bytes]:
         args.space()
 
 
+def _status_value(item: bytes, status: FolderStatus) -> int:
+    if item == b"APPENDLIMIT":
+        return AUTHENTICATED.message
+    return int(getattr(status, _STATUS_ITEMS[item]))
+
+
 def status_response(name: bytes, items: list[bytes], status: FolderStatus) -> bytes:
     """Without ``* `` and CR LF. name: as sent on the wire, before it is made an astring."""
-    values = b" ".join(b"%b %d" % (item, getattr(status, _STATUS_ITEMS[item])) for item in items)
+    values = b" ".join(b"%b %d" % (item, _status_value(item, status)) for item in items)
     return b"STATUS %b (%b)" % (text.astring(name), values)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from resel_lda.imap.parser import ParseError, Parser
 from resel_lda.imap.stream import ConnectionLost, LineTooLong, Stream
 
-_LITERAL_END = re.compile(rb"\{([0-9]{1,20})(\+?)\}\Z")
+_LITERAL_END = re.compile(rb"(~?)\{([0-9]{1,20})(\+?)\}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,16 @@ AUTHENTICATED = Limits(
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """A literal that is announced and not read yet. waits: the client waits for our "+"."""
+    """A literal that is announced and not read yet. waits: the client waits for our "+".
+    binary: it is a literal8 (RFC 3516)."""
 
     size: int
     waits: bool
+    binary: bool = False
+
+
+def _literal(found: re.Match[bytes]) -> Literal:
+    return Literal(int(found[2]), waits=not found[3], binary=bool(found[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +111,15 @@ class CommandReader:
             if found is None:
                 self._check_length(pieces, length)
                 return Incoming(b"".join(pieces))
-            literal = Literal(int(found[1]), waits=not found[2])
+            literal = _literal(found)
             if self.limits.message:
                 before = b"".join(pieces)[: -len(found[0])]
                 if _announces_message(before):
                     self._check_length(pieces, length)
                     return Incoming(before, literal)
+            if literal.binary:
+                await self.refuse_literal(literal)
+                raise CommandRefused(tag_of(pieces[0]), b"BAD", "Unexpected literal8")
             length += literal.size
             if length > self.limits.command:
                 await self.refuse_literal(literal)
@@ -143,3 +152,9 @@ class CommandReader:
             return await self._stream.line(self.limits.line)
         except LineTooLong:
             raise CommandRefused(b"*", b"BAD", "Command line too long") from None
+
+    async def after_literal(self) -> tuple[bytes, Literal | None]:
+        """What follows an appended message in its line, and the literal that this announces."""
+        line = await self.rest_of_line()
+        found = _LITERAL_END.search(line) if line.endswith(b"}") else None
+        return (line, None) if found is None else (line[: found.start()], _literal(found))

@@ -39,6 +39,7 @@ _COMMANDS: dict[bytes, Handler] = {
     b"LOGOUT": basic.logout,
     b"ID": basic.identify,
     b"ENABLE": basic.enable,
+    b"COMPRESS": basic.compress,
     b"NAMESPACE": basic.namespace,
     b"IDLE": basic.idle,
     b"SELECT": selecting.select,
@@ -137,6 +138,9 @@ class Server:
             if incoming is not None:
                 await self._command(incoming)
             await session.flush()
+            if session.compressing:
+                session.compressing = False
+                session.stream.start_deflate()
         raise End("Logged out", said="")
 
     async def _next(self) -> Incoming | None:

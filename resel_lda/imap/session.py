@@ -47,6 +47,8 @@ class Session:
         # VANISHED instead of EXPUNGE (RFC 7162 §3.2).
         self.qresync = False
         self.logged_out = False
+        # COMPRESS was agreed to in the command that is being answered.
+        self.compressing = False
         self.expunged = 0
         self._out: list[bytes] = []
         self._waiting_octets = 0
@@ -70,8 +72,7 @@ class Session:
         ConnectionLost."""
         out, self._out = self._out, []
         if out:
-            self.stream.write(b"".join(out))
-            await self.stream.drain()
+            await self.stream.send(b"".join(out))
 
     # The selected folder.
 

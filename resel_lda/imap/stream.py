@@ -6,8 +6,12 @@ import asyncio
 import ssl
 from typing import cast
 
+from resel_lda.imap.deflate import Deflate
+
 # What is read ahead of the commands: pipelining needs little, memory is held per session.
 _READ_AHEAD = 64 * 1024
+# Octets compressed in the event loop.
+_IN_LOOP = 32 * 1024
 
 
 class ConnectionLost(Exception):
@@ -31,6 +35,7 @@ class Stream(asyncio.Protocol):
         self._writer: asyncio.Future[None] | None = None
         self._write_paused = False
         self._read_paused = False
+        self._deflate: Deflate | None = None
         self._eof = False
         self.lost = False
         self.received = len(initial)
@@ -42,8 +47,11 @@ class Stream(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
         self.received += len(data)
+        if self._deflate is None:
+            self._buffer += data
+        elif not self._deflate.feed(data, self._buffer):
+            self.abort()
         if len(self._buffer) > _READ_AHEAD and not self._read_paused:
             self._read_paused = True
             self.transport.pause_reading()
@@ -76,6 +84,11 @@ class Stream(asyncio.Protocol):
 
     async def _more(self) -> None:
         """Wait until there is more in the buffer. Raises ConnectionLost."""
+        if self._deflate is not None and self._deflate.waiting:
+            # Much came out of little: the rest is unpacked when it is wanted.
+            if not self._deflate.feed(b"", self._buffer):
+                self.abort()
+            return
         if self._eof or self.lost:
             raise ConnectionLost
         if self._read_paused:
@@ -165,8 +178,34 @@ class Stream(asyncio.Protocol):
         """Raises ConnectionLost."""
         if self.lost:
             raise ConnectionLost
+        if self._deflate is not None:
+            data = self._deflate.pack(data)
         self.sent += len(data)
         self.transport.write(data)
+
+    async def send(self, data: bytes) -> None:
+        """`write` and `drain`. A large piece is compressed in a thread."""
+        if self._deflate is not None and len(data) > _IN_LOOP:
+            data = await asyncio.to_thread(self._deflate.pack, data)
+            if self.lost:
+                raise ConnectionLost
+            self.sent += len(data)
+            self.transport.write(data)
+        else:
+            self.write(data)
+        await self.drain()
+
+    def start_deflate(self) -> None:
+        """Both directions are compressed from here on (RFC 4978); what was received already, too."""
+        early = bytes(self._buffer)
+        self._buffer.clear()
+        self._deflate = Deflate()
+        if early and not self._deflate.feed(early, self._buffer):
+            self.abort()
+
+    @property
+    def compressed(self) -> bool:
+        return self._deflate is not None
 
     async def drain(self) -> None:
         """Wait until the peer has taken enough of what was written. Raises ConnectionLost."""

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import os
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -21,8 +19,8 @@ from resel_lda.maildir.content import MessageReader
 from resel_lda.maildir.files import TemporaryFile
 from resel_lda.maildir.flags import canonical_flags, change_flags
 from resel_lda.maildir.index import FolderIndex
-from resel_lda.maildir.names import base_of, size_in_name
 from resel_lda.maildir.reading import ReadableFolder, mailbox_error
+from resel_lda.maildir.transfer import Item, discard, each, link_messages
 from resel_lda.maildir.watch import (
     IN_CREATE,
     IN_DELETE,
@@ -278,11 +276,13 @@ class MaildirFolder(ReadableFolder):
             self._behind(self.reader.forget, done)
         return done
 
-    async def append(self, messages: Sequence[AppendData]) -> Sequence[int]:
+    async def append(
+        self, messages: Sequence[AppendData] | AsyncIterator[AppendData]
+    ) -> Sequence[int]:
         written: list[TemporaryFile] = []
         items: list[tuple[str, str, list[str]]] = []
         try:
-            for message in messages:
+            async for message in each(messages):
                 flags = canonical_flags(message.flags)
                 file = await self._in_thread(self.index.files.temporary)
                 written.append(file)
@@ -311,7 +311,7 @@ class MaildirFolder(ReadableFolder):
                     held, size = [], 0
         await self._in_thread(file.write, b"".join(held))
 
-    def install(self, items: Sequence[tuple[str, str, Collection[str]]]) -> list[int]:
+    def install(self, items: Sequence[Item]) -> list[int]:
         """Blocks, under the folder's lock. items: (path of a synced file in tmp/, base, flags)."""
         self.index.keywords.refresh()
         letters = self.index.keywords.letters
@@ -322,11 +322,13 @@ class MaildirFolder(ReadableFolder):
             sources = [uid for uid in uids if uid in self.index.infos]
             if not sources:
                 return folder.uidvalidity, []
-            items = await self._in_thread(self._link_into, sources, folder)
+            items = await self._in_thread(
+                link_messages, self.index, self.reader, sources, folder.index.files
+            )
             try:
                 new = await folder._run(folder.install, items)
             except BaseException:
-                await asyncio.shield(self._in_thread(_discard, folder, items))
+                await asyncio.shield(self._in_thread(discard, folder.index.files.disk, items))
                 raise
             pairs = list(zip(sources, new, strict=True))
             self._behind(self.reader.copied, pairs, folder.reader.guid)
@@ -336,35 +338,6 @@ class MaildirFolder(ReadableFolder):
         uidvalidity, pairs = await self.copy(uids, target)
         await self.expunge([uid for uid, _ in pairs])
         return uidvalidity, pairs
-
-    def _link_into(
-        self, uids: Sequence[int], folder: MaildirFolder
-    ) -> list[tuple[str, str, frozenset[str]]]:
-        """Hard links in the target's tmp/, or copies where links cannot be."""
-        items: list[tuple[str, str, frozenset[str]]] = []
-        files = folder.index.files
-        try:
-            for uid in uids:
-                info = self.index.infos.get(uid)
-                opened = self.reader.open(uid)
-                if opened is None or info is None:
-                    raise MailboxError("Some of the messages are gone", "EXPUNGEISSUED")
-                fd, name = opened
-                try:
-                    path, base = files.link_temporary(
-                        self.index.files.path(name), size_in_name(base_of(name), "W")
-                    )
-                except OSError as error:
-                    if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOENT):
-                        raise
-                    path, base = files.write_temporary(_blocks(fd), info.internal_date)
-                finally:
-                    os.close(fd)
-                items.append((path, base, info.flags))
-        except BaseException:
-            _discard(folder, items)
-            raise
-        return items
 
     # -- ending -------------------------------------------------------------------------------
 
@@ -384,14 +357,3 @@ class MaildirFolder(ReadableFolder):
         await self.stop_filling()
         while self._background:
             await asyncio.wait(set(self._background))
-
-
-def _blocks(fd: int) -> Iterator[bytes]:
-    while block := os.read(fd, _BLOCK):
-        yield block
-
-
-def _discard(folder: MaildirFolder, items: Sequence[tuple[str, str, Collection[str]]]) -> None:
-    for path, _, _ in items:
-        with contextlib.suppress(FileNotFoundError):
-            folder.index.files.disk.unlink(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from resel_lda.mailbox import (
@@ -16,6 +16,7 @@ from resel_lda.mailbox import (
     StoreResult,
 )
 from resel_lda.maildir.ranges import uid_ranges
+from resel_lda.maildir.transfer import each
 from resel_lda.mime import sections
 from resel_lda.mime.lookup import search_row, sort_row
 
@@ -195,17 +196,19 @@ class FakeMailbox:
             self.tell()
         return gone
 
-    async def append(self, messages: Sequence[AppendData]) -> Sequence[int]:
-        uids = []
-        for message in messages:
+    async def append(
+        self, messages: Sequence[AppendData] | AsyncIterator[AppendData]
+    ) -> Sequence[int]:
+        taken = []
+        async for message in each(messages):
             if self.store_.full:
                 raise MailboxError("Quota exceeded (mailbox for user is full)", "OVERQUOTA")
             if isinstance(message.blocks, Sequence):
                 data = b"".join(message.blocks)
             else:
                 data = b"".join([block async for block in message.blocks])
-            uids.append(self.add(data, message.flags, message.internal_date))
-        return uids
+            taken.append((data, message.flags, message.internal_date))
+        return [self.add(*one) for one in taken]
 
     async def copy(self, uids: Sequence[int], target: str) -> tuple[int, Sequence[tuple[int, int]]]:
         folder = self.store_.boxes.get(target)

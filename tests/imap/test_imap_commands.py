@@ -129,9 +129,9 @@ async def test_append_with_literals(store: MailStore) -> None:
             C:
             C: (\Seen) {3}
         """)
-        assert (await client.line()).startswith("i BAD [APPENDUID ")
+        assert (await client.line()).startswith("i BAD ")
         lines = await client.command("SELECT INBOX")
-        assert "* 3 EXISTS" in lines
+        assert "* 2 EXISTS" in lines
         lines = await client.command("FETCH 1 (FLAGS INTERNALDATE)")
         assert '"17-Jul-1996 ' in lines[0]
         assert lines[0].startswith(r"* 1 FETCH (FLAGS (\Seen \Recent)")

@@ -9,6 +9,7 @@ from imap_dialog import Client, session_on
 from test_imap_dialog import PLAIN, fill
 
 from resel_lda.mailbox import MailStore
+from resel_lda.maildir.names import arrival_key
 from resel_lda.maildir.store import MaildirStore
 from resel_mta.config import Settings
 from resel_mta.disk import Disk
@@ -216,7 +217,7 @@ async def test_kept_over_restarts_and_a_lost_state(tmp_path: Path) -> None:
     await store.close()
     # Another program changes one message and takes another away while we are down.
     cur = tmp_path / "mail" / "lcarr" / "cur"
-    names = sorted(cur.iterdir())
+    names = sorted(cur.iterdir(), key=lambda path: arrival_key(path.name))
     names[0].rename(f"{names[0]}F")
     names[2].unlink()
     store = on_disk(tmp_path)

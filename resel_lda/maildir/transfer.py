@@ -1,0 +1,74 @@
+"""Messages on their way into a folder: copied from another one, or appended."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+
+from resel_lda.mailbox import AppendData, MailboxError
+from resel_lda.maildir.content import MessageReader
+from resel_lda.maildir.files import MaildirFiles
+from resel_lda.maildir.index import FolderIndex
+from resel_lda.maildir.names import base_of, size_in_name
+from resel_mta.disk import Disk
+
+_BLOCK = 1 << 18
+
+# (path of a synced file in the target's tmp/, its base, flags)
+Item = tuple[str, str, Collection[str]]
+
+
+def link_messages(
+    index: FolderIndex, reader: MessageReader, uids: Sequence[int], files: MaildirFiles
+) -> list[Item]:
+    """Hard links in the target's tmp/, or copies where links cannot be. Blocks. Raises OSError,
+    MailboxError("EXPUNGEISSUED")."""
+    items: list[Item] = []
+    try:
+        for uid in uids:
+            info = index.infos.get(uid)
+            opened = reader.open(uid)
+            if opened is None or info is None:
+                raise MailboxError("Some of the messages are gone", "EXPUNGEISSUED")
+            fd, name = opened
+            try:
+                path, base = files.link_temporary(
+                    index.files.path(name), size_in_name(base_of(name), "W")
+                )
+            except OSError as error:
+                if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOENT):
+                    raise
+                path, base = files.write_temporary(_blocks(fd), info.internal_date)
+            finally:
+                os.close(fd)
+            items.append((path, base, info.flags))
+    except BaseException:
+        discard(files.disk, items)
+        raise
+    return items
+
+
+def _blocks(fd: int) -> Iterator[bytes]:
+    while block := os.read(fd, _BLOCK):
+        yield block
+
+
+def discard(disk: Disk, items: Sequence[Item]) -> None:
+    """Take back what was not installed. Blocks."""
+    for path, _, _ in items:
+        with contextlib.suppress(FileNotFoundError):
+            disk.unlink(path)
+
+
+async def each(
+    messages: Sequence[AppendData] | AsyncIterator[AppendData],
+) -> AsyncIterator[AppendData]:
+    """One after the other."""
+    if isinstance(messages, Sequence):
+        for message in messages:
+            yield message
+    else:
+        async for message in messages:
+            yield message
