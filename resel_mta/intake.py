@@ -91,6 +91,7 @@ class MailIntake:
             await self._store.enter(message)
         else:
             await self._store.discard(content)
+            await self._store.dropped(message.named)
         return message.queue_id
 
     async def prepare(
@@ -116,7 +117,9 @@ class MailIntake:
         self._log.event("cleanup", f"message-id={message_id}", queue_id)
         for step in self._filters:
             await step.apply(submission)
-        envelope = submission.envelope
+        envelope, origin = submission.envelope, submission.origin
+        # Those of an alias that had to wait were counted when it came.
+        named = 0 if origin.service == "local" else len(envelope.recipients)
         recipients: list[Recipient] = []
         if submission.discard:
             self._log.event("cleanup", "discard: by a filter", queue_id)
@@ -131,9 +134,11 @@ class MailIntake:
             len(content.header.raw) + 2 + content.body.size,
             recipients,
             content,
-            submission.origin.protocol,
+            origin.protocol,
             submission.hold,
-            token=submission.origin.token,
+            token=origin.token,
+            named=named,
+            generated=origin.service == "bounce",
         )
 
     def _fix_header(self, submission: Submission, now: float) -> str:

@@ -92,6 +92,7 @@ class QueueVerbs:
             "queue.change": self.change,
             "queue.show": self.show,
             "queue.why": self.explain,
+            "queue.audit": self.audit,
         }
         return {name: _explaining(verb) for name, verb in verbs.items()}
 
@@ -258,6 +259,10 @@ class QueueVerbs:
             recipients=tuple([await self._facts(each) for each in entry.recipients]),
         )
         yield asdict(why.with_others(facts, await self._waiting(entry)))
+
+    async def audit(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
+        """args: since, seconds since the epoch. One row: an Audit as a dict."""
+        yield asdict(await self._store.audit(args["since"]))
 
     async def _facts(self, recipient: RecipientEntry) -> why.RecipientFacts:
         route = await self._deliverer.route(recipient.address)

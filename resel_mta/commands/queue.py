@@ -1,4 +1,4 @@
-"""resel-queue: what postqueue, postsuper and postcat do, and `why`."""
+"""resel-queue: what postqueue, postsuper and postcat do, `why`, and `audit`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from resel_mta.commands import cli
 from resel_mta.commands.queue_access import Queue
 from resel_mta.commands.queue_options import PROGRAM, Options, Task, read_options
 from resel_mta.config import load
-from resel_mta.queue import listing, why
+from resel_mta.queue import audit, listing, why
 from resel_mta.queue.door import Entry
 from resel_mta.queue.ids import parse_id
 from resel_mta.verbs import entry_from_row
@@ -48,6 +48,8 @@ def _main(arguments: Sequence[str]) -> int:
             return _show(queue, options)
         case Task.WHY:
             return _why(queue, options)
+        case Task.AUDIT:
+            return _audit(queue, options)
         case Task.FLUSH:
             return _flush(queue, options)
         case Task.CHANGE:
@@ -83,6 +85,18 @@ def _why(queue: Queue, options: Options) -> int:
     if options.json:
         return _write([json.dumps(row, ensure_ascii=False) + "\n"])
     return _write(f"{line}\n" for line in why.tell(why.facts_from_row(row), options.command))
+
+
+def _audit(queue: Queue, options: Options) -> int:
+    """EX_DATAERR where something does not add up."""
+    (row,) = queue.ask("queue.audit", since=options.since)
+    found = audit.audit_from_row(row)
+    if options.json:
+        row |= {"difference": found.difference, "balanced": found.is_balanced}
+        _write([json.dumps(row) + "\n"])
+    else:
+        _write(f"{line}\n" for line in audit.report(found))
+    return cli.EX_OK if found.is_balanced else cli.EX_DATAERR
 
 
 def _flush(queue: Queue, options: Options) -> int:

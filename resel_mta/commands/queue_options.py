@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import enum
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from resel_mta.commands import cli
 from resel_mta.commands.cli import Failure
@@ -20,6 +22,7 @@ resel-queue -p | -j [QUEUE...] [selection]
        resel-queue -d | -h | -H | -r | --undelete  ID | - | ALL  [QUEUE...] [selection] [--dry-run] [-j]
        resel-queue -f | -i ID | -s SITE
        resel-queue why ID [-j]
+       resel-queue audit [--since AGE | DATE] [-j]
        resel-queue -b ID"""
 
 EPILOG = """\
@@ -37,6 +40,7 @@ the same one.
   resel-queue why 4F2A91B3C7                        why that message is still here
   resel-queue -p --host mx.example.org              what waits for that host
   resel-queue -d --from www-data --older 2d --dry-run   what would be deleted
+  resel-queue audit --since 1d                      whether any mail got lost since yesterday
   resel-queue -f                                    try all deferred mail now
 """
 
@@ -49,11 +53,12 @@ class Task(enum.Enum):
     FLUSH = "flush"
     CHANGE = "change"
     WHY = "why"
+    AUDIT = "audit"
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """queue_id: of SHOW, WHY, and of FLUSH for one message. site: of FLUSH for one domain.
+    """since: of AUDIT, seconds since the epoch. queue_id: of SHOW, WHY, and of FLUSH for one message. site: of FLUSH for one domain.
     changes: letter → ids as given. queues: only these; empty: all."""
 
     task: Task
@@ -64,6 +69,7 @@ class Options:
     dry_run: bool = False
     queue_id: str | None = None
     site: str | None = None
+    since: float = 0.0
     changes: dict[str, list[str]] = field(default_factory=dict)
     queues: tuple[str, ...] = ()
     selection: Selection = field(default_factory=Selection)
@@ -81,6 +87,7 @@ def read_options(arguments: Sequence[str]) -> Options:
     given = parser.parse_args(_join_size(arguments))
     try:
         selection = _selection(given)
+        since = parse_since(given.since, time.time()) if given.since is not None else 0.0
     except ValueError as error:
         raise Failure(cli.EX_USAGE, str(error)) from None
     changes = {letter: ids for letter in CHANGES if (ids := getattr(given, f"ids_{letter}"))}
@@ -100,6 +107,7 @@ def read_options(arguments: Sequence[str]) -> Options:
         dry_run=given.dry_run,
         queue_id=given.queue[1] if task is Task.WHY else given.b or given.i,
         site=given.s,
+        since=since,
         changes=changes,
         queues=tuple(dict.fromkeys(words)),
         selection=selection,
@@ -125,6 +133,8 @@ def _check(
         raise _wrong("a queue's name goes with -p, -j, -d, -h, -H or -r")
     if not selection.is_everything and task not in (Task.LIST, Task.CHANGE):
         raise _wrong("--from, --to and so on go with -p, -j, -d, -h, -H or -r")
+    if given.since is not None and task is not Task.AUDIT:
+        raise _wrong("--since goes with audit")
     if given.dry_run and task is not Task.CHANGE:
         raise _wrong("--dry-run goes with -d, -h, -H or -r")
 
@@ -137,12 +147,16 @@ def _task(given: argparse.Namespace, changes: dict[str, list[str]]) -> tuple[Tas
         if others or changes or len(words) != 2:
             raise _wrong("why takes one queue id, and no other letter than -j")
         return Task.WHY, []
+    if words and words[0] == "audit":
+        if others or changes or len(words) != 1:
+            raise _wrong("audit takes no other words than --since and -j")
+        return Task.AUDIT, []
     if len(others) > 1 or (others and changes):
         raise _wrong("one of -p -b -f -i -s at a time, and not with -d -h -H -r")
     if changes:
         return Task.CHANGE, words
     if not others and not given.j:
-        raise _wrong("one of -p -j -b -f -i -s -d -h -H -r or why is needed")
+        raise _wrong("one of -p -j -b -f -i -s -d -h -H -r --undelete, why or audit is needed")
     if others in ([], ["p"]):
         return Task.LIST, words
     if others == ["b"]:
@@ -188,6 +202,11 @@ def _parser() -> cli.Parser:
     changes.add_argument("-n", "--dry-run", action="store_true", help="only show what would change")
     changes.add_argument("-v", action="store_true", help="name each message also with ALL")
     _add_selection(parser)
+    parser.add_argument_group("audit").add_argument(
+        "--since",
+        metavar="WHEN",
+        help="2h, 3d, 1w ago, or a date: 2026-11-24, '2026-11-24 18:30' (default: all there is)",
+    )
     parser.add_argument("queue", nargs="*", metavar="QUEUE", help=argparse.SUPPRESS)
     return parser
 
@@ -204,6 +223,18 @@ def _add_selection(parser: cli.Parser) -> None:
         ("size", "SIZE", "100k (at least), -1M (at most), 100k-1M"),
     ):
         select.add_argument(f"--{name}", dest=f"select_{name}", metavar=metavar, help=text)
+
+
+def parse_since(text: str, now: float) -> float:
+    """A moment: an age, or a local date with or without a time of day. Raises ValueError."""
+    try:
+        if text[-1:].isalpha():
+            return now - parse_age(text)
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise ValueError(
+            f"--since '{text}' is neither an age such as 2h or 3d nor a date such as 2026-11-24"
+        ) from None
 
 
 def _join_size(arguments: Sequence[str]) -> list[str]:

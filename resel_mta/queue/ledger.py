@@ -122,7 +122,7 @@ class Ledger:
         self._counts, self._sketch, self._changed = mark
 
     def write(self, db: apsw.Connection) -> None:
-        if not self._changed:
+        if self._first is None and not self._changed:
             return
         if self._first is not None:
             db.execute(_WRITE, self._first)
@@ -138,7 +138,7 @@ class Ledger:
         self._written = interval, counts
 
     def committed(self) -> None:
-        if self._changed:
+        if self._first is not None or self._changed:
             self._interval, self._kept = self._written
             self._kept_sketch = self._sketch
             self._first = None
@@ -190,6 +190,11 @@ class Ledger:
         """So many were accepted, and went nowhere by a rule."""
         self._counts[_ACCEPTED] += recipients
         self.deleted(recipients)
+
+    @property
+    def unwritten(self) -> int:
+        """How many waited in a queue that had no ledger, until that is in the database."""
+        return int(self._first[1]) if self._first is not None else 0
 
     def difference(self, there: Iterable[int]) -> Difference:
         """Between what should be there and what is."""
@@ -256,7 +261,8 @@ _DAMAGES = (
 
 def read(db: apsw.Connection, ledger: Ledger, since: float, now: float) -> Audit:
     """Everything at one moment. Raises apsw.Error."""
-    first = int(since // INTERVAL)
+    oldest = db.execute("SELECT min(interval) FROM ledger WHERE interval > 0").get
+    first = max(int(since // INTERVAL), int(now // INTERVAL) if oldest is None else oldest)
     sums = ",".join(f"coalesce(sum({term}), 0)" for term in TERMS)
     earlier = db.execute(f"SELECT {sums} FROM ledger WHERE interval < ?", (first,)).fetchone()
     later = db.execute(f"SELECT {sums} FROM ledger WHERE interval >= ?", (first,)).fetchone()
@@ -265,6 +271,7 @@ def read(db: apsw.Connection, ledger: Ledger, since: float, now: float) -> Audit
         before = dict(zip(TERMS, earlier, strict=True))
         audit.counts = dict(zip(TERMS, later, strict=True))
         audit.opening = sum(before[term] for term in IN) - sum(before[term] for term in OUT)
+        audit.opening += ledger.unwritten
     waiting = dict(db.execute(f"SELECT state, sum({PENDING}) FROM message GROUP BY state"))
     audit.queued, audit.held, audit.corrupt = (waiting.get(state, 0) for state in (0, 1, 2))
     numbers = (number for (number,) in db.execute("SELECT id FROM message"))

@@ -24,6 +24,7 @@ class MemoryStore:
     """As much of QueueStore as the intake uses."""
 
     def __init__(self) -> None:
+        self.dropped_recipients = 0
         self.entered: list[Message] = []
         self.discarded: list[Content] = []
         self.failure: TempFail | None = None
@@ -38,6 +39,9 @@ class MemoryStore:
 
     async def discard(self, content: Content) -> None:
         self.discarded.append(content)
+
+    async def dropped(self, recipients: int) -> None:
+        self.dropped_recipients += recipients
 
     async def enter(self, message: Message, *, claim_for: str | None = None) -> None:
         if self.failure:

@@ -170,6 +170,7 @@ async def test_expands_to_nobody(tmp_path: Path) -> None:
     assert await house.intake.submit(envelope, content, Origin("SMTP")) == "000001"
     assert house.store.entered == []
     assert house.store.discarded == [content]
+    assert house.store.dropped_recipients == 1
     assert house.lines()[1] == "000001: to=<none@localhost>, status=sent (expands to nobody)"
 
 
