@@ -43,6 +43,7 @@ from resel_mta.pickup.drop import smtp_path
 from resel_mta.pickup.service import PickupService
 from resel_mta.queue.housekeeping import Housekeeper
 from resel_mta.queue.scheduler import Scheduler
+from resel_mta.queue.spool import needed_space
 from resel_mta.queue.sqlite import SQLiteStore
 from resel_mta.routing import Expander, RoutingTable
 from resel_mta.routing.deferred import ExpandTransport
@@ -169,9 +170,12 @@ class Composition:
         raise_file_limit()
         settings, log = self.settings, self.log
         self.store = await SQLiteStore.open(
-            settings.text("queue_directory"), minfree=settings.number("queue_minfree"), log=log
+            settings.text("queue_directory"), minfree=needed_space(settings), log=log
         )
-        self.users = open_users(settings, log)
+        if self.supervisor is None:
+            self.users = open_users(settings, log)
+        else:
+            self.users = open_users(settings, log, self.supervisor.pam)
         self.router = RoutingTable(settings, self.users)
         self.helpers = Helpers(
             settings,

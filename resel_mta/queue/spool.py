@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from pathlib import Path
 
+from resel_mta.config import Settings
 from resel_mta.content import Body, MemoryBody
 from resel_mta.disk import Disk
 from resel_mta.mail import Reply, TempFail
@@ -25,8 +26,19 @@ THRESHOLD = 128 * 1024
 BLOCK = 256 * 1024
 """How much a sink collects before it goes to the disk, and how much is read at once."""
 
+OWN_SPACE = 32 * 1024 * 1024
+"""Octets that new mail leaves free, whatever the settings say: without room for what its log of
+changes holds, a full queue could not even be emptied."""
+
 DISK_FULL = Reply(452, "4.3.1", "Insufficient system storage")
 STORE_FAILED = Reply(451, "4.3.0", "Error: queue file write error")
+
+
+def needed_space(settings: Settings) -> int:
+    """Octets that must be free for new mail to be taken: queue_minfree, and at least one and a
+    half messages, as in Postfix; and what the queue needs for itself."""
+    message = settings.number("message_size_limit") * 3 // 2
+    return max(settings.number("queue_minfree"), message) + OWN_SPACE
 
 
 def disk_failure(error: OSError) -> TempFail:

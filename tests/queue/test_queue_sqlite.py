@@ -13,11 +13,13 @@ import pytest
 from queue_fakes import OK, make_log, make_message, read_all, until
 from queue_faults import FaultDisk, Plan, fault_vfs
 
+from resel_mta.config import Settings
 from resel_mta.mail import Delivered, TempFail
 from resel_mta.queue import schema, writer
 from resel_mta.queue.door import AlreadyEntered, Result
 from resel_mta.queue.lock import QueueLocked
 from resel_mta.queue.schema import MINIMUM_SQLITE, UnknownVersion, UnusableLibrary, open_database
+from resel_mta.queue.spool import OWN_SPACE, needed_space
 from resel_mta.queue.sqlite import SQLiteStore
 
 LARGE = b"0123456789abcde\r\n" * 12_000
@@ -350,3 +352,10 @@ async def test_a_completely_full_disk_does_not_stop_the_start(tmp_path: Path) ->
         assert int(later.queue_id, 16) > int(message.queue_id, 16)
         await store.close()
     assert any("the disk is full" in line for line in lines)
+
+
+def test_new_mail_leaves_room_for_a_message_and_for_the_queue_itself() -> None:
+    small = Settings.build(message_size_limit="1000", queue_minfree="5000")
+    large = Settings.build(message_size_limit="10000", queue_minfree="5000")
+    assert needed_space(small) == OWN_SPACE + 5000
+    assert needed_space(large) == OWN_SPACE + 15_000
