@@ -100,9 +100,12 @@ async def _run(session: Session, view: View, pairs: Pairs, items: list[Item]) ->
     marks = not view.read_only and any(item.sets_seen for item in items)
     if len(pairs) == 1:
         loaded = await _load(view, pairs, needs)
-        await _answer(session, view, loaded, items, marks)
+        failure = await _answer(session, view, loaded, items, marks)
+        if failure is not None:
+            raise failure
         return 1 - len(loaded)
     missing = 0
+    failure = None
     batches = await _batches(view.mailbox, pairs, needs)
     ahead: asyncio.Task[list[Loaded]] | None = None
     try:
@@ -114,19 +117,28 @@ async def _run(session: Session, view: View, pairs: Pairs, items: list[Item]) ->
             if number + 1 < len(batches):
                 ahead = asyncio.ensure_future(_load(view, batches[number + 1], needs))
             missing += len(batch) - len(loaded)
-            await _answer(session, view, loaded, items, marks)
+            failure = await _answer(session, view, loaded, items, marks) or failure
             await session.flush()
     finally:
         if ahead is not None:
             ahead.cancel()
+    if failure is not None:
+        raise failure
     return missing
 
 
 async def _answer(
     session: Session, view: View, loaded: list[Loaded], items: list[Item], marks: bool
-) -> None:
+) -> Refused | None:
+    """Why one of the messages could not be told; the others are."""
     told = await _mark_seen(view, loaded) if marks else set()
-    session.extend(_responses(loaded, items, told))
+    failure: Refused | None = None
+    for message in loaded:
+        try:
+            session.extend(_responses([message], items, told))
+        except Refused as error:
+            failure = error
+    return failure
 
 
 async def _ready_made(session: Session, view: View, pairs: Pairs, plan: fetch_ready.Plan) -> int:

@@ -165,10 +165,25 @@ async def test_literal8(store: MailStore) -> None:
 
 @needs_dovecot
 async def test_binary_as_dovecot() -> None:
-    async with pair([MIXED, PLAIN, MIXED.replace(b"!!not base64!!", b"YWJj")]) as both:
+    readable = MIXED.replace(b"!!not base64!!", b"YWJj").replace(b"x-uuencode", b"8bit")
+    async with pair([readable, PLAIN]) as both:
         for item in ("BINARY.PEEK[1]", "BINARY.SIZE[1]", "BINARY.SIZE[2]", "BINARY.PEEK[3]"):
-            theirs, ours = await both.both(f"FETCH 1,3 ({item})")
-            assert b"\r\n".join(ours) == b"\r\n".join(theirs), item
+            theirs, ours = await both.both(f"FETCH 1 ({item})")
+            # Which kind of literal is of no meaning here: Dovecot sends both.
+            plain = b"\r\n".join(theirs).replace(b"~{", b"{")
+            assert b"\r\n".join(ours).replace(b"~{", b"{") == plain, item
+
+
+async def test_one_bad_part_does_not_hide_the_other_messages(store: MailStore) -> None:
+    await fill(store, PLAIN, MIXED, PLAIN)
+    async with session_on(store) as client:
+        await client.command("SELECT INBOX")
+        await client.script("""
+            C: a FETCH 1:3 (UID BINARY.SIZE[4] BINARY.SIZE[1])
+            S: * 1 FETCH (UID 1 BINARY.SIZE[4] 0 BINARY.SIZE[1] 11)
+            S: * 3 FETCH (UID 3 BINARY.SIZE[4] 0 BINARY.SIZE[1] 11)
+            S: a NO [UNKNOWN-CTE] Message 2: invalid base64
+        """)
 
 
 @given(st.binary(max_size=300), st.sampled_from(["base64", "quoted-printable", "binary", "x"]))
