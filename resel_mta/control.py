@@ -51,17 +51,22 @@ class Input:
 
     def __init__(self, reader: asyncio.StreamReader, size: int) -> None:
         self._reader = reader
+        self._left = size
         self.size = size
 
     async def blocks(self) -> AsyncIterator[bytes]:
-        """Raises ConnectionResetError when the asker goes away in between."""
-        left = self.size
-        while left:
-            block = await self._reader.read(min(left, _BLOCK))
+        """What is left of it. Raises ConnectionResetError when the asker goes away in between."""
+        while self._left:
+            block = await self._reader.read(min(self._left, _BLOCK))
             if not block:
                 raise ConnectionResetError
-            left -= len(block)
+            self._left -= len(block)
             yield block
+
+    async def skip(self) -> None:
+        """Read what nobody wanted: an asker that still sends would not see the answer."""
+        async for _ in self.blocks():
+            continue
 
 
 class ControlServer:
@@ -113,15 +118,27 @@ class ControlServer:
         uid = _peer_uid(writer.get_extra_info("socket"))
         if uid not in (0, os.getuid()):
             return _error(77, "permission denied: only root and the mail owner may ask the daemon")
-        verb = ""
         try:
             request = json.loads(await reader.readline())
             verb = str(request["verb"])
-            handler = self._verbs.get(verb)
-            if handler is None:
-                return _error(64, f"the daemon does not know '{verb}': is it an older version?")
             octets = Input(reader, int(request.get("octets", 0)))
-            async for row in handler({**request.get("args", {}), "input": octets}):
+            args = {**request.get("args", {}), "input": octets}
+        except (ValueError, KeyError, TypeError) as error:
+            self._log.warning("control", f"bad request: {error!r}")
+            return _error(65, "the daemon could not read the request")
+        answer = await self._perform(verb, args, writer)
+        await octets.skip()
+        return answer
+
+    async def _perform(
+        self, verb: str, args: Mapping[str, Any], writer: asyncio.StreamWriter
+    ) -> Row:
+        """Send the rows; the last line of the answer."""
+        handler = self._verbs.get(verb)
+        if handler is None:
+            return _error(64, f"the daemon does not know '{verb}': is it an older version?")
+        try:
+            async for row in handler(args):
                 writer.write(json.dumps({"row": row}).encode() + b"\n")
                 await writer.drain()
         except ControlError as error:

@@ -65,6 +65,8 @@ class MailVerbs:
                 yield row
         finally:
             sending.cancel()
+            # Nobody else may read the asker's octets before it is done with them.
+            await asyncio.gather(sending, return_exceptions=True)
             writer.close()
 
     async def _find(self, name: str) -> User:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from resel_mta import __version__
 from resel_mta.commands import (
     adm_mail_commands,
+    adm_misc,
     adm_pw,
     adm_users,
     adm_who,
@@ -53,6 +54,7 @@ What is expunged is gone for good.
 def _commands() -> dict[str, Command]:
     every = (
         *adm_mail_commands.COMMANDS,
+        *adm_misc.COMMANDS,
         *adm_pw.COMMANDS,
         *adm_users.COMMANDS,
         *adm_who.COMMANDS,

@@ -169,3 +169,13 @@ def test_adm_works_before_and_after_the_daemon(daemon: Daemon) -> None:
     maildir = daemon.root / "mail" / "lcarr"
     owners = {(maildir / name).stat().st_uid for name in os.listdir(maildir)}
     assert owners == {(daemon.root / "mail").stat().st_uid}
+
+
+def test_adm_refusals_before_the_message_is_read(daemon: Daemon) -> None:
+    large = b"Subject: large\r\n\r\n" + b"line of it\r\n" * 2_000_000
+    for words, status, said in (
+        (["-u", "nosuch"], 67, "User doesn't exist"),
+        (["-u", "lcarr", "-m", "Nosuch"], 68, "Mailbox doesn't exist: Nosuch"),
+    ):
+        assert said in daemon.adm("save", *words, stdin=large, status=status)
+    assert "failed" not in daemon.log()

@@ -129,6 +129,9 @@ CASES = [
     "copy -u lcarr Nosuch mailbox INBOX 1",
     "move -u lcarr Nosuch mailbox INBOX 1",
     "save -u lcarr -m Nosuch",
+    "mailbox mutf7 Été 'a & b'",
+    "mailbox mutf7 -7 &AMk-t&AOk-",
+    "mailbox path -u nosuch Sent",
     "auth test lcarr secret",
     "auth test lcarr wrong",
     "auth test nosuch wrong",
@@ -273,6 +276,19 @@ def test_doveadm_says_the_same(
         status = main([*ours, *words(line)])
     out, error = capfd.readouterr()
     assert normal(line, (status, out, error)) == normal(line, theirs)
+
+
+def test_adm_status_opens_no_mail(
+    dovecot: DovecotServer, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Sizes are in names and in the UID list: files that nobody may read do not matter."""
+    ours = copy_of(dovecot, root)
+    cur = root / "mail" / "lcarr" / "Maildir" / "cur"
+    for path in cur.iterdir():
+        path.chmod(0)
+    line = "-f tab mailbox status -u lcarr 'messages vsize unseen' *"
+    assert main([*ours, *words(line)]) == 0
+    assert normal(line, (0, *capfd.readouterr())) == normal(line, dovecot.doveadm(*words(line)))
 
 
 LOOKS = (

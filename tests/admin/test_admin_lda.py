@@ -174,7 +174,7 @@ def test_lda_through_the_daemon(daemon: Daemon) -> None:
             capture_output=True,
             check=False,
         )
-        assert (done.returncode, b"Traceback" in done.stderr) == (status, False)
+        assert (done.returncode, b"Traceback" in done.stderr) == (status, False), done.stderr
     client.noop()
     assert client.response("EXISTS")[1][-1] == b"1"
     assert "saved mail to INBOX" in daemon.log()
