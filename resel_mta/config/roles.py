@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 # Mail of this machine's programs and of other machines; no mailboxes here, only aliases.
@@ -60,3 +60,29 @@ ROLES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     }
 )
 DEFAULT_ROLE = "smarthost"
+
+#: What kind of machine each is, in English and French.
+KINDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "smarthost": (
+            "a VM: mail of its own programs, all of it goes to the relay host (Postfix: satellite system)",
+            "une VM : courrier de ses propres programmes, tout part au relais (Postfix : système satellite)",
+        ),
+        "relay": (
+            "a relay such as Pégase: also mail of other machines, all of it goes to the relay host",
+            "un relais comme Pégase : aussi le courrier d'autres machines, tout part au relais suivant",
+        ),
+        "server": (
+            "a mail server such as Toad: mailboxes, mail for the world by MX (Postfix: Internet site)",
+            "un serveur comme Toad : boîtes aux lettres, courrier vers le monde par MX (Postfix : site Internet)",
+        ),
+    }
+)
+
+
+def likely_role(relayhost: str, interfaces: Collection[str]) -> str:
+    """What a machine of Postfix's is: it has a relayhost or not, and listens for others or not.
+    interfaces: of inet_interfaces, () where it is not set."""
+    if not relayhost:
+        return "server"
+    return "smarthost" if interfaces and "all" not in interfaces else "relay"
