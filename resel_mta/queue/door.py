@@ -148,6 +148,7 @@ class QueueStore(Protocol):
     async def enter(self, message: Message, *, claim_for: str | None = None) -> None:
         """Keep a message; returns when it would survive a power cut.
 
+        Raises TempFail(452) below `queue_minfree`; AlreadyEntered for a token that is known.
         The message must have a `queue_id` from `new_id`, and `content`; both belong to the store
         from the call on, also when it raises. Each recipient gets its `row`.
         claim_for: the owner that claims it. None: the watchers are asked (`Watcher.admit`), so

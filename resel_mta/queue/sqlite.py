@@ -212,6 +212,9 @@ class SQLiteStore(Administration):
 
     async def enter(self, message: Message, *, claim_for: str | None = None) -> None:
         number = number_of(message.queue_id)
+        if message.content is None or message.content.body.in_memory:
+            # What lies in a file came by a sink, which has looked.
+            self._spool.check_space()
         await self._settle_body(message)
         owner, admitted = claim_for, None
         if message.hold:

@@ -114,6 +114,9 @@ async def test_below_minfree_new_mail_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TempFail) as caught:
         store.sink()
     assert caught.value.reply.code == 452
+    with pytest.raises(TempFail) as caught:
+        await store.enter(make_message(store))
+    assert caught.value.reply.code == 452
     assert await store.delete() == []
     await store.close()
 
