@@ -23,6 +23,8 @@ from resel_mta.privileges import PrivilegeError, current_account, mailbox_accoun
 from resel_mta.sockets import BindError, Bound
 from resel_mta.tls import KeyFiles
 from resel_mta.users import User
+from resel_mta.users.pam import PamLogin
+from resel_mta.users.pam_remote import RemotePam
 
 MOST_DESCRIPTORS = 32
 PACKET = 64 * 1024
@@ -141,6 +143,18 @@ class SupervisorLink:
     def helpers(self, settings: Settings) -> SupervisedDispatch:
         """Whoever has helpers run as other accounts."""
         return SupervisedDispatch(self, settings)
+
+    def pam(self, service: str) -> PamLogin:
+        """PAM asked by a process that is root."""
+
+        async def connect() -> socket.socket:
+            try:
+                _, (descriptor,) = await self.ask(do="pam", service=service)
+            except BindError as error:
+                raise OSError(str(error)) from error
+            return socket.socket(fileno=descriptor)
+
+        return RemotePam(service, connect)
 
     async def give_errand(self, errand: Errand, descriptors: Sequence[int]) -> None:
         """Raises HelperFailure, with what the supervisor says against it."""

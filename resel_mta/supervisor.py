@@ -13,6 +13,8 @@ with a running loop. The network process asks over a socket pair, one JSON objec
     {"do": "errand", "errand": {…}}        with descriptors: something that needs an account's
                                            rights (see `resel_lda.errand`); a helper does it, if
                                            `rights` allow it
+    {"do": "pam", "service": name}         a process that asks PAM, for a service in `passdb`; the
+                                           answer brings its socket
     {"do": "retire", "errand": {…}}        the helper that got this does not answer: kill it
 
 and gets {"ok": …} or {"error": text}, with descriptors (SCM_RIGHTS). Nothing else is done for it:
@@ -49,6 +51,7 @@ from resel_mta.privileges import Account, PrivilegeError, mailbox_account
 from resel_mta.rights import Refused, Rights
 from resel_mta.sockets import BindError, Bound
 from resel_mta.tls import tls_files
+from resel_mta.users.directory import pam_services
 
 ENVIRONMENT = "RESEL_SUPERVISED"
 PACKET = 64 * 1024
@@ -91,6 +94,8 @@ def can_run(account: Account) -> bool:
 
 class Closable(Protocol):
     """A descriptor that is closed once it was passed on."""
+
+    def fileno(self) -> int: ...
 
     def close(self) -> None: ...
 
@@ -274,6 +279,10 @@ class Supervisor:
                 return {"ok": {}}
             case "letter":
                 return {"ok": self._open_letter(str(request["name"]), descriptors, held)}
+            case "pam":
+                held.append(self._start_pam(str(request["service"])))
+                descriptors.append(held[-1].fileno())
+                return {"ok": {}}
             case "files":
                 return {"ok": {}, "files": self._read_files(descriptors)}
         raise ValueError(f"unknown request {request['do']!r}")
@@ -309,6 +318,25 @@ class Supervisor:
             raise
         self._workers[worker.pid] = worker
         return front, worker.pid
+
+    def _start_pam(self, service: str) -> socket.socket:
+        """The only child that stays root: pam_unix reads the shadow file."""
+        if service not in pam_services(self._settings):
+            raise PrivilegeError(f"passdb names no PAM service {service}")
+        front, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs:
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "resel_mta.users.pam_process", service],
+                    stdin=theirs.fileno(),
+                    env=python_environment(),
+                    cwd="/",
+                )
+        except BaseException:
+            front.close()
+            raise
+        self._workers[process.pid] = process
+        return front
 
     def _bind(self, wanted: Listener) -> Bound:
         """Only what the configuration says now, as root reads it."""

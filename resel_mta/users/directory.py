@@ -16,6 +16,7 @@ from resel_mta.mail import Reply, TempFail
 from resel_mta.maillog import MailLog
 from resel_mta.users import schemes
 from resel_mta.users.libcrypt import CryptUnavailable
+from resel_mta.users.pam import PamFactory, PamFailure, PamLogin, ThreadPam, temporary_failure
 from resel_mta.users.passwd_file import Entry, PasswdFile
 from resel_mta.users.system import SystemUsers
 from resel_mta.users.user import User
@@ -37,17 +38,26 @@ class Users:
         userdb: list[PasswdFile | SystemUsers],
         passdb: list[PasswdFile],
         warn: Callable[[str], None],
+        pam: dict[str, PamLogin] | None = None,
+        make_pam: PamFactory = ThreadPam,
     ) -> None:
         self._userdb = userdb
         self._passdb = passdb
+        self._pam = pam if pam is not None else {}
         self._warn = warn
+        self._make_pam = make_pam
         self._hashing = ThreadPoolExecutor(_HASH_THREADS, thread_name_prefix="hash")
         self._cache_key = os.urandom(32)
         self._cache: dict[bytes, float] = {}
 
     def reconfigure(self, settings: Settings) -> None:
         """From now on, those that `settings` names. Raises ConfigError, and changes nothing then."""
-        self._userdb, self._passdb = _open(settings, self._warn)
+        self._userdb, self._passdb, services = _open(settings, self._warn)
+        for service in self._pam.keys() - services:
+            self._pam.pop(service).close()
+        for service in services:
+            if service not in self._pam:
+                self._pam[service] = self._make_pam(service)
 
     async def find(self, name: str) -> User | None:
         """The user called `name` (case does not count). Raises TempFail."""
@@ -75,8 +85,11 @@ class Users:
 
     async def authenticate(self, name: str, password: bytes) -> User | None:
         """The user, if `password` is his. An unknown user takes as long as a wrong password; the
-        caller delays what failed. Raises TempFail."""
+        caller delays what failed. PAM is asked about those who are in no passwd-file.
+        Raises TempFail."""
         entry, decoy = await self._login(name)
+        if entry is None and self._pam:
+            return await self._by_pam(name, password)
         if len(password) > MAX_PASSWORD or (entry is not None and entry.refused):
             entry = None
         if entry is not None and entry.any_password:
@@ -93,6 +106,22 @@ class Users:
             self._remember(key)
         assert entry is not None
         return await self._mailbox_of(entry)
+
+    async def _by_pam(self, name: str, password: bytes) -> User | None:
+        if len(password) > MAX_PASSWORD:
+            return None
+        for login in self._pam.values():
+            try:
+                accepted = await login.check(name.lower(), password)
+            except PamFailure as failure:
+                self._warn(f"user {name[:64]!r} cannot be checked: {failure}")
+                raise temporary_failure() from failure
+            if accepted:
+                user = await self.find(name)
+                if user is None:
+                    self._warn(f"user {name[:64]!r} has a password but is not in userdb")
+                return user
+        return None
 
     async def _login(self, name: str) -> tuple[Entry | None, str]:
         """(the first passdb's entry for `name`, a hash to spend time on when there is none)."""
@@ -134,13 +163,17 @@ class Users:
         self._cache[key] = now + _CACHE_SECONDS
 
     def close(self) -> None:
-        """Stop the hashing threads."""
+        """Stop the threads."""
         self._hashing.shutdown(wait=False, cancel_futures=True)
+        for login in self._pam.values():
+            login.close()
 
 
-def open_users(settings: Settings, log: MailLog | None = None) -> Users:
-    """The users that `passdb` and `userdb` name (userdb empty: passdb; both: `system`). Files are
-    read when first asked for.
+def open_users(
+    settings: Settings, log: MailLog | None = None, make_pam: PamFactory = ThreadPam
+) -> Users:
+    """The users that `passdb` and `userdb` name (userdb empty: passdb; both, or PAM alone:
+    `system`). Files are read when first asked for. make_pam: whoever may ask PAM.
 
     Raises ConfigError for a back end that is not there.
     """
@@ -149,13 +182,21 @@ def open_users(settings: Settings, log: MailLog | None = None) -> Users:
         if log is not None:
             log.warning("auth", text)
 
-    return Users(*_open(settings, warn), warn)
+    userdb, passdb, services = _open(settings, warn)
+    pam = {service: make_pam(service) for service in services}
+    return Users(userdb, passdb, warn, pam, make_pam)
+
+
+def pam_services(settings: Settings) -> list[str]:
+    """The PAM services that `passdb` names."""
+    items = settings.text("passdb").replace(",", " ").split()
+    return [item[4:] for item in items if item.startswith("pam:") and item[4:]]
 
 
 def _open(
     settings: Settings, warn: Callable[[str], None]
-) -> tuple[list[PasswdFile | SystemUsers], list[PasswdFile]]:
-    """(userdb, passdb); a file named in both is read once."""
+) -> tuple[list[PasswdFile | SystemUsers], list[PasswdFile], list[str]]:
+    """(userdb, passdb, PAM services); a file named in both is read once."""
     files: dict[str, PasswdFile] = {}
 
     def passwd_file(path: str) -> PasswdFile:
@@ -163,15 +204,18 @@ def _open(
 
     passdb_items = settings.text("passdb").replace(",", " ").split()
     userdb_items = settings.text("userdb").replace(",", " ").split()
+    services = pam_services(settings)
     passdb: list[PasswdFile] = []
     userdb: list[PasswdFile | SystemUsers] = []
     for item in passdb_items:
         kind, _, argument = item.partition(":")
-        if kind != "passwd-file" or not argument:
-            raise _unsupported("passdb", item, "passwd-file:FILE")
-        passdb.append(passwd_file(argument))
-    # Postfix's local recipients are the machine's users where nothing else is said.
-    for item in userdb_items or passdb_items or ["system"]:
+        if kind == "passwd-file" and argument:
+            passdb.append(passwd_file(argument))
+        elif argument not in services or kind != "pam" or "/" in argument:
+            raise _unsupported("passdb", item, "passwd-file:FILE and pam:SERVICE")
+    # Postfix's local recipients are the machine's users where nothing else is said; PAM's are too.
+    named = [item if item.startswith("passwd-file:") else "system" for item in passdb_items]
+    for item in userdb_items or list(dict.fromkeys(named)) or ["system"]:
         kind, _, argument = item.partition(":")
         if kind == "passwd-file" and argument:
             userdb.append(passwd_file(argument))
@@ -179,7 +223,7 @@ def _open(
             userdb.append(SystemUsers())
         else:
             raise _unsupported("userdb", item, "passwd-file:FILE and system")
-    return userdb, passdb
+    return userdb, passdb, services
 
 
 def _unsupported(parameter: str, item: str, allowed: str) -> ConfigError:

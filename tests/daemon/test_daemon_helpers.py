@@ -34,14 +34,18 @@ def ids(account: str) -> tuple[int, int]:
     return entry.pw_uid, entry.pw_gid
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class Server:
     """A daemon with users ann and bob, who have accounts of their own."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         for name, account, mode in (
             ("out", "root", 0o1777),
             ("mail", MAILBOXES, 0o755),
@@ -289,3 +293,28 @@ def test_helpers_end_with_the_daemon_and_lose_nothing(server: Server) -> None:
         check=False,
     )
     assert "slow@resel.fr" in listed.stdout
+
+
+def test_helpers_pam_is_asked_by_a_process_that_is_root(server: Server) -> None:
+    """Nobody has the password of `games`; PAM says so, and does not fail."""
+    port = free_port()
+    server.configure(
+        "passdb = pam:other",
+        "submission/smtpd_sasl_auth_enable = yes",
+        f"submission_listen = 127.0.0.1:{port}",
+        "submission/smtpd_tls_security_level = none",
+        "submission/smtpd_tls_auth_only = no",
+    )
+    server.start("")
+    with smtplib.SMTP("127.0.0.1", port) as client:
+        client.ehlo()
+        for name in (MAILBOXES, "root", "no-such-user"):
+            with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
+                client.login(name, "wrong")
+            assert refused.value.smtp_code == 535
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+    commands = [
+        Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        for pid in children.read_text().split()
+    ]
+    assert any(b"resel_mta.users.pam_process" in words for words in commands)

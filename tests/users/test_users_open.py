@@ -32,7 +32,7 @@ async def test_userdb_defaults_to_passdb_and_reload(tmp_path: Path) -> None:
     users = open_users(Settings.build(passdb=f"passwd-file:{one}"))
     assert await users.find("ann")
     with pytest.raises(ConfigError):
-        users.reconfigure(Settings.build(passdb="pam:imap"))
+        users.reconfigure(Settings.build(passdb="shadow:imap"))
     assert await users.authenticate("ann", b"x")
     users.reconfigure(Settings.build(passdb=f"passwd-file:{one}", userdb=f"passwd-file:{two}"))
     assert await users.names() == ["bob"]
