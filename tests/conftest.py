@@ -26,6 +26,19 @@ def find_peer(program: str) -> str:
     pytest.skip(reason)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "needs(program, ...): skips, or in CI fails, where a program is not installed"
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """`@pytest.mark.needs("mutt")` is for whole tests and modules what `need` is within one."""
+    for marker in item.iter_markers("needs"):
+        for program in marker.args:
+            find_peer(program)
+
+
 @pytest.fixture(scope="session")
 def need() -> Callable[[str], str]:
     """`need("swaks")` gives the program's path, or skips (in CI: fails) the test."""

@@ -16,7 +16,7 @@ from resel_mta.commands import conf, map
 from resel_mta.config.edit import edited
 from resel_mta.config.grammar import parse_main_cf
 
-POSTCONF = shutil.which("postconf")
+POSTCONF = "/usr/sbin/postconf"
 
 FILES = {
     "layout": (
@@ -32,14 +32,14 @@ FILES = {
 }
 
 
-@pytest.mark.skipif(POSTCONF is None, reason="postfix is not installed")
+@pytest.mark.needs(POSTCONF)
 @pytest.mark.parametrize("name", FILES)
 def test_shows_what_postconf_shows(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "main.cf").write_text(FILES[name])
     shutil.copy("/etc/postfix/master.cf", tmp_path)
-    command = [str(POSTCONF), "-c", str(tmp_path), "-n"]
+    command = [POSTCONF, "-c", str(tmp_path), "-n"]
     theirs = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert conf.main(["-c", str(tmp_path), "-n"]) == 0
     assert capsys.readouterr().out == theirs
@@ -47,7 +47,7 @@ def test_shows_what_postconf_shows(
 
 def postconf(directory: Path, *arguments: str) -> int:
     """The real one's exit status; it changes main.cf in the directory."""
-    command = [str(POSTCONF), "-c", str(directory), *arguments]
+    command = [POSTCONF, "-c", str(directory), *arguments]
     return subprocess.run(command, check=False, capture_output=True).returncode
 
 
@@ -60,7 +60,7 @@ EDITS = {
 }
 
 
-@pytest.mark.skipif(POSTCONF is None, reason="postfix is not installed")
+@pytest.mark.needs(POSTCONF)
 @pytest.mark.parametrize("edit", EDITS)
 @pytest.mark.parametrize("name", FILES)
 def test_edits_as_postconf_does(tmp_path: Path, name: str, edit: str) -> None:
@@ -77,7 +77,7 @@ def test_edits_as_postconf_does(tmp_path: Path, name: str, edit: str) -> None:
     assert sorted(ours[kept:]) == sorted(theirs[kept:])
 
 
-@pytest.mark.skipif(POSTCONF is None, reason="postfix is not installed")
+@pytest.mark.needs(POSTCONF)
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -14,7 +14,7 @@ from pathlib import Path
 from imap_dialog import Client, session_on
 
 sys.path.append(str(Path(__file__).parent.parent / "mime"))
-from dovecot_imap import DovecotImap, missing
+from dovecot_imap import IMAP, DovecotImap
 
 from resel_lda.maildir.store import MaildirStore
 from resel_mta.config import Settings
@@ -22,7 +22,7 @@ from resel_mta.disk import Disk
 from resel_mta.maillog import MailLog, StreamSink
 from resel_mta.users import User
 
-__all__ = ["Pair", "missing", "pair"]
+__all__ = ["IMAP", "Pair", "pair"]
 
 
 class Pair:

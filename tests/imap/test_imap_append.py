@@ -6,7 +6,7 @@ import base64
 import zlib
 
 import pytest
-from dovecot_pair import missing, pair
+from dovecot_pair import IMAP, pair
 from hypothesis import given
 from hypothesis import strategies as st
 from imap_dialog import Client, session_on
@@ -17,7 +17,7 @@ from resel_lda.mailbox import MailStore
 from resel_lda.mime import binary
 from resel_lda.mime.sections import parse
 
-needs_dovecot = pytest.mark.skipif(bool(missing()), reason=missing() or "Dovecot is there")
+needs_dovecot = pytest.mark.needs(str(IMAP))
 
 MIXED = (
     b"From: a@b.c\r\nSubject: s\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\npreamble\r\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import pty
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -55,7 +54,7 @@ SyncState *
 """
 
 
-@pytest.mark.skipif(shutil.which("mbsync") is None, reason="mbsync (Debian: isync) not installed")
+@pytest.mark.needs("mbsync")
 async def test_mbsync_both_ways(tmp_path: Path) -> None:
     async with imap_service(tmp_path) as running:
         deliver(running.maildir, *messages(5))
@@ -137,7 +136,7 @@ def run_in_terminal(command: list[str], home: Path) -> str:
     return shown.decode("latin-1")
 
 
-@pytest.mark.skipif(shutil.which("mutt") is None, reason="mutt not installed")
+@pytest.mark.needs("mutt")
 async def test_mutt_reads_saves_and_deletes(tmp_path: Path) -> None:
     async with imap_service(tmp_path) as running:
         deliver(running.maildir, *messages(3))

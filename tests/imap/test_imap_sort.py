@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from dovecot_pair import missing, pair
+from dovecot_pair import IMAP, pair
 from imap_dialog import session_on
 from test_imap_dialog import fill
 
@@ -18,7 +18,7 @@ from resel_lda.mime.subject import base_subject
 sys.path.append(str(Path(__file__).parent.parent / "mime"))
 from nasty_mails import MAILS
 
-needs_dovecot = pytest.mark.skipif(bool(missing()), reason=missing() or "Dovecot is there")
+needs_dovecot = pytest.mark.needs(str(IMAP))
 
 CRITERIA = (
     "ARRIVAL", "CC", "DATE", "FROM", "SIZE", "SUBJECT", "TO", "DISPLAYFROM", "DISPLAYTO",

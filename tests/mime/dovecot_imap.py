@@ -31,11 +31,6 @@ auth_socket_path = {root}/none
 """
 
 
-def missing() -> str:
-    """Why it cannot be used, or ""."""
-    return "" if IMAP.exists() else "dovecot-imapd is not installed"
-
-
 class DovecotImap:
     """One session. Use as a context manager."""
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dovecot_imap import DovecotImap, missing
+from dovecot_imap import IMAP, DovecotImap
 from nasty_mails import MAILS
 
 from resel_lda.maildir.files import with_crlf
@@ -21,7 +21,7 @@ from resel_lda.mime.sections import (
     section,
 )
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "Dovecot is there")
+pytestmark = pytest.mark.needs(str(IMAP))
 
 SECTIONS = (
     "HEADER", "TEXT", "HEADER.FIELDS (subject from)", "HEADER.FIELDS.NOT (subject content-type)",

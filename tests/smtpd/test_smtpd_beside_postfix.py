@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,12 +72,13 @@ DIALOGS: dict[str, tuple[str, tuple[bytes, ...]]] = {
 
 
 @pytest.fixture(scope="module")
-def postfix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
+def postfix(
+    tmp_path_factory: pytest.TempPathFactory, need: Callable[[str], str]
+) -> Iterator[dict[str, int]]:
     """Ports of a private Postfix, by the name of a set of settings."""
     if os.geteuid() != 0:
         pytest.skip("a private Postfix needs root")
-    if not Path("/usr/sbin/postfix").exists():
-        pytest.skip("postfix is not installed")
+    need("postfix")
     ports = {name: free_port(["127.0.0.1"]) for name in SERVICES}
     lines = []
     for name, settings in SERVICES.items():

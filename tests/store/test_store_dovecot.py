@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parent.parent / "mime"))
-from dovecot_imap import DovecotImap, give, missing
+from dovecot_imap import IMAP, DovecotImap, give
 
 from resel_lda.mailbox import AppendData
 from resel_lda.maildir.folder import MaildirFolder
@@ -24,7 +24,7 @@ from resel_mta.disk import Disk
 from resel_mta.maillog import MailLog
 from resel_mta.users import User
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "Dovecot is there")
+pytestmark = pytest.mark.needs(str(IMAP))
 
 MAIL = b"From: a@b.c\r\nSubject: %d\r\n\r\nbody\r\n"
 Seen = dict[int, tuple[frozenset[str], bytes]]
