@@ -127,11 +127,10 @@ def present_answers(settings: Settings, role: str) -> Answers:
 
 
 def alias_file(settings: Settings) -> Path | None:
-    """The file that newaliases reads, None where aliases are not in a file."""
-    for name in ("alias_database", "alias_maps"):
-        for item in settings.items(name):
-            for spec in parse_map(item).files():
-                return Path(spec.name)
+    """The first file that local aliases are looked up in, None where they are not in a file."""
+    for item in settings.items("alias_maps"):
+        for spec in parse_map(item).files():
+            return Path(spec.name)
     return None
 
 
