@@ -26,6 +26,7 @@ SHOWN = {
     "ls /var/vmail/lcarr": "cur",
     "resel-adm quota get -u lcarr": "Quota name",
     f"resel-adm auth test lcarr {PASSWORD}": "auth succeeded",
+    "LANG=fr_FR.UTF-8 resel-mta explain root": "root@resel.fr",
     "mailq": "Mail queue is empty",
     "resel-adm mailbox list -u lcarr": "INBOX",
 }
