@@ -11,6 +11,7 @@ from datetime import datetime
 
 from resel_mta.commands import cli
 from resel_mta.commands.cli import Failure
+from resel_mta.queue.ids import parse_id
 from resel_mta.queue.selection import Selection, parse_age, parse_size
 
 PROGRAM = "resel-queue"
@@ -91,6 +92,7 @@ def read_options(arguments: Sequence[str]) -> Options:
     except ValueError as error:
         raise Failure(cli.EX_USAGE, str(error)) from None
     changes = {letter: ids for letter in CHANGES if (ids := getattr(given, f"ids_{letter}"))}
+    _take_ids(changes, given.queue)
     task, words = _task(given, changes)
     _check(given, task, words, selection)
     for letter, ids in changes.items():
@@ -112,6 +114,16 @@ def read_options(arguments: Sequence[str]) -> Options:
         queues=tuple(dict.fromkeys(words)),
         selection=selection,
     )
+
+
+def _take_ids(changes: dict[str, list[str]], words: list[str]) -> None:
+    """An id may also stand behind other options: -d --dry-run ID."""
+    lacking = [ids for ids in changes.values() if "" in ids]
+    found = [word for word in words if word in ("-", "ALL") or parse_id(word) is not None]
+    if len(lacking) == 1 and found:
+        lacking[0].remove("")
+        lacking[0] += found
+        words[:] = [word for word in words if word not in found]
 
 
 def _option(letter: str) -> str:
