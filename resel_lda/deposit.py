@@ -14,31 +14,23 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from resel_lda.job import Job, deferred, message_blocks
+from resel_lda.mailbox import MailboxError
 from resel_lda.mailbox_place import mbox_path
 from resel_lda.mailcopy import mail_copy
 from resel_lda.maildir.files import MaildirFiles, create_maildir
-from resel_lda.maildir.layout import LocationError, MailLocation
+from resel_lda.maildir.layout import Layout, LocationError, MailLocation
 from resel_lda.maildir.locate import locate
 from resel_lda.maildir.names import NameMaker
-from resel_lda.maildir.quota import add_to_maildirsize
+from resel_lda.maildir.quota import Quota, limit_of
 from resel_lda.mbox import Locking, append
 from resel_mta.config import Settings
 from resel_mta.content import Content
 from resel_mta.disk import Disk
 from resel_mta.mail import Bounced, Delivered, Outcome, PermFail, Reply, TempFail
-from resel_mta.users import User
 
 _THREADS = 4
 
 DELIVERED = Reply(250, "2.0.0", "delivered to maildir")
-
-# Would this many more octets go over the user's quota? Called in a thread.
-QuotaCheck = Callable[[User, MailLocation, int], bool]
-
-
-def no_quota(user: User, location: MailLocation, size: int) -> bool:
-    """Nobody has a quota."""
-    return False
 
 
 class Depositor(Protocol):
@@ -60,13 +52,10 @@ Warn = Callable[[str, str, str], None]
 class ThreadDepositor:
     """Writes them itself, in threads: for a process that runs as their owner."""
 
-    def __init__(
-        self, settings: Settings, warn: Warn, disk: Disk, over_quota: QuotaCheck = no_quota
-    ) -> None:
+    def __init__(self, settings: Settings, warn: Warn, disk: Disk) -> None:
         self._settings = settings
         self._warn = warn
         self._disk = disk
-        self._over_quota = over_quota
         self._maker = NameMaker()
         self._executor = ThreadPoolExecutor(_THREADS, "deposit")
 
@@ -102,13 +91,15 @@ class ThreadDepositor:
             self._warn(job.relay, f"user {job.user.name}: {error}", job.queue_id)
             return deferred(job, f"mail system configuration error: {error}", "4.3.5")
         try:
-            if self._over_quota(job.user, location, job.size):
-                text = f"mailbox of {job.user.name} is full: quota exceeded"
-                return Bounced(Reply(554, "5.2.2", text), relay=job.relay)
+            quota = Quota(self._disk, Layout(location), limit_of(job.user, settings))
+            quota.check(job.size)
             create_maildir(self._disk, location.inbox)
             files = MaildirFiles(self._disk, location.inbox, self._maker)
             base = files.deliver(message_blocks(content, job))
-            add_to_maildirsize(self._disk, location.root, base, 1)
+            quota.changed([base], 1)
+        except MailboxError:
+            text = f"mailbox of {job.user.name} is full: quota exceeded"
+            return Bounced(Reply(554, "5.2.2", text), relay=job.relay)
         except OSError as error:
             return _failed(job, location, error)
         except (TempFail, PermFail) as error:

@@ -55,7 +55,8 @@ class FolderInfo:
 
 @dataclass(frozen=True, slots=True)
 class FolderStatus:
-    """STATUS of a folder. size: octets (RFC 8438), deleted: messages with \\Deleted."""
+    """STATUS of a folder. size: octets (RFC 8438), deleted: messages with \\Deleted, and
+    deleted_size their octets."""
 
     messages: int
     recent: int
@@ -65,6 +66,17 @@ class FolderStatus:
     highestmodseq: int
     size: int
     deleted: int
+    deleted_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaInfo:
+    """A user's quota. octets, messages: in use; limit: octets."""
+
+    name: str
+    octets: int
+    limit: int
+    messages: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +228,9 @@ class Mailbox(Protocol):
         """mode: "set", "add" or "remove". Durable when it returns."""
         ...
 
-    async def expunge(self, uids: Sequence[int]) -> Sequence[int]:
-        """Remove these messages; those that were there."""
+    async def expunge(self, uids: Sequence[int], keep: bool = True) -> Sequence[int]:
+        """Remove these messages; those that were there. keep: where they can be brought back
+        from, if there is such a place."""
         ...
 
     async def append(
@@ -252,6 +265,10 @@ class MailStore(Protocol):
         ...
 
     async def status(self, name: str) -> FolderStatus: ...
+
+    async def quota(self) -> QuotaInfo | None:
+        """None if there is no limit."""
+        ...
 
     async def create(self, name: str, special_use: str = "") -> None: ...
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Iterator
 
 from resel_lda.admin.find import store_name
-from resel_lda.admin.quota import limit_of, usage
 from resel_lda.imap.names import Names
 from resel_lda.mailbox import MailboxError
 from resel_lda.mailbox_place import mbox_path
@@ -19,7 +18,7 @@ from resel_lda.maildir.files import MaildirFiles, create_maildir
 from resel_lda.maildir.layout import Layout, is_inbox
 from resel_lda.maildir.locate import locate
 from resel_lda.maildir.names import NameMaker
-from resel_lda.maildir.quota import add_to_maildirsize
+from resel_lda.maildir.quota import Quota, limit_of
 from resel_lda.mbox import Locking, append
 from resel_mta.config import Settings
 from resel_mta.disk import Disk
@@ -45,15 +44,17 @@ def deliver_to(
     disk = Disk()
     location = locate(user, settings)
     layout = Layout(location)
-    limit = limit_of(user, settings)
-    if limit and usage(layout)[0] + len(message) > limit:
-        raise OverQuota(f"Quota exceeded (mailbox for user {user.name} is full)")
+    quota = Quota(disk, layout, limit_of(user, settings))
+    try:
+        quota.check(len(message))
+    except MailboxError:
+        raise OverQuota(f"Quota exceeded (mailbox for user {user.name} is full)") from None
     name = _existing(layout, names, mailbox)
     directory = layout.directory(name)
     if is_inbox(name):
         create_maildir(disk, directory)
     base = MaildirFiles(disk, directory, NameMaker()).deliver(_blocks(message))
-    add_to_maildirsize(disk, location.root, base, 1)
+    quota.changed([base], 1)
     return names.shown(name)
 
 

@@ -36,6 +36,8 @@ AFTER_LOGIN = (
     "BINARY",
     f"APPENDLIMIT={AUTHENTICATED.message}",
     "COMPRESS=DEFLATE",
+    "QUOTA",
+    "QUOTA=RES-STORAGE",
     "WITHIN",
     "CONDSTORE",
     "QRESYNC",

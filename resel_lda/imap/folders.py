@@ -21,6 +21,8 @@ _STATUS_ITEMS = {
     b"SIZE": "size",
     b"HIGHESTMODSEQ": "highestmodseq",
     b"APPENDLIMIT": "",
+    b"DELETED": "deleted",
+    b"DELETED-STORAGE": "deleted_size",
 }
 
 

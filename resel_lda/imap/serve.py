@@ -12,6 +12,7 @@ from resel_lda.imap import (
     fetch,
     folders,
     listing,
+    quotas,
     search,
     selecting,
     sort,
@@ -55,6 +56,9 @@ _COMMANDS: dict[bytes, Handler] = {
     b"LIST": listing.list_,
     b"LSUB": listing.lsub,
     b"EXPUNGE": storing.expunge,
+    b"GETQUOTA": quotas.get_quota,
+    b"GETQUOTAROOT": quotas.get_quota_root,
+    b"SETQUOTA": quotas.set_quota,
 }
 # Commands that take message numbers, or UIDs after UID. The first three must not be answered
 # with an EXPUNGE in their plain form (RFC 3501 §7.4.1).

@@ -19,6 +19,7 @@ from resel_lda.maildir.content import MessageReader
 from resel_lda.maildir.files import TemporaryFile
 from resel_lda.maildir.flags import canonical_flags, change_flags
 from resel_lda.maildir.index import FolderIndex
+from resel_lda.maildir.names import size_in_name
 from resel_lda.maildir.reading import ReadableFolder, mailbox_error
 from resel_lda.maildir.transfer import Item, discard, each, link_messages
 from resel_lda.maildir.watch import (
@@ -270,8 +271,8 @@ class MaildirFolder(ReadableFolder):
     ) -> StoreResult:
         return await self._run(change_flags, self.index, uids, flags, mode, unchanged_since)
 
-    async def expunge(self, uids: Sequence[int]) -> Sequence[int]:
-        done = await self._run(self.index.remove, uids)
+    async def expunge(self, uids: Sequence[int], keep: bool = True) -> Sequence[int]:
+        done = await self._run(self.index.remove, uids, keep)
         if done:
             self._behind(self.reader.forget, done)
         return done
@@ -311,13 +312,19 @@ class MaildirFolder(ReadableFolder):
                     held, size = [], 0
         await self._in_thread(file.write, b"".join(held))
 
-    def install(self, items: Sequence[Item]) -> list[int]:
-        """Blocks, under the folder's lock. items: (path of a synced file in tmp/, base, flags)."""
+    def install(self, items: Sequence[Item], moved: bool = False) -> list[int]:
+        """Blocks, under the folder's lock. moved: the user does not have more mail for it. Raises
+        MailboxError("OVERQUOTA"), OSError."""
+        if not moved:
+            self.index.room(sum(size_in_name(base, "S") or 0 for _, base, _ in items))
         self.index.keywords.refresh()
         letters = self.index.keywords.letters
         return self.index.install([(path, base, letters(flags)) for path, base, flags in items])
 
     async def copy(self, uids: Sequence[int], target: str) -> tuple[int, Pairs]:
+        return await self._copy(uids, target, moved=False)
+
+    async def _copy(self, uids: Sequence[int], target: str, moved: bool) -> tuple[int, Pairs]:
         async with self._resolve(target) as folder:
             sources = [uid for uid in uids if uid in self.index.infos]
             if not sources:
@@ -326,7 +333,7 @@ class MaildirFolder(ReadableFolder):
                 link_messages, self.index, self.reader, sources, folder.index.files
             )
             try:
-                new = await folder._run(folder.install, items)
+                new = await folder._run(folder.install, items, moved)
             except BaseException:
                 await asyncio.shield(self._in_thread(discard, folder.index.files.disk, items))
                 raise
@@ -335,8 +342,8 @@ class MaildirFolder(ReadableFolder):
             return folder.uidvalidity, pairs
 
     async def move(self, uids: Sequence[int], target: str) -> tuple[int, Pairs]:
-        uidvalidity, pairs = await self.copy(uids, target)
-        await self.expunge([uid for uid, _ in pairs])
+        uidvalidity, pairs = await self._copy(uids, target, moved=True)
+        await self.expunge([uid for uid, _ in pairs], keep=False)
         return uidvalidity, pairs
 
     # -- ending -------------------------------------------------------------------------------

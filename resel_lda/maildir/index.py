@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from resel_lda.mailbox import MailboxError, MessageInfo
+from resel_lda.maildir.bin import BinFolder
 from resel_lda.maildir.changelog import ChangeLog
 from resel_lda.maildir.database import StateFile
 from resel_lda.maildir.dotlock import dotlock
@@ -48,6 +49,11 @@ class FolderIndex(ChangeLog):
     ) -> None:
         super().__init__(state)
         self.files = files
+        # Told of names that came (1) or went (-1); asked whether so many octets more fit.
+        self.counted: Callable[[Sequence[str], int], None] = lambda names, count: None
+        self.room: Callable[[int], None] = lambda octets: None
+        # Where expunged messages go, if they are kept.
+        self.bin: BinFolder | None = None
         self.keywords = Keywords(files.disk, control)
         self._path = os.path.join(control, FILE_NAME)
         self._log = log
@@ -326,6 +332,7 @@ class FolderIndex(ChangeLog):
                     disk.unlink(target)
             raise
         found = {base: with_info(base, letters) for _, base, letters in items}
+        self.counted(list(found), 1)
         # Others may have entered messages just before: they come first.
         if any(entry.uid - 1 != self.last_uid for entry in entries[:1]):
             self.scan()
@@ -334,26 +341,34 @@ class FolderIndex(ChangeLog):
             self.save()
         return [entry.uid for entry in entries]
 
-    def remove(self, uids: Sequence[int]) -> list[int]:
-        """Unlink messages; those that were there. Durable when it returns."""
+    def remove(self, uids: Sequence[int], keep: bool = True) -> list[int]:
+        """Take messages out of the folder; those that were there. keep: in the bin, if there is
+        one. Durable when it returns."""
         there = [uid for uid in uids if uid in self.names]
         done: list[int] = []
+        gone = [self.names[uid] for uid in there]
+        kept = self.bin if keep and there and self.bin is not None and self.bin.begin() else None
         try:
             for uid in there:
-                self._unlink(uid)
+                self._take_out(uid, kept)
                 done.append(uid)
         finally:
             if done:
+                if kept is not None:
+                    kept.sync()
                 self.files.disk.sync_directory(self.files.cur)
+                self.counted(gone[: len(done)], -1)
                 self.forget(done)
                 self.save()
         return done
 
-    def _unlink(self, uid: int) -> None:
+    def _take_out(self, uid: int, kept: BinFolder | None) -> None:
         name = self.names[uid]
         for _ in range(4):
+            path = self.files.path(name)
             with contextlib.suppress(FileNotFoundError):
-                self.files.disk.unlink(self.files.path(name))
+                if kept is None or not kept.put(path, self.infos[uid].flags):
+                    self.files.disk.unlink(path)
                 return
             current = self.files.list_cur().get(base_of(name))
             if current is None:

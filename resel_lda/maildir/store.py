@@ -11,8 +11,9 @@ from typing import TypeVar
 
 import apsw
 
-from resel_lda.mailbox import FolderInfo, FolderStatus, Mailbox, MailboxError
+from resel_lda.mailbox import FolderInfo, FolderStatus, Mailbox, MailboxError, QuotaInfo
 from resel_lda.maildir import subscriptions, tree
+from resel_lda.maildir.bin import Bin
 from resel_lda.maildir.cache import CacheFile
 from resel_lda.maildir.claim import Claim
 from resel_lda.maildir.content import MessageReader
@@ -23,6 +24,7 @@ from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.layout import Layout, LocationError, is_inbox
 from resel_lda.maildir.locate import locate
 from resel_lda.maildir.names import NameMaker
+from resel_lda.maildir.quota import Quota, limit_of
 from resel_lda.maildir.reading import mailbox_error
 from resel_lda.maildir.uidlist import FILE_NAME, read_uidlist
 from resel_lda.maildir.watch import Watcher
@@ -66,7 +68,9 @@ class MaildirStore:
         self._own_executor = executor is None
         self._executor = executor or ThreadPoolExecutor(_THREADS, f"store-{user.name}")
         self._maker = NameMaker()
+        self._quota = Quota(disk, self.layout, limit_of(user, settings))
         self._claim = Claim(location.control)
+        self.bin = Bin(disk, self.layout, settings, log)
         self._state = StateFile(os.path.join(location.control, "state"), disk, log)
         self._cache = CacheFile(os.path.join(location.index, "cache"), disk, log)
         self._subscriptions = subscriptions.Subscriptions(
@@ -98,6 +102,7 @@ class MaildirStore:
         self._disk.make_directories(location.index)
         self._claim.take()
         tree.sweep(self._disk, location.root)
+        self.bin.sweep()
 
     # -- listing ------------------------------------------------------------------------------
 
@@ -154,6 +159,8 @@ class MaildirStore:
             self._log,
             self._new_uidvalidity,
         )
+        index.counted, index.room = self._quota.changed, self._quota.check
+        index.bin = self.bin.folder(name)
         reader = MessageReader(index, self._state, self._cache, self._log)
         folder = MaildirFolder(
             name, index, reader, self._executor, self._log, self._target, self._released
@@ -208,6 +215,7 @@ class MaildirStore:
         folder = await self.open_folder(name)
         try:
             messages = folder.messages()
+            deleted = [info.uid for info in messages if "\\Deleted" in info.flags]
             sizes = await folder.sizes([info.uid for info in messages])
             return FolderStatus(
                 messages=len(messages),
@@ -217,10 +225,17 @@ class MaildirStore:
                 uidvalidity=folder.uidvalidity,
                 highestmodseq=folder.highestmodseq,
                 size=sum(sizes.values()),
-                deleted=sum("\\Deleted" in info.flags for info in messages),
+                deleted=len(deleted),
+                deleted_size=sum(sizes.get(uid, 0) for uid in deleted),
             )
         finally:
             folder.release()
+
+    async def quota(self) -> QuotaInfo | None:
+        if not self._quota.limit:
+            return None
+        await self._prepare()
+        return await self._thread(self._quota.info)
 
     # -- changing the tree --------------------------------------------------------------------
 

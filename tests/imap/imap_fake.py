@@ -13,6 +13,7 @@ from resel_lda.mailbox import (
     MailboxError,
     MessageInfo,
     Part,
+    QuotaInfo,
     StoreResult,
 )
 from resel_lda.maildir.ranges import uid_ranges
@@ -276,7 +277,11 @@ class FakeStore:
             box.highestmodseq,
             sum(map(len, box.data.values())),
             sum("\\Deleted" in info.flags for info in infos),
+            sum(len(box.data[info.uid]) for info in infos if "\\Deleted" in info.flags),
         )
+
+    async def quota(self) -> QuotaInfo | None:
+        return QuotaInfo("User quota", 10_000, 512 * 1024, 3)
 
     async def create(self, name: str, special_use: str = "") -> None:
         if name in self.boxes:
