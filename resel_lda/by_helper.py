@@ -14,14 +14,13 @@ from resel_lda.parcel import row_outcome
 from resel_mta.config import Settings
 from resel_mta.config.aliases import Target, TargetKind
 from resel_mta.config.target_files import Found
+from resel_mta.local_target import LocalTarget, forward_mark
 from resel_mta.mail import (
-    LocalTarget,
     Message,
     Outcome,
     Recipient,
     Reply,
     TempFail,
-    forward_mark,
 )
 from resel_mta.maillog import MailLog
 from resel_mta.users import User

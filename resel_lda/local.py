@@ -15,17 +15,16 @@ from resel_lda.by_helper import ByHelper
 from resel_lda.deposit import Depositor
 from resel_lda.job import Job
 from resel_mta.config import Settings
+from resel_mta.local_target import LocalTarget, forward_mark
 from resel_mta.mail import (
     Bounced,
     Deferred,
-    LocalTarget,
     Message,
     Outcome,
     Recipient,
     Reply,
     Route,
     TempFail,
-    forward_mark,
 )
 from resel_mta.maillog import MailLog
 from resel_mta.users import User, Users

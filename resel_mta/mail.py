@@ -1,4 +1,4 @@
-"""The vocabulary of mail and the doors between the rooms. It imports only `content`.
+"""The vocabulary of mail and the doors between the rooms.
 
 Addresses are `str`: ``local@domain`` without angle brackets, the local part in its shortest
 form (unquoted where RFC 5321 allows), "" for the null reverse-path. Non-ASCII characters occur
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from resel_mta.content import Body, Content
+from resel_mta.local_target import LocalTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,36 +84,6 @@ class Notify(enum.IntFlag):
     SUCCESS = 2
     FAILURE = 4
     DELAY = 8
-
-
-@dataclass(frozen=True, slots=True)
-class LocalTarget:
-    """A command or a file in the place of an address: text is "|command" or "/file"; source is
-    "alias", "forward" or the path of an included file; name: the alias, or whose .forward it is."""
-
-    text: str
-    source: str
-    name: str
-
-    def mark(self) -> str:
-        """As the last step of `Recipient.via`. Raises ValueError for what cannot be one."""
-        if "\n" in self.source + self.name + self.text or "\t" in self.source + self.name:
-            raise ValueError("control characters in a target")
-        return f":{self.source}\t{self.name}\t{self.text}"
-
-    @staticmethod
-    def last_of(via: Sequence[str]) -> LocalTarget | None:
-        """The target that `Recipient.via` ends with, if any."""
-        last = via[-1] if via else ""
-        if not last.startswith(":"):
-            return None
-        source, name, text = last[1:].split("\t", 2)
-        return LocalTarget(text, source, name)
-
-
-def forward_mark(user: str) -> str:
-    """In `Recipient.via`: this user's .forward file was followed."""
-    return f"~{user.lower()}"
 
 
 @dataclass(slots=True, eq=False)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from resel_mta.config import Settings
 from resel_mta.config.aliases import TargetKind
+from resel_mta.local_target import LocalTarget
 from resel_mta.mail import (
     AddressClass,
-    LocalTarget,
     Notify,
     PermFail,
     Recipient,

@@ -14,10 +14,10 @@ from resel_mta.config import Settings
 from resel_mta.config.maps import MapSet
 from resel_mta.config.mapspec import parse_map
 from resel_mta.config.where import line_of
+from resel_mta.local_target import LocalTarget
 from resel_mta.mail import (
     AddressClass,
     Envelope,
-    LocalTarget,
     PermFail,
     Recipient,
     Reply,

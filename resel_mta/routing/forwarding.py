@@ -10,20 +10,19 @@ from resel_mta.config import Settings
 from resel_mta.config.aliases import Target, TargetKind
 from resel_mta.config.expand import ExpansionError, expand
 from resel_mta.config.target_files import Found
+from resel_mta.local_target import LocalTarget, forward_mark
 from resel_mta.mail import (
     AddressClass,
     Bounced,
     Deferred,
     Expanded,
     Intake,
-    LocalTarget,
     Message,
     Outcome,
     PermFail,
     Recipient,
     Reply,
     TempFail,
-    forward_mark,
 )
 from resel_mta.routing.address import address_key, local_name
 from resel_mta.routing.children import enter_child

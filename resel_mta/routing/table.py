@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 from resel_mta.config import Settings
 from resel_mta.config.maps import MapSet, MatchList, open_maps
-from resel_mta.mail import AddressClass, LocalTarget, Reply, Route
+from resel_mta.local_target import LocalTarget
+from resel_mta.mail import AddressClass, Reply, Route
 from resel_mta.routing.address import (
     AddressRules,
     address_key,

@@ -10,18 +10,17 @@ import pytest
 from resel_mta.config import Settings
 from resel_mta.config.aliases import Target, TargetKind
 from resel_mta.content import Content
+from resel_mta.local_target import LocalTarget, forward_mark
 from resel_mta.mail import (
     Deferred,
     Envelope,
     Expanded,
-    LocalTarget,
     Message,
     Origin,
     Recipient,
     Reply,
     Route,
     TempFail,
-    forward_mark,
 )
 from resel_mta.routing import Expander, RoutingTable
 from resel_mta.routing.deferred import ExpandTransport

@@ -18,19 +18,18 @@ from resel_lda.local import LocalTransport
 from resel_mta.config import Settings
 from resel_mta.config.target_files import Found
 from resel_mta.content import Content
+from resel_mta.local_target import LocalTarget, forward_mark
 from resel_mta.mail import (
     Bounced,
     Deferred,
     Delivered,
     Envelope,
     Expanded,
-    LocalTarget,
     Message,
     Outcome,
     Recipient,
     Reply,
     Route,
-    forward_mark,
 )
 from resel_mta.maillog import MailLog
 from resel_mta.users import User
