@@ -159,14 +159,14 @@ class QueueVerbs:
         if action == "delete":
             keep = bool(self._deliverer.trash_time) and queue != "trash"
             return await self._store.delete(ids, keep=keep)
-        if action == "undelete":
-            return await self._store.undelete(ids)
         if action == "hold":
             return await self._store.hold(ids)
+        # What somebody brings back is tried at once, also where the next hop was down.
+        self._deliverer.revive()
         if action == "release":
             return await self._store.release(ids)
-        # What is put back to the start is tried at once, also where the next hop was down.
-        self._deliverer.revive()
+        if action == "undelete":
+            return await self._store.undelete(ids)
         return await self._store.requeue(ids)
 
     # -- selection ------------------------------------------------------------------------------
