@@ -50,7 +50,13 @@ class _Silent:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("address", metavar="ADDRESS", nargs="+", help="user@domain, or a bare name")
-    parser.add_argument("-f", dest="sender", default="", metavar="SENDER", help="envelope sender")
+    parser.add_argument(
+        "-f",
+        dest="sender",
+        default="somebody@example.org",
+        metavar="SENDER",
+        help="envelope sender (default %(default)s)",
+    )
     parser.add_argument("-j", dest="json", action="store_true", help="JSON, one object a line")
 
 

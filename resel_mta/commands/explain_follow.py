@@ -176,6 +176,8 @@ class _NoHelpers(Helpers):
         self._options = LocalOptions.from_settings(settings)
 
     def serves(self, user: User) -> bool:
+        if self._rights is None:
+            return user.uid == self._worker.uid
         return user.uid is not None and user.uid != self._worker.uid
 
     async def run(self, errand: Errand, content: Content | None) -> dict[str, Any]:

@@ -96,7 +96,8 @@ class Report:
 
     def _step(self, number: int, step: Step, indent: str) -> Iterator[str]:
         text = _CLASSES[step.result] if step.kind == "class" else _STEPS[step.kind]
-        yield f"{indent}{number:3}. {self._say(text, subject=step.subject, result=step.result)}"
+        result = " ".join(step.result.split())
+        yield f"{indent}{number:3}. {self._say(text, subject=step.subject, result=result)}"
         place = self.place(step)
         if place:
             yield f"{indent}       {place}"
