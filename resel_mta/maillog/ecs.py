@@ -17,6 +17,8 @@ Record = dict[str, Any]
 _PEER = re.compile(r"(\S+?)\[([0-9a-fA-F.:]+)\](?::(\d+))?")
 # One of "to=<a, b>", "size=12", "status=sent (…)": values in brackets may have commas.
 _FIELD = re.compile(r"(\w+)=(<[^>]*>|[^,\s;]*)")
+# What a session after log-in begins its lines with: imap(user)<pid><session>.
+_SESSION = re.compile(r"\w+\(([^)]*)\)<\d+><([^>]*)>: ")
 _REPLY = re.compile(r"(\d{3}) (\d\.\d+\.\d+) ")
 _STATUS = re.compile(r"status=(\w+) \((.*)\)$")
 _OUTCOMES = {"sent": "success", "expanded": "success", "bounced": "failure", "deferred": "failure"}
@@ -43,6 +45,9 @@ def fields_of(module: str, service: str, text: str) -> Record:
         found.update(_message(text, pairs))
     elif text == "removed":
         found.update(_event("message-removed", ["email"], ["info"]))
+    session = _SESSION.match(text)
+    if session is not None:
+        pairs = {"user": session[1], "session": session[2]}
     _add_own(found, module, pairs)
     _add_addresses(found, pairs)
     return found

@@ -163,6 +163,11 @@ def test_maillog_ecs_failures(records: dict[str, list[Record]]) -> None:
             "a@b.fr",
         ),
         ("client=h.example[192.0.2.7], sasl_method=PLAIN, sasl_username=u", "user.name", "u"),
+        (
+            "imap(lcarr)<123><abc>: Disconnected: Logged out, user=<x>, session=<y>",
+            "user.name",
+            "lcarr",
+        ),
         ("connect from h.example[2001:db8::1]", "client.domain", "h.example"),
     ],
 )

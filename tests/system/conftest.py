@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -25,9 +27,22 @@ def inbox(network: Network) -> Inbox:
 
 
 @pytest.fixture(scope="session")
-def hosts(need: Callable[[str], str]) -> Iterator[ReselLan]:
-    """The three machines and a stranger, each a host of its own. Only for root."""
-    for program in ("ip", "nsenter", "unshare", "setpriv", "script", "sendmail"):
+def namespaces(need: Callable[[str], str]) -> None:
+    """Skips where no namespaces can be made: not root, or root of a container that may not."""
+    if os.getuid() != 0:
+        pytest.skip("only root can make network namespaces")
+    for program in ("ip", "nsenter", "unshare", "setpriv"):
+        need(program)
+    words = ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "true"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"no namespaces can be made here: {done.stderr.strip()}")
+
+
+@pytest.fixture(scope="session")
+def hosts(namespaces: None, need: Callable[[str], str]) -> Iterator[ReselLan]:
+    """The three machines and a stranger, each a host of its own."""
+    for program in ("script", "sendmail"):
         need(program)
     with ReselLan(need) as lan:
         yield lan

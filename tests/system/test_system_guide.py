@@ -13,7 +13,7 @@ from resel_lan import PASSWORD, ReselLan
 
 from demo.launcher import CHECKOUT
 
-pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can make network namespaces")
+pytestmark = pytest.mark.usefixtures("namespaces")
 GUIDE = (CHECKOUT / "docs/guide-resel.fr.md").read_text()
 #: "vm# command", on a line of its own.
 LINES = re.findall(r"^(vm|pegase|toad)# (.+)$", GUIDE, re.MULTILINE)

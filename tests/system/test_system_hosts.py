@@ -9,7 +9,6 @@ import email
 import email.policy
 import filecmp
 import imaplib
-import os
 import shlex
 import smtplib
 import ssl
@@ -25,7 +24,7 @@ from varied_mails import body_of, header_of
 
 from demo.launcher import CHECKOUT
 
-pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can make network namespaces")
+pytestmark = pytest.mark.usefixtures("namespaces")
 COUNT = 200
 # So many of them by the sendmail command, a process each; the others by SMTP on the VM.
 BY_COMMAND = 20

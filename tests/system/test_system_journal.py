@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -15,7 +14,7 @@ from resel_lan import Machine
 
 from demo.launcher import Launcher
 
-pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can make namespaces")
+pytestmark = pytest.mark.usefixtures("namespaces")
 JOURNALD = "/lib/systemd/systemd-journald"
 
 
