@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import apsw
 
@@ -26,6 +28,8 @@ from resel_mta.users import Users
 from resel_mta.verbs import QueueVerbs
 
 LOCK_PATIENCE = 5.0
+MEMORY = 4 * 1024 * 1024
+"""Characters of an answer that are kept in memory."""
 
 
 class Stopped:
@@ -93,7 +97,11 @@ class Queue:
     def _ask_directly(self, verb: str, args: dict[str, Any]) -> Iterator[Row]:
         self._become_owner()
         try:
-            yield from asyncio.run(self._answer(verb, args))
+            # Not row by row: a reader that takes its time must not hold the queue's lock.
+            with tempfile.SpooledTemporaryFile(MEMORY, "w+") as answer:
+                asyncio.run(self._answer(verb, args, answer))
+                answer.seek(0)
+                yield from map(json.loads, answer)
         except ControlError as error:
             raise Failure(error.exit_code, error.text) from None
         except QueueLocked as error:
@@ -121,11 +129,12 @@ class Queue:
         os.setegid(owner.st_gid)
         os.seteuid(owner.st_uid)
 
-    async def _answer(self, verb: str, args: dict[str, Any]) -> list[Row]:
+    async def _answer(self, verb: str, args: dict[str, Any], answer: IO[str]) -> None:
         store = await self._open()
         try:
             verbs = QueueVerbs(store, Stopped(self._settings)).table()
-            return [row async for row in verbs[verb](args)]
+            async for row in verbs[verb](args):
+                answer.write(json.dumps(row) + "\n")
         finally:
             await store.close()
 
