@@ -21,9 +21,11 @@ _RUNS: Text = (
     "resel-mta {version} tourne : rôle {role}, pid {pid}",
 )
 _SINCE: Text = ("since {when} ({up})", "depuis le {when} ({up})")
-_UP: Text = (
-    "{days} d {hours} h {minutes} min",
-    "{days} j {hours} h {minutes} min",
+# By the greatest unit that is not 0.
+_UP: tuple[Text, Text, Text] = (
+    ("{minutes} min", "{minutes} min"),
+    ("{hours} h {minutes} min", "{hours} h {minutes} min"),
+    ("{days} d {hours} h {minutes} min", "{days} j {hours} h {minutes} min"),
 )
 _CONFIGURATION: Text = (
     "configuration {path}, read {when}",
@@ -75,7 +77,8 @@ def _lines(status: Row, problems: list[Problem]) -> Iterator[str]:
 
     yield say(_RUNS, **{name: status[name] for name in ("version", "role", "pid")})
     minutes = max(int(time.time() - status["started"]), 0) // 60
-    up = say(_UP, days=minutes // 1440, hours=minutes // 60 % 24, minutes=minutes % 60)
+    text = _UP[(minutes >= 60) + (minutes >= 1440)]
+    up = say(text, days=minutes // 1440, hours=minutes // 60 % 24, minutes=minutes % 60)
     yield say(_SINCE, when=stamp(status["started"]), up=up)
     yield say(_CONFIGURATION, path=status["configuration"], when=stamp(status["configured"]))
     yield say(_LISTENS if status["listeners"] else _NOT_LISTENING)
