@@ -13,6 +13,10 @@ MEMORY_LIMIT = 256 * 1024
 #: than cut.
 HEADER_LIMIT = 2 * 1024 * 1024
 
+#: The most lines of a header block: all that look at it look at each of them.
+HEADER_LINES = 50_000
+_SMALL = 2048
+
 TOO_BIG = Reply(552, "5.3.4", "Error: message file too big")
 HEADER_TOO_BIG = Reply(552, "5.3.4", "Error: message header too big")
 
@@ -59,7 +63,12 @@ class ContentReceiver:
         self.size += len(piece)
         if 0 < self._limit < self.size:
             return self._give_up(TOO_BIG)
-        self._blocks.append(piece)
+        blocks = self._blocks
+        if len(piece) < _SMALL and blocks and len(blocks[-1]) < _SMALL:
+            # A client that sends a few octets at a time must not cost an object each.
+            blocks[-1] += piece
+        else:
+            blocks.append(piece)
         self._held += len(piece)
         return self._held > self._spill_at
 
@@ -133,7 +142,7 @@ class ContentReceiver:
             if ended is None:
                 self._blocks.append(data)
                 self._held = len(data)
-                if self._held > HEADER_LIMIT:
+                if self._held > HEADER_LIMIT or data.count(b"\n") > HEADER_LINES:
                     self._give_up(HEADER_TOO_BIG)
                 # Looking again at every small block would cost time in its square.
                 self._spill_at = self._held + MEMORY_LIMIT

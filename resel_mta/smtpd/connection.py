@@ -76,6 +76,12 @@ class Connection(SMTP, abc.ABC):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peername = transport.get_extra_info("peername")
+        if peername is None:
+            # It is gone already, but what it sent may still be there: nobody knows who it was, and
+            # a connection without an address must not pass for one of this host.
+            self.finished = True
+            transport.abort()  # type: ignore[attr-defined]
+            return
         address, port = peer_address(peername)
         own = (
             is_loopback(address) or address == peer_address(transport.get_extra_info("sockname"))[0]
@@ -100,6 +106,8 @@ class Connection(SMTP, abc.ABC):
 
     def eof_received(self) -> bool:
         self._eof = True
+        if self.finished:
+            return False
         if not self.busy:
             self.proceed()
         # A client that has said all may still read; TLS has no such half-open state.
@@ -161,9 +169,8 @@ class Connection(SMTP, abc.ABC):
             self.transport.pause_reading()
 
     def take_held(self) -> None:
-        """Put what was held back behind what is unread of the buffer."""
-        if not self._held:
-            return
+        """Put what was held back behind what is unread of the buffer, which is little: it is copied
+        each time."""
         self._held.insert(0, self._buffer[self._position :])
         self._buffer = b"".join(self._held)
         self._position = 0

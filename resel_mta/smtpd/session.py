@@ -17,7 +17,7 @@ from resel_mta.smtpd.names import Known, NameFinder
 #: Commands that may come before STARTTLS where TLS is required (RFC 3207 §4).
 _BEFORE_TLS = frozenset((b"NOOP", b"EHLO", b"LHLO", b"STARTTLS", b"QUIT"))
 #: Replies that may wait for one write, so that a long pipeline is no memory leak.
-_MOST_REPLIES = 500
+_MOST_REPLIES = 200
 
 #: What a command still has to wait for; None if it is done.
 Work = Coroutine[Any, Any, None] | None
@@ -147,8 +147,12 @@ class Session(Connection):
         if self.transport is None:
             self._lost()
             return
-        self.take_held()
+        if self._write_paused:
+            return
         self.consume()
+        while self._held and not (self.busy or self._write_paused or self.finished):
+            self.take_held()
+            self.consume()
         if self._eof and not (self.busy or self._write_paused or self.finished):
             self._lost()
 
@@ -181,8 +185,9 @@ class Session(Connection):
             if self.consumer is not None:
                 return True
             if len(self._out) >= _MOST_REPLIES:
-                self.flush()
-                return True
+                # A long pipeline must not keep the other clients waiting.
+                self.busy = True
+                self.loop.call_soon(self._resume)
         return False
 
     def _command(self, line: bytes) -> None:

@@ -133,7 +133,11 @@ def _undecided(data: bytes) -> tuple[int, bytes]:
     newline = data.rfind(b"\n", max(len(data) - 3, 0))
     if newline >= 0 and data[newline + 1 :] in (b"", b".", b".\r"):
         if data[newline - 1 : newline] == b"\r":
-            return len(data) - newline + 1, b""
+            keep = len(data) - newline + 1
+            # The dot before it stands alone after a bare LF: it must be seen with its line's end.
+            if data.endswith(b"\n.", 0, -keep) and data[-keep - 3 : -keep - 2] != b"\r":
+                return keep + 1, b"\n"
+            return keep, b""
         return len(data) - newline - 1, b"\n"
     return (1, b"") if data.endswith(b"\r") else (0, b"")
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resel_mta.wire.data import DataDecoder, DotStuffer, LineNormalizer, dot_stuff
 
 # Text in which line ends, dots and their halves are as likely as anything else.
 hostile = st.lists(
-    st.sampled_from([b"\r\n", b"\r", b"\n", b".", b"..", b"a", b"\0", b"\xff", b"\r\n.", b"\n.\n"]),
+    st.sampled_from(
+        [b"\r\n", b"\r", b"\n", b".", b"..", b"a", b"\0", b"\xff", b"\r\n.", b"\n.\n", b"\n.\r\n"]
+    ),
     max_size=30,
 ).map(b"".join)
 
@@ -46,6 +48,7 @@ def naive_decode(data: bytes) -> tuple[bytes, bytes, bool, bool, int] | None:
         out.append((line[1:] if line[:1] == b"." and line != b"." else line) + b"\r\n")
 
 
+@settings(max_examples=400, deadline=None)
 @given(hostile, hostile, st.lists(st.integers(0, 9), max_size=40))
 def test_decoder_agrees_with_reference_for_every_chunking(
     text: bytes, after: bytes, sizes: list[int]
