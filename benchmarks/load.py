@@ -20,7 +20,8 @@ class BenchmarkError(Exception):
 @dataclass(frozen=True)
 class Case:
     """One kind of load. size: octets of the body; recipients: of each message; keep: whether a
-    session sends all its messages over one connection."""
+    session sends all its messages over one connection; backlog: the next hop is away while they
+    come in, and the time is that from its return until they are gone."""
 
     name: str
     size: int = 5120
@@ -28,6 +29,7 @@ class Case:
     recipients: int = 1
     keep: bool = True
     messages: int = 4000
+    backlog: bool = False
 
     def source_words(self, port: int, messages: int) -> list[str]:
         words = [tool("smtp-source"), *(["-d"] if self.keep else [])]
@@ -51,9 +53,13 @@ class Sink:
     def __init__(self, directory: Path, name: str) -> None:
         self.port = free_port(["127.0.0.1"])
         self._path = directory / f"sink-{name}"
+        self._before = 0
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
         account = ["-u", "nobody"] if os.geteuid() == 0 else []
         with self._path.open("wb") as output:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 [tool("smtp-sink"), *account, "-c", f"127.0.0.1:{self.port}", "1024"],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -66,7 +72,16 @@ class Sink:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - 200))
             found = re.findall(rb"mesg=(\d+)\r", file.read())
-        return int(found[-1]) if found else 0
+        return self._before + (int(found[-1]) if found else 0)
+
+    def away(self) -> None:
+        """Connections are refused from now on."""
+        self.stop()
+        self._before = self.count()
+        self._path.write_bytes(b"")
+
+    def back(self) -> None:
+        self._process = self._start()
 
     def await_count(self, wanted: int, timeout: float) -> None:
         """BenchmarkError if so many do not come in time."""

@@ -69,6 +69,14 @@ class Server(Protocol):
         """Returns when the queue is empty after `messages` more messages."""
         ...
 
+    def await_deferred(self, messages: int, timeout: float) -> None:
+        """Returns when `messages` messages wait for a next hop that is away."""
+        ...
+
+    def flush(self) -> None:
+        """Try deferred mail now."""
+        ...
+
     def stop(self) -> None: ...
 
 
@@ -93,8 +101,11 @@ class PostfixServer:
         (self._config / name).write_text(text)
 
     def _postfix(self, verb: str) -> None:
+        self._run("postfix", verb)
+
+    def _run(self, program: str, verb: str) -> None:
         result = subprocess.run(
-            [tool("postfix"), "-c", str(self._config), verb],
+            [tool(program), "-c", str(self._config), verb],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -104,7 +115,7 @@ class PostfixServer:
         if result.returncode != 0:
             log = self._directory / "log"
             lines = log.read_text().splitlines()[-3:] if log.exists() else []
-            raise BenchmarkError(f"postfix {verb}: {result.stderr.strip()} {' / '.join(lines)}")
+            raise BenchmarkError(f"{program} {verb}: {result.stderr.strip()} {' / '.join(lines)}")
 
     def _await_master(self) -> int:
         path = self._directory / "spool/pid/master.pid"
@@ -115,14 +126,27 @@ class PostfixServer:
             time.sleep(0.05)
         raise BenchmarkError("Postfix did not start")
 
+    def _count(self, queue: str) -> int:
+        folder = self._directory / "spool" / queue
+        return sum(len(files) for _, _, files in os.walk(folder))
+
     def await_empty(self, messages: int, timeout: float) -> None:
-        spool = self._directory / "spool"
         until = time.monotonic() + timeout
-        for queue in ("maildrop", "incoming", "active"):
-            while os.listdir(spool / queue):
+        for queue in ("deferred", "maildrop", "incoming", "active"):
+            while self._count(queue):
                 if time.monotonic() > until:
                     raise BenchmarkError("Postfix's queue did not become empty")
                 time.sleep(0.005)
+
+    def await_deferred(self, messages: int, timeout: float) -> None:
+        until = time.monotonic() + timeout
+        while self._count("deferred") < messages:
+            if time.monotonic() > until:
+                raise BenchmarkError("Postfix did not defer everything")
+            time.sleep(0.2)
+
+    def flush(self) -> None:
+        self._run("postqueue", "-f")
 
     def stop(self) -> None:
         self._postfix("stop")
@@ -150,23 +174,31 @@ class ReselServer:
 
     def await_empty(self, messages: int, timeout: float) -> None:
         """Each message's last log line says that it was removed from the queue."""
+        self._await_lines(b": removed\n", messages, timeout)
+
+    def await_deferred(self, messages: int, timeout: float) -> None:
+        self._await_lines(b" status=deferred ", messages, timeout)
+
+    def flush(self) -> None:
+        result = self._machine.command("resel-queue", "-f")
+        if result.returncode != 0:
+            raise BenchmarkError(f"resel-queue -f: {result.stderr.strip()}")
+
+    def _await_lines(self, mark: bytes, wanted: int, timeout: float) -> None:
+        """So many more lines of the log with a mark."""
         until = time.monotonic() + timeout
-        removed = 0
+        found = 0
         rest = b""
         with self._machine.log_path.open("rb") as log:
             log.seek(self._offset)
             while True:
-                block = log.read()
-                lines = (rest + block).split(b"\n")
-                rest = lines.pop()
-                removed += sum(line.endswith(b": removed") for line in lines)
-                if removed >= messages:
+                whole, end, rest = (rest + log.read()).rpartition(b"\n")
+                found += (whole + end).count(mark)
+                if found >= wanted:
                     self._offset = log.tell() - len(rest)
                     return
                 if time.monotonic() > until:
-                    raise BenchmarkError(
-                        f"resel-mta removed {removed} of {messages} from its queue"
-                    )
+                    raise BenchmarkError(f"resel-mta logged {found} of {wanted} lines {mark!r}")
                 time.sleep(0.005)
 
     def stop(self) -> None:

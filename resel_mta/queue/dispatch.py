@@ -72,6 +72,11 @@ class Dispatcher:
                 site.limit = policy.limits(name).concurrency
         self.pump_all()
 
+    @property
+    def room(self) -> int:
+        """Octets of content that may still be kept in memory."""
+        return max(KEPT_LIMIT - self._kept, 0)
+
     def keep(self, active: Active) -> None:
         """Account for content in memory; drop it if there is too much."""
         weight = active.weight()

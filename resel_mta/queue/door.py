@@ -157,11 +157,18 @@ class QueueStore(Protocol):
         ...
 
     async def claim(
-        self, owner: str, lease: float, n: int, *, queue_ids: Iterable[str] | None = None
+        self,
+        owner: str,
+        lease: float,
+        n: int,
+        *,
+        queue_ids: Iterable[str] | None = None,
+        octets: int = 0,
     ) -> list[Message]:
-        """Up to `n` due messages, earliest first, without content, with those recipients that
-        are due; they belong to `owner` for `lease` seconds from now, as does all it has.
+        """Up to `n` due messages, earliest first, with those recipients that are due; they belong
+        to `owner` for `lease` seconds from now, as does all it has.
 
+        octets: so much content may come with the first of them; the others have none.
         queue_ids: only these, with all recipients that are not done, due or not; those that are
         held or somebody's already are left out.
         """

@@ -19,7 +19,8 @@ RETRY_AFTER = 5.0
 
 
 class Feeder:
-    """room: how many more messages may be active. claimed: takes those that were claimed.
+    """room: how many more messages may be active, and how many octets of content they may bring
+    into memory. claimed: takes those that were claimed.
 
     behind: messages may be due that nobody has claimed yet. queue_run_delay: seconds after which the queue is looked at in any case.
     """
@@ -29,7 +30,7 @@ class Feeder:
         store: QueueStore,
         owner: str,
         journal: Journal,
-        room: Callable[[], int],
+        room: Callable[[], tuple[int, int]],
         claimed: Callable[[list[Message]], None],
     ) -> None:
         self._store = store
@@ -79,12 +80,13 @@ class Feeder:
     async def _claim(self) -> float:
         """Claim what is due; the seconds until that is worth while again."""
         pause = min(LEASE / 3, self.queue_run_delay)
-        wanted = min(self._room(), CLAIM)
+        room, octets = self._room()
+        wanted = min(room, CLAIM)
         if wanted <= 0:
             self.behind = True
             await self._store.renew(self._owner, LEASE)
             return pause
-        messages = await self._store.claim(self._owner, LEASE, wanted)
+        messages = await self._store.claim(self._owner, LEASE, wanted, octets=octets)
         self._claimed(messages)
         self.behind = len(messages) == wanted
         if self.behind:

@@ -3,18 +3,20 @@ writer's thread and raises apsw.Error."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import apsw
 
+from resel_mta.content import Content, Header, MemoryBody
 from resel_mta.mail import Envelope, Message, Notify, Recipient
 from resel_mta.queue import tokens
 from resel_mta.queue.ids import format_id
 from resel_mta.queue.ledger import Count, Ledger, pending
 from resel_mta.queue.schema import HELD, LIVE, PENDING
-from resel_mta.queue.spool import FileBody
+from resel_mta.queue.spool import THRESHOLD, FileBody
 
 _SIZES = (64, 32, 16, 8, 4, 2, 1)
 """Rows that one statement writes: each statement costs a change of the thread that runs Python."""
@@ -340,6 +342,25 @@ def claim(
         ).fetchall()
     }
     return read_all(db, [number for number in chosen if number in taken], due)
+
+
+def add_contents(db: apsw.Connection, messages: Iterable[Message], octets: int) -> None:
+    """Give the first of these their content, as long as there are not more than `octets` of it.
+    Not to those whose body is in a file, or whose content cannot be read."""
+    left = octets
+    chosen: dict[int, Message] = {}
+    for message in messages:
+        left -= message.size
+        if left < 0:
+            break
+        if message.size <= THRESHOLD:
+            chosen[int(message.queue_id, 16)] = message
+    with contextlib.suppress(apsw.CorruptError):
+        for number, header, body in db.execute(
+            f"SELECT id, header, body FROM content WHERE id {IN_LIST} AND body IS NOT NULL",
+            (as_list(chosen),),
+        ):
+            chosen[number].content = Content(Header(header), MemoryBody(body))
 
 
 def unclaim(db: apsw.Connection, owner: str, numbers: Iterable[int] | None) -> None:

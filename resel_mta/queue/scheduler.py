@@ -226,9 +226,9 @@ class Scheduler:
 
     # From claimed to recorded.
 
-    def _room(self) -> int:
+    def _room(self) -> tuple[int, int]:
         limit = self._policy.active_limit
-        return limit - limit // FRESH_SHARE - self._waited
+        return limit - limit // FRESH_SHARE - self._waited, self._dispatcher.room
 
     def _may_begin(self) -> bool:
         return not (self._stopping or self._settler.recorder.failing)

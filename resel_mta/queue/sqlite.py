@@ -18,12 +18,13 @@ from typing import Any
 
 import apsw
 
-from resel_mta.content import Body, Content, Header, MemoryBody
+from resel_mta.content import Body, Content, MemoryBody
 from resel_mta.disk import Disk
-from resel_mta.mail import BodySink, Message, Reply, TempFail
+from resel_mta.mail import BodySink, Message, TempFail
 from resel_mta.maillog import MailLog
-from resel_mta.queue import changes, progress, rows
-from resel_mta.queue.administration import Administration, number_of, numbers_of
+from resel_mta.queue import progress, rows
+from resel_mta.queue.administration import number_of, numbers_of
+from resel_mta.queue.contents import Contents
 from resel_mta.queue.door import Result, Watcher
 from resel_mta.queue.ids import IdSource, format_id, parse_id
 from resel_mta.queue.ledger import Ledger
@@ -33,13 +34,10 @@ from resel_mta.queue.schema import open_database, settle, shrink
 from resel_mta.queue.spool import THRESHOLD, FileBody, Spool, SpoolSink, disk_failure
 from resel_mta.queue.writer import Writer
 
-GONE = Reply(451, "4.3.0", "Error: the message is no longer in the queue")
-DAMAGED = Reply(451, "4.3.0", "Error: the message is damaged and was set aside")
-
 Clock = Callable[[], float]
 
 
-class SQLiteStore(Administration):
+class SQLiteStore(Contents):
     """Implements `door.QueueStore`. Make one with `SQLiteStore.open`."""
 
     def __init__(
@@ -274,7 +272,13 @@ class SQLiteStore(Administration):
         return file
 
     async def claim(
-        self, owner: str, lease: float, n: int, *, queue_ids: Iterable[str] | None = None
+        self,
+        owner: str,
+        lease: float,
+        n: int,
+        *,
+        queue_ids: Iterable[str] | None = None,
+        octets: int = 0,
     ) -> list[Message]:
         wanted = None if queue_ids is None else numbers_of(queue_ids)
         now = self._clock()
@@ -283,8 +287,12 @@ class SQLiteStore(Administration):
             rows.release_expired(db, now)
             rows.set_lease(db, owner, now + lease)
             if wanted is None:
-                return rows.claim(db, rows.due_numbers(db, now, n), owner, now)
-            return rows.claim(db, wanted[:n], owner, None)
+                found = rows.claim(db, rows.due_numbers(db, now, n), owner, now)
+            else:
+                found = rows.claim(db, wanted[:n], owner, None)
+            if octets:
+                rows.add_contents(db, found, octets)
+            return found
 
         claimed: list[Message] = await self._writer.submit(operation)
         return claimed
@@ -340,46 +348,6 @@ class SQLiteStore(Administration):
                         notice.watcher.refused(notice.message)
                     continue
                 self._entered(notice.message, notice.owner, notice.watcher, None, error)
-
-    async def content(self, message: Message) -> Content:
-        number = number_of(message.queue_id)
-        found = await self._writer.submit(lambda db: rows.content(db, number), changes=False)
-        if found is None:
-            raise TempFail(GONE)
-        header, body, spooled, reason = found
-        if spooled is not None:
-            try:
-                body = await self._in_thread(self._spool.open_content, message.queue_id, spooled)
-            except OSError as error:
-                reason = str(error)
-        elif body is not None:
-            body = MemoryBody(body)
-        if reason:
-            await self._set_aside(number, message.queue_id, header, reason)
-            raise TempFail(DAMAGED)
-        return Content(Header(header), body)
-
-    async def _set_aside(self, number: int, queue_id: str, header: bytes, reason: str) -> None:
-        """Rule 4: the row stays, marked, and nothing is tried any more."""
-        try:
-            await self._in_thread(self._spool.set_aside, queue_id, header)
-        except OSError as error:
-            reason = f"{reason}; not moved: {error}"
-        await self._writer.submit(lambda db: changes.mark_corrupt(db, number))
-        if self._log is not None:
-            self._log.warning("qmgr", f"corrupt message set aside: {reason}", queue_id)
-        self._withdrawn([queue_id])
-
-    async def load(self, queue_id: str) -> Message | None:
-        number = parse_id(queue_id)
-        if number is None:
-            return None
-        message: Message | None = await self._writer.submit(
-            lambda db: rows.read(db, number), changes=False
-        )
-        if message is not None:
-            message.content = await self.content(message)
-        return message
 
     def watch(self, watcher: Watcher) -> None:
         self._watchers.append(watcher)

@@ -273,7 +273,13 @@ class MemoryStore:
         )  # fmt: skip
 
     async def claim(
-        self, owner: str, lease: float, n: int, *, queue_ids: Iterable[str] | None = None
+        self,
+        owner: str,
+        lease: float,
+        n: int,
+        *,
+        queue_ids: Iterable[str] | None = None,
+        octets: int = 0,
     ) -> list[Message]:
         now = self._clock()
         for name in [name for name, until in self._leases.items() if until < now]:
@@ -291,9 +297,15 @@ class MemoryStore:
             and (row.next_attempt <= now if wanted is None else name in wanted)
         ]
         found.sort(key=lambda row: row.next_attempt)
+        claimed = []
         for row in found[:n]:
             row.owner = owner
-        return [self._copy(row, now if wanted is None else None) for row in found[:n]]
+            message = self._copy(row, now if wanted is None else None)
+            octets -= message.size
+            if octets >= 0:
+                message.content = row.content
+            claimed.append(message)
+        return claimed
 
     async def knows_token(self, token: str) -> bool:
         return token in self._tokens

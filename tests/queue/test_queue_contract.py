@@ -408,3 +408,15 @@ async def test_only_a_part_of_a_message_is_due(store: QueueStore) -> None:
     result = Result(part, [(part.recipients[0], DONE)], release=True)
     assert await store.apply("me", [result]) == set()
     assert await listed(store, "deferred") == [message.queue_id]
+
+
+async def test_content_comes_along_as_far_as_there_is_room(store: QueueStore) -> None:
+    messages = [make_message(store, body=b"%d" % n * 1000) for n in range(3)]
+    for message in messages:
+        await store.enter(message)
+    claimed = await store.claim("me", 60, 5, octets=messages[0].size * 2 + 10)
+    assert [m.content is None for m in claimed] == [False, False, True]
+    for message, got in zip(messages[:2], claimed[:2], strict=True):
+        assert message.content is not None
+        assert got.content is not None
+        assert read_all(got.content) == read_all(message.content)

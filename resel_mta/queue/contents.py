@@ -1,0 +1,59 @@
+"""What messages say: reading it, and setting aside what is damaged."""
+
+from __future__ import annotations
+
+from resel_mta.content import Content, Header, MemoryBody
+from resel_mta.mail import Message, Reply, TempFail
+from resel_mta.maillog import MailLog
+from resel_mta.queue import changes, rows
+from resel_mta.queue.administration import Administration, number_of
+from resel_mta.queue.ids import parse_id
+
+GONE = Reply(451, "4.3.0", "Error: the message is no longer in the queue")
+DAMAGED = Reply(451, "4.3.0", "Error: the message is damaged and was set aside")
+
+
+class Contents(Administration):
+    """The part of `SQLiteStore` that reads content."""
+
+    _log: MailLog | None
+
+    async def content(self, message: Message) -> Content:
+        number = number_of(message.queue_id)
+        found = await self._writer.submit(lambda db: rows.content(db, number), changes=False)
+        if found is None:
+            raise TempFail(GONE)
+        header, body, spooled, reason = found
+        if spooled is not None:
+            try:
+                body = await self._in_thread(self._spool.open_content, message.queue_id, spooled)
+            except OSError as error:
+                reason = str(error)
+        elif body is not None:
+            body = MemoryBody(body)
+        if reason:
+            await self._set_aside(number, message.queue_id, header, reason)
+            raise TempFail(DAMAGED)
+        return Content(Header(header), body)
+
+    async def _set_aside(self, number: int, queue_id: str, header: bytes, reason: str) -> None:
+        """Rule 4: the row stays, marked, and nothing is tried any more."""
+        try:
+            await self._in_thread(self._spool.set_aside, queue_id, header)
+        except OSError as error:
+            reason = f"{reason}; not moved: {error}"
+        await self._writer.submit(lambda db: changes.mark_corrupt(db, number))
+        if self._log is not None:
+            self._log.warning("qmgr", f"corrupt message set aside: {reason}", queue_id)
+        self._withdrawn([queue_id])
+
+    async def load(self, queue_id: str) -> Message | None:
+        number = parse_id(queue_id)
+        if number is None:
+            return None
+        message: Message | None = await self._writer.submit(
+            lambda db: rows.read(db, number), changes=False
+        )
+        if message is not None:
+            message.content = await self.content(message)
+        return message
