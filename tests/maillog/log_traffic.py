@@ -34,12 +34,13 @@ class Peer:
 
     def __init__(self) -> None:
         self.recipients: list[str] = []
+        self.greylists = True
 
     async def handle_RCPT(self, server, session, envelope, address, options):  # type: ignore[no-untyped-def]
         domain = address.partition("@")[2]
         if domain == "refuse.example":
             return "550 5.1.1 User unknown"
-        if domain == "later.example":
+        if domain == "later.example" and self.greylists:
             return "451 4.7.1 Greylisted, come back later"
         envelope.rcpt_tos.append(address)
         self.recipients.append(address)
@@ -91,6 +92,9 @@ class Postfix:
         (self._config / "main.cf").write_text(MAIN_CF.format(directory=directory) + "".join(lines))
         (self._config / "master.cf").write_text(MASTER_CF.format(port=self.port))
         self._run("start")
+
+    def flush(self) -> None:
+        self._run("flush")
 
     def _run(self, verb: str) -> None:
         words = [self._program, "-c", str(self._config), verb]
@@ -149,7 +153,8 @@ def refused(client: smtplib.SMTP, sender: str, recipient: str) -> None:
 def both_logs(directory: Path, postfix: str) -> Iterator[tuple[Path, Path]]:
     """(Postfix's log, ours), each of the same traffic, come to rest."""
     closed = free_port(["127.0.0.1"])
-    peer = Controller(Peer(), hostname="127.0.0.1", port=free_port(["127.0.0.1"]))
+    behaviour = Peer()
+    peer = Controller(behaviour, hostname="127.0.0.1", port=free_port(["127.0.0.1"]))
     peer.start()
     with contextlib.ExitStack() as stack:
         stack.callback(peer.stop)
@@ -167,19 +172,25 @@ def both_logs(directory: Path, postfix: str) -> Iterator[tuple[Path, Path]]:
         stack.callback(ours.kill)
         for each in (theirs.port, port):
             traffic(each)
-        for log in (theirs.log_path, ours.log_path):
-            await_rest(log)
+        logs = (theirs.log_path, ours.log_path)
+        for log in logs:
+            await_rest(log, 2, 2)
+        behaviour.greylists = False
+        theirs.flush()
+        assert ours.command("resel-queue", "-f").returncode == 0
+        for log in logs:
+            await_rest(log, 1, 3)
         yield theirs.log_path, ours.log_path
 
 
-def await_rest(log: Path, timeout: float = 20) -> None:
-    """Until all messages are removed but the two that are deferred."""
+def await_rest(log: Path, left: int, deferrals: int, timeout: float = 20) -> None:
+    """Until all messages are removed but so many, after so many deferrals."""
     until = time.monotonic() + timeout
     while True:
         text = log.read_text()
         active = set(re.findall(r"qmgr\[\d+\]: (\w+): from=", text))
         removed = set(re.findall(r"qmgr\[\d+\]: (\w+): removed", text))
-        if len(active - removed) == 2 and text.count("status=deferred") >= 2:
+        if len(active - removed) == left and text.count("status=deferred") == deferrals:
             return
         assert time.monotonic() < until, text
         time.sleep(0.1)

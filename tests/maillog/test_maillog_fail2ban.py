@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import imaplib
+import poplib
 import smtplib
 import socket
 import ssl
@@ -19,16 +20,29 @@ from demo.network import TOAD, Network
 # One address for each thing that a client may do.
 LOGS_IN, WRITES, DELIVERS = "127.0.0.21", "127.0.0.22", "127.0.0.23"
 GUESSES, ABORTS, KNOCKS, SPEAKS_PLAIN = "127.0.0.31", "127.0.0.32", "127.0.0.33", "127.0.0.34"
+GUESSES_POP3 = "127.0.0.35"
 NO_USER, RELAYS, GUESSES_SMTP, BABBLES, LEAVES = (f"127.0.0.4{number}" for number in range(1, 6))
+
+
+class Pop3(poplib.POP3):
+    """From an address of its own."""
+
+    def __init__(self, port: int, address: str) -> None:
+        self._address = address
+        super().__init__(TOAD, port, 10)
+
+    def _create_socket(self, timeout: float) -> socket.socket:
+        return socket.create_connection((self.host, self.port), timeout, (self._address, 0))
 
 
 class Clients:
     """Talk to Toad, each from its own address."""
 
-    def __init__(self, network: Network, submission: int, imaps: int) -> None:
+    def __init__(self, network: Network, submission: int, imaps: int, pop3: int) -> None:
         self._network = network
         self._submission = submission
         self._imaps = imaps
+        self._pop3 = pop3
         self._context = ssl.create_default_context(cafile=str(network.certificate))
         self._context.check_hostname = False
 
@@ -67,6 +81,11 @@ class Clients:
             for user in ("lcarr", "nosuchuser"):
                 with contextlib.suppress(imaplib.IMAP4.error):
                     client.login(user, "wrong")
+        pop3 = Pop3(self._pop3, GUESSES_POP3)
+        pop3.user("lcarr")
+        with contextlib.suppress(poplib.error_proto):
+            pop3.pass_("wrong")
+        pop3.close()
         self.imap(KNOCKS).shutdown()
         self.imap(ABORTS).logout()
         with self.raw_imaps(SPEAKS_PLAIN) as connection:
@@ -95,15 +114,16 @@ class Clients:
 @pytest.fixture(scope="module")
 def log() -> Iterator[Path]:
     """What Toad logged of all of them."""
-    submission, imaps = free_port([TOAD]), free_port([TOAD])
+    submission, imaps, pop3 = (free_port([TOAD]) for _ in range(3))
     settings = {
         "submission_listen": f":{submission}",
         "imaps_listen": f":{imaps}",
+        "pop3_listen": f":{pop3}",
         "mynetworks": f"{TOAD}/32",
     }
     with Network(extra={"toad": settings}) as network:
         network.toad.start()
-        clients = Clients(network, submission, imaps)
+        clients = Clients(network, submission, imaps, pop3)
         clients.behave()
         clients.misbehave()
         # The last to be logged.
@@ -124,8 +144,8 @@ def found(program: str, log: Path, name: str) -> set[str]:
 @pytest.mark.parametrize(
     ("mode", "expected"),
     [
-        ("normal", {GUESSES}),
-        ("aggressive", {GUESSES, ABORTS, KNOCKS, SPEAKS_PLAIN}),
+        ("normal", {GUESSES, GUESSES_POP3}),
+        ("aggressive", {GUESSES, GUESSES_POP3, ABORTS, KNOCKS, SPEAKS_PLAIN}),
     ],
 )
 def test_maillog_fail2ban_dovecot(
