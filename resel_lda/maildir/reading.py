@@ -57,7 +57,9 @@ class ReadableFolder:
         self._events_lost = False
         self._filler: asyncio.Task[None] | None = None
         self._fill_from = 0
-        self._ending = asyncio.Event()
+        # The piece that a thread is at.
+        self._filling: asyncio.Future[None] | None = None
+        self._ending = False
 
     async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
         """Reading needs no lock: a message is found again if it is renamed meanwhile."""
@@ -132,41 +134,37 @@ class ReadableFolder:
         """New messages get into the cache, and at first what is not in it yet."""
         if self._filler is not None and not self._filler.done():
             return
-        if self._fill_from <= self.index.last_uid and not self._ending.is_set():
+        if self._fill_from <= self.index.last_uid and not self._ending:
             self._filler = asyncio.get_running_loop().create_task(self._fill())
 
     async def _fill(self) -> None:
         try:
-            if self._fill_from == 0 and await self._ends_within(_FILL_DELAY):
-                return
+            if self._fill_from == 0:
+                await asyncio.sleep(_FILL_DELAY)
             while self._fill_from <= self.index.last_uid:
                 first, self._fill_from = self._fill_from, self.index.last_uid + 1
                 uids = [uid for uid in list(self.index.infos) if uid >= first]
                 waiting = await self._in_thread(self.reader.unfilled, uids)
                 for start in range(0, len(waiting), _FILL_BATCH):
-                    if await self._fill_some(waiting[start : start + _FILL_BATCH]):
-                        return
+                    await self._fill_some(waiting[start : start + _FILL_BATCH])
         except MailboxError:
             # Logged. What is asked for is made then.
             self._fill_from = self.index.last_uid + 1
 
-    async def _fill_some(self, uids: Sequence[int]) -> bool:
-        """Whether it is time to end."""
+    async def _fill_some(self, uids: Sequence[int]) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        await self._in_thread(self.reader.fill, uids)
-        return await self._ends_within((loop.time() - began) * _FILL_PAUSE)
-
-    async def _ends_within(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._ending.wait()
-        except TimeoutError:
-            return False
-        return True
+        self._filling = asyncio.ensure_future(self._in_thread(self.reader.fill, uids))
+        await asyncio.shield(self._filling)
+        await asyncio.sleep((loop.time() - began) * _FILL_PAUSE)
 
     async def stop_filling(self) -> None:
         """Wait for the messages that are being put into the cache now."""
-        self._ending.set()
+        self._ending = True
         if self._filler is not None:
+            self._filler.cancel()
             await asyncio.wait((self._filler,))
+        if self._filling is not None:
+            await asyncio.wait((self._filling,))
+            # Its failure has been logged.
+            self._filling.exception()

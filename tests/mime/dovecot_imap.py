@@ -5,6 +5,7 @@ Dovecot refuses to serve root, so as root it runs as nobody on a tree that is ha
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import re
@@ -63,6 +64,10 @@ class DovecotImap:
             self.__exit__()
             raise RuntimeError(f"dovecot: {greeting!r} {log}")
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def __enter__(self) -> DovecotImap:
         return self
 
@@ -109,4 +114,6 @@ def give(root: Path, user: str) -> None:
     for directory, _, files in os.walk(root):
         shutil.chown(directory, user)
         for name in files:
-            shutil.chown(os.path.join(directory, name), user)
+            # Locks come and go meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                shutil.chown(os.path.join(directory, name), user)
