@@ -272,7 +272,7 @@ class WorkerPool:
                 os.close(descriptor)
             try:
                 self._packet(*handover.unpack(packet)[:2])
-            except HandoverError as error:
+            except (HandoverError, ValueError) as error:
                 self._log.warning("master", f"worker: {error}")
 
     def _packet(self, kind: bytes, fields: dict[str, object]) -> None:

@@ -24,7 +24,8 @@ from resel_lda.front import Active, ImapService, LoginService
 from resel_lda.helpers import ChildDispatch, Helpers
 from resel_lda.local import LocalTransport
 from resel_lda.pop3.front import Pop3Service
-from resel_lda.worker_pool import WorkerPool, spawn_child
+from resel_lda.user_workers import Workers
+from resel_lda.worker_pool import WorkerPool
 from resel_mta.config import ConfigError, Listener, Settings
 from resel_mta.disk import Disk
 from resel_mta.fixed_transports import fixed_transports
@@ -177,10 +178,10 @@ class Composition:
         else:
             self.users = open_users(settings, log, self.supervisor.pam)
         self.router = RoutingTable(settings, self.users)
+        above = self.supervisor
+        dispatch = above.helpers(settings) if above else None
         self.helpers = Helpers(
-            settings,
-            self.supervisor.helpers(settings) if self.supervisor else ChildDispatch(settings),
-            settings.text("queue_directory"),
+            settings, dispatch or ChildDispatch(settings), settings.text("queue_directory")
         )
         if self.supervisor is None:
             self.expander = Expander(settings, self.router)
@@ -190,10 +191,9 @@ class Composition:
         self.resolver = Resolver()
         configure_resolver(self.resolver, settings)
         self.names = name_finder(self.resolver)
-        above = self.supervisor
         if above is not None:
             await above.look_at_files()
-        self.pool = WorkerPool(settings, log, above.spawn if above else spawn_child)
+        self.pool = Workers(settings, log, dispatch) if dispatch else WorkerPool(settings, log)
         self.depositor: Depositor
         if above is not None:
             # Mailboxes belong to an account of their own.

@@ -72,6 +72,11 @@ class Rights:
             return _with(errand, user, is_user=False), self._identity(errand, user)
         raise Refused(f"unknown errand {errand.do[:20]!r}")
 
+    def worker_of(self, name: str) -> Identity:
+        """What the worker for this user's IMAP sessions runs as. Raises Refused."""
+        user = self._user(name)
+        return self._checked(user, user.gid)
+
     def _user(self, name: str) -> User:
         try:
             user = self._accounts.find(name)
@@ -158,11 +163,14 @@ class Rights:
 
     def _identity(self, errand: Errand, user: User) -> Identity:
         """Raises Refused."""
-        assert user.uid is not None
         gid = user.gid
         if errand.do == errands.SPOOL:
             gid = self._spool_group(gid)
-        if user.uid == 0 or not gid:
+        return self._checked(user, gid)
+
+    def _checked(self, user: User, gid: int | None) -> Identity:
+        """Raises Refused."""
+        if not user.uid or not gid:
             raise Refused(f"nothing is done for {user.name} with the rights of root")
         if user.uid == self._owner.uid:
             raise Refused(

@@ -194,10 +194,10 @@ class SupervisorLink:
             await asyncio.sleep(LOOK_EVERY)
             await self.look_at_files()
 
-    async def spawn(self) -> Spawned:
-        """A mailbox worker. Raises OSError."""
+    async def spawn(self, user: str = "") -> Spawned:
+        """A mailbox worker; with a name, one that runs as this user. Raises OSError."""
         try:
-            answer, (descriptor,) = await self.ask(do="worker")
+            answer, (descriptor,) = await self.ask(do="worker", user=user)
         except BindError as error:
             raise OSError(str(error)) from error
         control = socket.socket(fileno=descriptor)
@@ -206,7 +206,8 @@ class SupervisorLink:
 
 
 class SupervisedDispatch:
-    """Implements `resel_lda.helpers.Dispatch`: the supervisor decides what is done as whom."""
+    """Implements `resel_lda.helpers.Dispatch` and `user_workers.SpawnFor`: the supervisor decides
+    what is done as whom."""
 
     def __init__(self, link: SupervisorLink, settings: Settings) -> None:
         self._link = link
@@ -221,7 +222,16 @@ class SupervisedDispatch:
 
     def serves(self, user: User) -> bool:
         """All with a uid of their own; the mailbox worker does the others."""
-        return user.uid is not None and user.uid != self._worker.uid
+        return not self.is_own(user.uid)
+
+    def is_own(self, uid: int | None) -> bool:
+        return uid is None or uid == self._worker.uid
+
+    async def spawn(self) -> Spawned:
+        return await self._link.spawn()
+
+    async def spawn_for(self, user: str) -> Spawned:
+        return await self._link.spawn(user)
 
     async def send(self, errand: Errand, descriptors: Sequence[int]) -> None:
         await self._link.give_errand(errand, descriptors)

@@ -3,7 +3,8 @@
 The network process (`mail_owner`) and the mailbox worker (`mail_uid`) are exec'd, never forked
 with a running loop. The network process asks over a socket pair, one JSON object a packet:
 
-    {"do": "worker"}                       a mailbox worker; the answer brings its socket
+    {"do": "worker", "user": name}         a mailbox worker, as this user where there is a name;
+                                           the answer brings its socket
     {"do": "kill", "pid": n}               end a worker that does not end
     {"do": "bind", "service", "host", "port", "path"}
                                            a listener that the configuration has now
@@ -39,17 +40,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from resel_lda import errand as errands
-from resel_lda import handover
 from resel_lda.errand import ErrandError
-from resel_lda.worker_pool import COMMAND as WORKER_COMMAND
 from resel_mta import sockets
 from resel_mta.config import ConfigError, Listener, Settings
 from resel_mta.helper_pool import IDLE, HelperPool
 from resel_mta.maillog import MailLog
 from resel_mta.pickup.drop import Unfit, drop_directory, open_letter
 from resel_mta.privileges import Account, PrivilegeError, mailbox_account
-from resel_mta.rights import Refused, Rights
+from resel_mta.rights import Identity, Refused, Rights
 from resel_mta.sockets import BindError, Bound
+from resel_mta.spawning import python_environment, start_pam, start_worker
 from resel_mta.tls import tls_files
 from resel_mta.users.directory import pam_services
 
@@ -58,38 +58,10 @@ PACKET = 64 * 1024
 # Seconds. A network process that dies within SETTLED of its start is started again after PAUSE.
 SETTLED = 5.0
 PAUSE = 1.0
+# Processes for mailboxes and PAM.
+MOST_WORKERS = 64
 # Exit codes that a new start would only repeat: usage, unavailable, cannot create, configuration.
 FINAL = frozenset((0, 64, 69, 73, 77, 78))
-
-
-def python_environment() -> dict[str, str]:
-    """So that a child finds this very package, wherever it is started."""
-    root = str(Path(__file__).resolve().parent.parent)
-    environment = dict(os.environ)
-    path = environment.get("PYTHONPATH")
-    environment["PYTHONPATH"] = f"{root}{os.pathsep}{path}" if path else root
-    return environment
-
-
-def can_run(account: Account) -> bool:
-    """Whether the account can execute this interpreter and read these packages: a checkout in
-    root's home is closed to it."""
-    try:
-        tried = subprocess.run(
-            [sys.executable, "-P", "-c", "import resel_mta, resel_lda, resel_relay, uvloop"],
-            env=python_environment(),
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            user=account.uid,
-            group=account.gid,
-            extra_groups=[account.gid],
-            check=False,
-        )
-    except OSError:
-        return False
-    return tried.returncode == 0
 
 
 class Closable(Protocol):
@@ -259,7 +231,7 @@ class Supervisor:
     ) -> dict[str, Any]:
         match request["do"]:
             case "worker":
-                front, pid = self._start_worker()
+                front, pid = self._start_worker(str(request.get("user", "")))
                 held.append(front)
                 descriptors.append(front.fileno())
                 return {"ok": {"pid": pid}}
@@ -299,23 +271,16 @@ class Supervisor:
             self._helpers.give(errand, identity, given)
         return {"ok": {}}
 
-    def _start_worker(self) -> tuple[socket.socket, int]:
-        account = mailbox_account(self._settings, self._account)
-        front, theirs = handover.socket_pair()
-        try:
-            with theirs:
-                worker = subprocess.Popen(
-                    WORKER_COMMAND,
-                    stdin=theirs.fileno(),
-                    env=python_environment(),
-                    cwd="/",
-                    user=account.uid,
-                    group=account.gid,
-                    extra_groups=[account.gid],
-                )
-        except BaseException:
-            front.close()
-            raise
+    def _start_worker(self, user: str) -> tuple[socket.socket, int]:
+        """Raises PrivilegeError, Refused, OSError."""
+        account: Account | Identity
+        if user:
+            if len(self._workers) >= MOST_WORKERS:
+                raise PrivilegeError("too many workers")
+            account = self._rights.worker_of(user)
+        else:
+            account = mailbox_account(self._settings, self._account)
+        front, worker = start_worker(account.uid, account.gid)
         self._workers[worker.pid] = worker
         return front, worker.pid
 
@@ -323,18 +288,7 @@ class Supervisor:
         """The only child that stays root: pam_unix reads the shadow file."""
         if service not in pam_services(self._settings):
             raise PrivilegeError(f"passdb names no PAM service {service}")
-        front, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            with theirs:
-                process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "resel_mta.users.pam_process", service],
-                    stdin=theirs.fileno(),
-                    env=python_environment(),
-                    cwd="/",
-                )
-        except BaseException:
-            front.close()
-            raise
+        front, process = start_pam(service)
         self._workers[process.pid] = process
         return front
 

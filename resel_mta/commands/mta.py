@@ -35,8 +35,9 @@ from resel_mta.privileges import (
 from resel_mta.queue.lock import QueueLocked
 from resel_mta.queue.schema import UnknownVersion, UnusableLibrary
 from resel_mta.sockets import BindError, Bound
+from resel_mta.spawning import can_run
 from resel_mta.supervised import SupervisorLink, from_environment
-from resel_mta.supervisor import ENVIRONMENT, Supervisor, can_run
+from resel_mta.supervisor import ENVIRONMENT, Supervisor
 
 # Seconds beyond shutdown_timeout that `stop` waits.
 STOP_PATIENCE = 40.0

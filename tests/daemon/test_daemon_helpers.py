@@ -3,6 +3,8 @@ with its owner's rights. Skipped for ordinary users."""
 
 from __future__ import annotations
 
+import contextlib
+import imaplib
 import os
 import pwd
 import re
@@ -134,6 +136,14 @@ deliver_lock_attempts = 2
                 return str(found[count - 1]).replace(",", "")
             time.sleep(0.02)
         raise AssertionError(f"nothing about {name}:\n{self.log.read_text()}")
+
+    def children(self) -> dict[int, list[bytes]]:
+        """The supervisor's processes, with their command lines."""
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return {
+            int(pid): Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            for pid in path.read_text().split()
+        }
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -318,3 +328,45 @@ def test_helpers_pam_is_asked_by_a_process_that_is_root(server: Server) -> None:
         for pid in children.read_text().split()
     ]
     assert any(b"resel_mta.users.pam_process" in words for words in commands)
+
+
+def test_helpers_imap_of_users_with_their_own_uid(server: Server) -> None:
+    port = free_port()
+    users = server.directory / "users"
+    users.write_text(
+        users.read_text().replace("ann::", "ann:{PLAIN}a:").replace("bob::", "bob:{PLAIN}b:")
+    )
+    server.configure(
+        "home_mailbox = Maildir/",
+        f"imap_listen = 127.0.0.1:{port}",
+        f"passdb = passwd-file:{users}",
+    )
+    server.start("")
+    server.send("ann", "bob")
+    server.outcome("ann")
+    server.outcome("bob")
+    clients = {}
+    for name in ("ann", "bob"):
+        client = clients[name] = imaplib.IMAP4("127.0.0.1", port)
+        client.login(name, name[0])
+        assert client.select()[1] == [b"1"]
+    workers = {
+        pid: os.stat(f"/proc/{pid}").st_uid
+        for pid, words in server.children().items()
+        if b"resel_lda.worker" in words
+    }
+    assert {ids(ANN)[0], ids(BOB)[0]} <= set(workers.values())
+    # One user's worker dies: the other's session goes on, and the first can come again.
+    [pid] = [pid for pid, uid in workers.items() if uid == ids(ANN)[0]]
+    os.kill(pid, signal.SIGKILL)
+    assert clients["bob"].noop()[0] == "OK"
+    with pytest.raises((imaplib.IMAP4.abort, OSError)):
+        clients["ann"].noop()
+    with contextlib.suppress(OSError):
+        clients["ann"].shutdown()
+    client = imaplib.IMAP4("127.0.0.1", port)
+    client.login("ann", "a")
+    assert client.select()[1] == [b"1"]
+    client.logout()
+    clients["bob"].logout()
+    assert owner(server.directory / "ann" / "Maildir") == ids(ANN)

@@ -31,6 +31,7 @@ JOBS = {"intake", "routing", "smtpd", "queue", "pickup", "fixed_transports"}
 DAEMON = {"composition", "daemon", "supervisor", "supervised", "verbs", "mail_verbs"} | {
     "rights",
     "helper_pool",
+    "spawning",
 }
 COMMANDS = {"commands"}
 LEVELS = (VOCABULARY, SYSTEM, JOBS, DAEMON, COMMANDS)
