@@ -202,7 +202,7 @@ class Daemon:
 
     def _verbs(self) -> Mapping[str, Verb]:
         return {
-            **QueueVerbs(self._parts.store, self._parts.scheduler).table(),
+            **QueueVerbs(self._parts.store, self._parts.scheduler, self._log).table(),
             **MailVerbs(self._parts.users, self._parts.pool, self._parts.sessions).table(),
             "daemon.status": self._status,
             "daemon.reload": self._reload_verb,

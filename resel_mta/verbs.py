@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from resel_mta.content import Body
 from resel_mta.control import ControlError, Row, Verb
 from resel_mta.mail import Route, TempFail
+from resel_mta.maillog import MailLog
 from resel_mta.queue import why
 from resel_mta.queue.door import Entry, QueueStore, RecipientEntry
 from resel_mta.queue.selection import Selection, host_of_site, names_host, subject_of
@@ -32,6 +33,16 @@ APPLIES = {
     "release": frozenset(("hold",)),
     "requeue": frozenset(("incoming", "active", "deferred", "hold")),
     "undelete": frozenset(("trash",)),
+}
+
+
+# What postsuper(1) says, and logs, of one message.
+SAID = {
+    "delete": "removed",
+    "hold": "placed on hold",
+    "release": "released from hold",
+    "requeue": "requeued",
+    "undelete": "restored",
 }
 
 
@@ -81,9 +92,11 @@ def entry_from_row(row: Mapping[str, Any]) -> Entry:
 class QueueVerbs:
     """Queue verbs by name: see `table`."""
 
-    def __init__(self, store: QueueStore, deliverer: Deliverer) -> None:
+    def __init__(self, store: QueueStore, deliverer: Deliverer, log: MailLog | None) -> None:
+        """log: what people change is logged as postsuper(1) does; None: nowhere."""
         self._store = store
         self._deliverer = deliverer
+        self._log = log
 
     def table(self) -> dict[str, Verb]:
         verbs: dict[str, Callable[[Mapping[str, Any]], AsyncIterator[Row]]] = {
@@ -132,7 +145,11 @@ class QueueVerbs:
         if queue is not None or not selection.is_everything:
             members = self._members(action, ids, queue, selection)
             ids = [entry.queue_id async for entry in members]
-        for queue_id in await self._apply(action, ids, queue):
+        changed = await self._apply(action, ids, queue)
+        if self._log is not None:
+            for queue_id in changed:
+                self._log.event("postsuper", SAID[action], queue_id)
+        for queue_id in changed:
             yield {"id": queue_id}
 
     async def _members(

@@ -14,15 +14,15 @@ from resel_mta.config import load
 from resel_mta.queue import audit, listing, why
 from resel_mta.queue.door import Entry
 from resel_mta.queue.ids import parse_id
-from resel_mta.verbs import entry_from_row
+from resel_mta.verbs import SAID, entry_from_row
 
-# letter → (verb, what postsuper says of one message, its summary)
+# letter → (verb, postsuper's summary)
 ACTIONS = {
-    "d": ("delete", "removed", "Deleted"),
-    "h": ("hold", "placed on hold", "Placed on hold"),
-    "H": ("release", "released from hold", "Released from hold"),
-    "r": ("requeue", "requeued", "Requeued"),
-    "undelete": ("undelete", "restored", "Restored"),
+    "d": ("delete", "Deleted"),
+    "h": ("hold", "Placed on hold"),
+    "H": ("release", "Released from hold"),
+    "r": ("requeue", "Requeued"),
+    "undelete": ("undelete", "Restored"),
 }
 NOT_FOUND = {
     "d": "no such message in the queue",
@@ -121,7 +121,8 @@ class _Change:
 
     def _change(self, letter: str, given: Sequence[str]) -> None:
         options = self._options
-        action, said, summary = ACTIONS[letter]
+        action, summary = ACTIONS[letter]
+        said = SAID[action]
         everything = "ALL" in given or "" in given
         ids = None if everything else self._ids(given)
         request = {

@@ -17,6 +17,7 @@ from resel_mta.commands.cli import Failure
 from resel_mta.config import ConfigError, Settings
 from resel_mta.control import ControlClient, ControlError, NotRunning, Row, control_path
 from resel_mta.mail import Route, TempFail
+from resel_mta.maillog import FileSink, MailLog, SyslogSink
 from resel_mta.queue.door import Entry
 from resel_mta.queue.lock import QueueLocked
 from resel_mta.queue.retry import Policy
@@ -30,6 +31,23 @@ from resel_mta.verbs import QueueVerbs
 LOCK_PATIENCE = 5.0
 MEMORY = 4 * 1024 * 1024
 """Characters of an answer that are kept in memory."""
+
+
+def open_log(settings: Settings) -> MailLog | None:
+    """Where changes are logged while no daemon does: maillog_file, else syslog, if there is one."""
+    path = settings.text("maillog_file")
+    is_syslog = path in ("", "/dev/stdout", "/dev/log")
+    try:
+        sink = SyslogSink() if is_syslog else FileSink(path)
+    except OSError:
+        return None
+    return MailLog(
+        sink,
+        syslog_name=settings.text("syslog_name"),
+        hostname=settings.text("myhostname").partition(".")[0],
+        stamped=not is_syslog,
+        as_json=settings.text("log_format") == "json",
+    )
 
 
 class Stopped:
@@ -131,11 +149,14 @@ class Queue:
 
     async def _answer(self, verb: str, args: dict[str, Any], answer: IO[str]) -> None:
         store = await self._open()
+        log = open_log(self._settings) if verb == "queue.change" else None
         try:
-            verbs = QueueVerbs(store, Stopped(self._settings)).table()
+            verbs = QueueVerbs(store, Stopped(self._settings), log).table()
             async for row in verbs[verb](args):
                 answer.write(json.dumps(row) + "\n")
         finally:
+            if log is not None:
+                log.flush()
             await store.close()
 
     async def _open(self) -> SQLiteStore:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,7 @@ def names(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "main.cf").write_text(
         f"queue_directory = {tmp_path}/queue\ndata_directory = {data}\nmydestination =\n"
         "role = relay\nrelayhost = [mx.example.net]\ninet_interfaces = loopback-only\n"
+        f"maillog_file = {data}/mail.log\n"
     )
     return asyncio.run(_fill(tmp_path / "queue"))
 
@@ -154,6 +156,20 @@ def test_dry_run_changes_nothing(run: Run, names: dict[str, str]) -> None:
     assert ids(run("-H", "--dry-run", "ALL", "-j")[1]) == [names["big"]]
     assert run("-d", "F00", "-n")[0] == 65
     assert run("-j") == before
+
+
+def test_changes_are_logged(run: Run, names: dict[str, str], tmp_path: Path) -> None:
+    log = tmp_path / "mail.log"
+    assert run("-p", "-o", f"maillog_file={log}")[0] == 0
+    assert not log.exists()
+    assert run("-d", "ALL", "hold", "-o", f"maillog_file={log}")[0] == 0
+    assert run("-h", names["cron"], "-o", f"maillog_file={log}")[0] == 0
+    lines = [line.partition(" postfix/")[2] for line in log.read_text().splitlines()]
+    pid = os.getpid()
+    assert lines == [
+        f"postsuper[{pid}]: {names['big']}: removed",
+        f"postsuper[{pid}]: {names['cron']}: placed on hold",
+    ]
 
 
 def test_trash(run: Run, names: dict[str, str]) -> None:
