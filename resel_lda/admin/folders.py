@@ -23,8 +23,10 @@ STATUS_FIELDS = (
     "guid",
     "firstsaved",
 )
+#: Of what was expunged and can be brought back: only where asked for by name.
+BIN_FIELDS = ("kept", "keptsize")
 #: What can be added up over folders (``status -t``).
-SUMMABLE = frozenset(("messages", "recent", "unseen", "vsize"))
+SUMMABLE = frozenset(("messages", "recent", "unseen", "vsize", *BIN_FIELDS))
 
 
 def _has_wildcards(name: str) -> bool:
@@ -110,6 +112,9 @@ async def _status(work: Work, name: str, fields: Sequence[str]) -> Mapping[str, 
         if "vsize" in fields:
             sizes = await folder.sizes([info.uid for info in messages])
             values["vsize"] = sum(sizes.values())
+        if "kept" in fields or "keptsize" in fields:
+            kept = await asyncio.to_thread(work.store.bin.contents, name)
+            values["kept"], values["keptsize"] = kept
         if "firstsaved" in fields:
             values["firstsaved"] = await _first_saved(folder)
         return {field: str(values[field]) for field in fields}

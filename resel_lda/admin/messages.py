@@ -1,5 +1,4 @@
-"""Commands on messages: ``search``, ``fetch``, ``expunge``, ``flags``, ``copy``, ``move``, ``save``,
-``import``."""
+"""Commands on messages: ``search``, ``fetch``, ``flags``, ``copy``, ``move``, ``save``, ``import``."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ _BATCH = 500
 _READ_BATCH = 32
 
 
-async def _matches(work: Work, failing: str) -> AsyncIterator[Match]:
+async def matching(work: Work, failing: str) -> AsyncIterator[Match]:
     """args: query. failing: what is said of a folder that is not there, "" for nothing;
     {name} stands for it."""
     missing: list[tuple[str, MailboxError]] = []
@@ -45,7 +44,7 @@ async def _matches(work: Work, failing: str) -> AsyncIterator[Match]:
 
 async def search(work: Work) -> None:
     """args: query. Rows: the folder's GUID, UID."""
-    async for match in _matches(work, "Couldn't get mailbox '{name}' GUID"):
+    async for match in matching(work, "Couldn't get mailbox '{name}' GUID"):
         guid = match.folder.index.uidlist.guid
         for uid in match.uids:
             await work.tell.row([guid, str(uid)])
@@ -54,7 +53,7 @@ async def search(work: Work) -> None:
 async def fetch(work: Work) -> None:
     """args: query, fields. Rows: the fields' values of each message."""
     values = field_values(work.words("fields"))
-    async for match in _matches(work, ""):
+    async for match in matching(work, ""):
         shown = work.names.shown(match.folder.name)
         for uid in match.uids:
             info = match.folder.get(uid)
@@ -70,23 +69,10 @@ async def fetch(work: Work) -> None:
             await work.tell.row(row)
 
 
-async def expunge(work: Work) -> None:
-    """args: query, delete_empty: the folder goes too, once it is empty."""
-    async for match in _matches(work, "Syncing mailbox '{name}' failed"):
-        shown = work.names.shown(match.folder.name)
-        try:
-            for start in range(0, len(match.uids), _BATCH):
-                await match.folder.expunge(match.uids[start : start + _BATCH])
-            if work.on("delete_empty") and not match.folder.messages() and shown != "INBOX":
-                await work.store.delete(match.folder.name)
-        except MailboxError as error:
-            await work.failed(f"Syncing mailbox '{shown}' failed", error)
-
-
 async def flags(work: Work) -> None:
     """args: query, flags, mode ("add", "remove", "set")."""
     wanted = [normal_flag(word.encode("ascii", "replace")) for word in work.words("flags")]
-    async for match in _matches(work, "Syncing mailbox '{name}' failed"):
+    async for match in matching(work, "Syncing mailbox '{name}' failed"):
         try:
             if match.uids:
                 await match.folder.store(match.uids, wanted, work.text("mode"))
@@ -115,7 +101,7 @@ async def _transfer(work: Work, move: bool) -> None:
         text = f"Mailbox doesn't exist: {shown}" if gone else error.text
         await work.failed(f"Can't open mailbox '{shown}'", error, text)
         return
-    async for match in _matches(work, "Syncing mailbox '{name}' failed"):
+    async for match in matching(work, "Syncing mailbox '{name}' failed"):
         folder = match.folder
         if folder.name == target and move:
             continue
@@ -181,7 +167,7 @@ async def import_mail(work: Work) -> None:
             work.content,
             work.report,
         )
-        async for match in _matches(inner, "Syncing mailbox '{name}' failed"):
+        async for match in matching(inner, "Syncing mailbox '{name}' failed"):
             await _import_folder(work, match)
     finally:
         await source.close()
@@ -197,6 +183,13 @@ async def _import_folder(work: Work, match: Match) -> None:
     parent = work.text("parent")
     name = match.folder.name
     target = "/".join((store_name(work.names, parent), name)) if parent else name
+    await copy_into(work, match, target)
+
+
+async def copy_into(work: Work, match: Match, target: str) -> list[int]:
+    """Copy messages of another store into a folder of this, which is made if need be; the UIDs
+    (there) of those that were. Failures are told."""
+    done: list[int] = []
     try:
         await _ensure(work, target)
         folder = await work.store.open_folder(target)
@@ -204,10 +197,12 @@ async def _import_folder(work: Work, match: Match) -> None:
             for start in range(0, len(match.uids), _READ_BATCH):
                 batch = match.uids[start : start + _READ_BATCH]
                 await folder.append(await _appended(match, batch))
+                done += batch
         finally:
             folder.release()
     except MailboxError as error:
         await work.failed(f"Importing into mailbox {work.names.shown(target)} failed", error)
+    return done
 
 
 async def _appended(match: Match, uids: Sequence[int]) -> list[AppendData]:

@@ -1,7 +1,8 @@
 """One command of an administrator, on a stream: the worker's side.
 
 A line of JSON asks: {"command", "args", "octets": how many follow}. Lines answer: {"values": […]}
-for each row, {"problem": text, "exit": n} for what failed, {"done": true} at the end. A stream
+for each row, {"problem": text, "exit": n} for what failed, {"info": text} for what else there is to know,
+{"done": true} at the end. A stream
 that ends without the last one is of a worker that died.
 """
 
@@ -12,7 +13,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from resel_lda.admin import folders, messages, quota
+from resel_lda.admin import folders, messages, quota, undo
 from resel_lda.admin.work import EX_TEMPFAIL, Work, exit_code
 from resel_lda.imap.names import Names
 from resel_lda.imap.stream import ConnectionLost, LineTooLong, Stream
@@ -36,7 +37,7 @@ COMMANDS: Mapping[str, Callable[[Work], Awaitable[None]]] = {
     "resync": folders.resync,
     "search": messages.search,
     "fetch": messages.fetch,
-    "expunge": messages.expunge,
+    "expunge": undo.expunge,
     "flags": messages.flags,
     "copy": messages.copy,
     "move": messages.move,
@@ -45,6 +46,8 @@ COMMANDS: Mapping[str, Callable[[Work], Awaitable[None]]] = {
     "import": messages.import_mail,
     "quota.get": quota.get,
     "quota.recalc": quota.recalc,
+    "undelete": undo.undelete,
+    "purge": undo.purge,
 }
 
 
@@ -142,6 +145,9 @@ class AdminSession:
 
     async def problem(self, text: str, code: int) -> None:
         await self._say({"problem": text, "exit": code})
+
+    async def info(self, text: str) -> None:
+        await self._say({"info": text})
 
     async def _say(self, answer: Mapping[str, object]) -> None:
         self._stream.write(json.dumps(answer).encode("ascii") + b"\n")

@@ -31,11 +31,14 @@ def exit_code(error: MailboxError) -> int:
 
 
 class Tell(Protocol):
-    """Takes what the asker sees: one row of values, or one failure and its exit code."""
+    """Takes what the asker sees: one row of values, one failure and its exit code, or a line to
+    know."""
 
     async def row(self, values: Sequence[str]) -> None: ...
 
     async def problem(self, text: str, code: int) -> None: ...
+
+    async def info(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from resel_lda.mailbox import MailboxError
 from resel_lda.maildir.files import create_maildir
 from resel_lda.maildir.keywords import Keywords
 from resel_lda.maildir.layout import Layout, MailLocation
-from resel_lda.maildir.names import base_of, size_in_name, with_info
+from resel_lda.maildir.names import base_of, info_of, size_in_name, with_info
 from resel_mta.config import Settings
 from resel_mta.disk import Disk
 from resel_mta.maillog import MailLog
@@ -46,7 +46,7 @@ class Bin:
         self._reserve = settings.number("expunge_minfree")
         self._disk = disk
         self._log = log
-        self._root = inside
+        self.root = inside
         self._layout = Layout(MailLocation(inside, inside, inside, inside, layout.location.fs))
         self._swept = 0.0
 
@@ -86,7 +86,7 @@ class Bin:
     def _is_free(self) -> bool:
         if not self._reserve:
             return True
-        space = os.statvfs(os.path.dirname(self._root))
+        space = os.statvfs(os.path.dirname(self.root))
         return space.f_bavail * space.f_frsize >= self._reserve
 
     def _messages(self) -> Iterator[tuple[float, str, int]]:
@@ -99,9 +99,9 @@ class Bin:
                         yield status.st_ctime, entry.path, status.st_size
 
     def _directories(self) -> list[str]:
-        if not os.path.isdir(self._root):
+        if not os.path.isdir(self.root):
             return []
-        return [self._root, *(self._layout.directory(name) for name in self._layout.names())]
+        return [self.root, *(self._layout.directory(name) for name in self._layout.names())]
 
     def sweep(self) -> None:
         """Remove what has been kept long enough."""
@@ -115,9 +115,33 @@ class Bin:
         with contextlib.suppress(FileNotFoundError):
             self._disk.unlink(path)
 
+    def empty(self) -> tuple[int, int]:
+        """Remove everything: (messages, octets)."""
+        count = octets = 0
+        for _, path, size in list(self._messages()):
+            self._remove(path)
+            count += 1
+            octets += size
+        return count, octets
+
+    def keep_folder(self, name: str, directory: str, control: str) -> None:
+        """The messages of a folder that is about to be removed."""
+        kept = self.folder(name)
+        if kept is None or not kept.begin():
+            return
+        keywords = Keywords(self._disk, control)
+        keywords.refresh()
+        for part in ("cur", "new"):
+            with contextlib.suppress(FileNotFoundError):
+                for entry in os.listdir(os.path.join(directory, part)):
+                    with contextlib.suppress(FileNotFoundError):
+                        path = os.path.join(directory, part, entry)
+                        kept.put(path, keywords.flags(info_of(entry)))
+        kept.sync()
+
     def failed(self, error: Exception) -> None:
         """A message could not be kept. Its expunge goes on: it may be what makes room."""
-        self._log.warning("imap", f"{self._root}: an expunged message is not kept: {error}")
+        self._log.warning("imap", f"{self.root}: an expunged message is not kept: {error}")
 
     def contents(self, name: str) -> tuple[int, int]:
         """(messages, octets) of a folder that are kept."""

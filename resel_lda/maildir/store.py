@@ -268,6 +268,7 @@ class MaildirStore:
         directory = self.layout.directory(name)
         control = self.layout.control_directory(name)
         guid = read_uidlist(os.path.join(control, FILE_NAME)).guid
+        self.bin.keep_folder(name, directory, control)
         for path in dict.fromkeys((directory, control)):
             tree.remove_folder(self._disk, path, self.layout.location)
         self._state.set_special_use(name, "")

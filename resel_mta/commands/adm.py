@@ -47,7 +47,11 @@ saved… forms, older, younger, modseq; NOT, OR, ( ).
   {PROGRAM} expunge -u lcarr mailbox Trash savedbefore 30d
   {PROGRAM} fetch -u lcarr "uid hdr.subject" mailbox INBOX unseen
 
-What is expunged is gone for good.
+What is expunged is kept for expunge_keep_time (7 days): undelete -l shows it, with the same
+queries (saved… is then when it was expunged), undelete brings it back, purge frees it, and
+expunge --purge keeps nothing. mailbox status knows kept and keptsize.
+
+  {PROGRAM} undelete -u lcarr mailbox INBOX savedsince 1h
 """
 
 

@@ -37,6 +37,7 @@ def mail_command(
     *,
     least: int = 0,
     most: int = 1_000_000,
+    long: tuple[str, ...] = (),
 ) -> Command:
     """A command that is run for one user (-u), several (-u with wildcards) or all (-A)."""
 
@@ -44,7 +45,7 @@ def mail_command(
         return _Run(context, given, ask(given)).all_users()
 
     shown = f"[-u <user>|-A] {usage}"
-    return Command(name, shown, f"AS:u:F:{options}", run, least, most)
+    return Command(name, shown, f"AS:u:F:{options}", run, least, most, long)
 
 
 class _Run:
@@ -103,4 +104,7 @@ class _Run:
 
     def _problem(self, text: str, exit_code: int) -> None:
         self._status = self._status or exit_code
-        user_error(self._user, text, exit_code)
+        if exit_code:
+            user_error(self._user, text, exit_code)
+        else:
+            fail(f"{PROGRAM}({self._user}): Info: {text}", exit_code)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from resel_lda.admin.fields import UnknownField, available, field_values, is_stream
-from resel_lda.admin.folders import STATUS_FIELDS, SUMMABLE
+from resel_lda.admin.folders import BIN_FIELDS, STATUS_FIELDS, SUMMABLE
 from resel_lda.admin.query import Node, QueryError, names_a_mailbox, parse_query
 from resel_lda.mailbox import MailboxError
 from resel_lda.maildir.flags import canonical_flags
@@ -23,6 +23,16 @@ _QUOTA = (
     Header("limit", "Limit", right=True),
     Header("percent", "%", right=True),
 )
+
+
+# What `undelete -l` shows.
+_KEPT = {
+    "mailbox": "mailbox",
+    "uid": "uid",
+    "date.saved": "expunged",
+    "hdr.from": "from",
+    "hdr.subject": "subject",
+}
 
 
 def _query(words: Sequence[str]) -> Node:
@@ -47,13 +57,17 @@ def _status(options: Options) -> Request:
     total = "t" in options.letters
     fields: list[str] = []
     for name in asked:
-        if name != "all" and name not in STATUS_FIELDS:
+        if name != "all" and name not in (*STATUS_FIELDS, *BIN_FIELDS):
             raise Fatal(cli.EX_USAGE, f"Fatal: Unknown status field: {name}")
         fields += STATUS_FIELDS if name == "all" else [name]
     if total and "all" not in asked and not SUMMABLE.issuperset(fields):
         bad = next(name for name in fields if name not in SUMMABLE)
         raise Fatal(cli.EX_USAGE, f"Fatal: Status field {bad} can't be used with -t")
-    shown = [name for name in STATUS_FIELDS if name in fields and (not total or name in SUMMABLE)]
+    shown = [
+        name
+        for name in (*STATUS_FIELDS, *BIN_FIELDS)
+        if name in fields and (not total or name in SUMMABLE)
+    ]
     headers = [Header(name) for name in shown]
     if not total:
         headers.insert(0, Header("mailbox", hidden=True))
@@ -114,8 +128,25 @@ def _expunge(options: Options) -> Request:
     if not names_a_mailbox(_query(options.words)):
         text = "search query must contain MAILBOX in all search branches"
         raise Fatal(cli.EX_USAGE, f"Fatal: expunge: To avoid accidents, {text}")
-    args = {"query": options.words, "delete_empty": "d" in options.letters}
+    args = {
+        "query": options.words,
+        "delete_empty": "d" in options.letters,
+        "purge": "purge" in options.letters,
+    }
     return Request("expunge", args)
+
+
+def _undelete(options: Options) -> Request:
+    _query(options.words)
+    if "l" not in options.letters:
+        return Request("undelete", {"query": options.words})
+    args = {"query": options.words, "show": True, "fields": list(_KEPT)}
+    headers = [Header(name, title) for name, title in _KEPT.items()]
+    return Request("undelete", args, "table", headers)
+
+
+def _purge(options: Options) -> Request:
+    return Request("purge", {})
 
 
 def _flags(mode: str) -> Callable[[Options], Request]:
@@ -172,7 +203,7 @@ def _quota_recalc(options: Options) -> Request:
 _SEARCH = "<search query>"
 COMMANDS: tuple[Command, ...] = (
     mail_command("copy", f"<destination> {_SEARCH}", "", _transfer("copy"), least=2),
-    mail_command("expunge", f"[-d] {_SEARCH}", "d", _expunge, least=1),
+    mail_command("expunge", f"[-d] [--purge] {_SEARCH}", "d", _expunge, least=1, long=("purge",)),
     mail_command("fetch", f"<fields> {_SEARCH}", "", _fetch, least=2),
     mail_command("flags add", f"<flags> {_SEARCH}", "", _flags("add"), least=2),
     mail_command("flags remove", f"<flags> {_SEARCH}", "", _flags("remove"), least=2),
@@ -195,8 +226,10 @@ COMMANDS: tuple[Command, ...] = (
     mail_command("mailbox subscribe", "<mailbox> [...]", "", _named("subscribe"), least=1),
     mail_command("mailbox unsubscribe", "<mailbox> [...]", "", _named("unsubscribe"), least=1),
     mail_command("move", f"<destination> {_SEARCH}", "", _transfer("move"), least=2),
+    mail_command("purge", "", "", _purge, most=0),
     mail_command("quota get", "", "", _quota_get, most=0),
     mail_command("quota recalc", "", "", _quota_recalc, most=0),
     mail_command("save", "[-m mailbox] [<file>]", "m:", _save, most=1),
     mail_command("search", _SEARCH, "", _search, least=1),
+    mail_command("undelete", f"[-l] {_SEARCH}", "l", _undelete, least=1),
 )

@@ -60,7 +60,7 @@ Run = Callable[[Context, Options], int]
 @dataclass(frozen=True, slots=True)
 class Command:
     """name: "mailbox list". usage: after the name. options: getopt's letters. least, most: how
-    many words follow the options."""
+    many words follow the options. long: options that are words."""
 
     name: str
     usage: str
@@ -68,7 +68,7 @@ class Command:
     run: Run
     least: int = 0
     most: int = 1_000_000
-    help: str = ""
+    long: tuple[str, ...] = ()
 
     @property
     def line(self) -> str:
@@ -77,7 +77,7 @@ class Command:
     def read(self, words: Sequence[str]) -> Options:
         """Raises UsageError."""
         try:
-            found, rest = getopt.getopt(list(words), self.options)
+            found, rest = getopt.getopt(list(words), self.options, self.long)
         except getopt.GetoptError as error:
             last = self.name.rpartition(" ")[2]
             if "requires argument" in error.msg:
@@ -87,7 +87,9 @@ class Command:
             raise UsageError(text) from None
         options = Options(words=rest)
         for letter, value in found:
-            if f"{letter[1]}:" in self.options:
+            if letter.startswith("--"):
+                options.letters.add(letter[2:])
+            elif f"{letter[1]}:" in self.options:
                 options.values[letter[1]] = value
             else:
                 options.letters.add(letter[1])

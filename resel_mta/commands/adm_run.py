@@ -33,6 +33,7 @@ _BLOCK = 1 << 16
 _PATIENCE = 3600.0
 
 RowSink = Callable[[Sequence[str]], None]
+# Told (text, exit code); 0 for what is only to be known.
 ProblemSink = Callable[[str, int], None]
 
 
@@ -87,6 +88,8 @@ class Mailboxes:
         for answer in rows:
             if "values" in answer:
                 row(answer["values"])
+            elif "info" in answer:
+                problem(answer["info"], 0)
             else:
                 problem(answer["problem"], int(answer["exit"]))
 
@@ -145,6 +148,9 @@ class _Sinks:
 
     async def problem(self, text: str, code: int) -> None:
         self._problem(text, code)
+
+    async def info(self, text: str) -> None:
+        self._problem(text, 0)
 
 
 async def _blocks(content: bytes) -> AsyncIterator[bytes]:

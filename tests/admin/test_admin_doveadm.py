@@ -250,6 +250,8 @@ def normal(line: str, output: tuple[int, str, str]) -> tuple[int, str, str]:
     status, out, error = output
     # Dovecot keeps \Recent of what no session was told of from before it was handed over.
     out = re.sub(r" ?\\Recent", "", out)
+    # Ours says how much of what was expunged is kept.
+    error = re.sub(r"resel-adm\(\w+\): Info: .*\n", "", error)
     error = error.replace("doveadm", "resel-adm")
     error = re.sub(r"Available fetch fields: .*", "Available fetch fields:", error)
     error = re.sub(r"\[-S <socket_path>\] ", "", error)

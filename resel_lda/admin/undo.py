@@ -1,0 +1,107 @@
+"""``expunge``, and what undoes it or makes it final: ``undelete``, ``purge``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import replace
+
+from resel_lda.admin import messages
+from resel_lda.admin.work import EX_NOTFOUND, Work
+from resel_lda.mailbox import MailboxError
+from resel_lda.maildir.bin import bin_location
+from resel_lda.maildir.store import MaildirStore
+from resel_mta.disk import Disk
+from resel_mta.maillog import MailLog, StreamSink
+
+_BATCH = 500
+
+
+def _bin_store(work: Work) -> MaildirStore:
+    """The bin as a store of its own."""
+    location = bin_location(work.store.layout.location)
+    user = replace(work.user, mail_location=location, quota_storage_size=0)
+    return MaildirStore(user, work.settings, Disk(), MailLog(StreamSink(2)))
+
+
+async def expunge(work: Work) -> None:
+    """args: query, delete_empty: the folder goes too, once it is empty. purge: nothing is kept."""
+    count = octets = 0
+    async for match in messages.matching(work, "Syncing mailbox '{name}' failed"):
+        name = match.folder.name
+        shown = work.names.shown(name)
+        before = await asyncio.to_thread(work.store.bin.contents, name)
+        try:
+            for start in range(0, len(match.uids), _BATCH):
+                batch = match.uids[start : start + _BATCH]
+                await match.folder.expunge(batch, keep=not work.on("purge"))
+            if work.on("delete_empty") and not match.folder.messages() and name != "INBOX":
+                await work.store.delete(name)
+        except MailboxError as error:
+            await work.failed(f"Syncing mailbox '{shown}' failed", error)
+        after = await asyncio.to_thread(work.store.bin.contents, name)
+        count, octets = count + after[0] - before[0], octets + after[1] - before[1]
+    await _tell_kept(work, count, octets)
+
+
+async def undelete(work: Work) -> None:
+    """args: query, as of any command; "saved" is when a message was expunged. show: only look, with
+    `fetch`'s fields. Each comes back into its folder, which is made again if it is gone, with its
+    flags and a new UID."""
+    if not await asyncio.to_thread(os.path.isdir, work.store.bin.root):
+        if not work.on("show"):
+            await work.tell.problem("Nothing is kept that could come back", EX_NOTFOUND)
+        return
+    kept = _bin_store(work)
+    try:
+        inside = replace(work, store=kept)
+        if work.on("show"):
+            await messages.fetch(inside)
+        else:
+            await _bring_back(work, inside)
+    finally:
+        await kept.close()
+
+
+async def _bring_back(work: Work, inside: Work) -> None:
+    count = 0
+    async for match in messages.matching(inside, ""):
+        if not match.uids:
+            continue
+        target = match.folder.name
+        back = await messages.copy_into(work, match, target)
+        await match.folder.expunge(back)
+        count += len(back)
+        await work.tell.info(f"{_messages(len(back))} back in {work.names.shown(target)}")
+    if not count:
+        await work.tell.problem("No message that is kept matches", EX_NOTFOUND)
+
+
+async def purge(work: Work) -> None:
+    """Frees what the bin holds."""
+    count, octets = await asyncio.to_thread(work.store.bin.empty)
+    if count:
+        await work.tell.info(f"{_messages(count)} ({_size(octets)}) are gone for good")
+
+
+async def _tell_kept(work: Work, count: int, octets: int) -> None:
+    """After an expunge: how much can be brought back, and until when."""
+    if count:
+        until = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + work.store.bin.keep))
+        await work.tell.info(
+            f"{_messages(count)} ({_size(octets)}) kept until {until}; undelete brings back, "
+            "purge frees"
+        )
+
+
+def _messages(count: int) -> str:
+    return f"{count} message{'' if count == 1 else 's'}"
+
+
+def _size(octets: int) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if octets < 1024:
+            return f"{octets} {unit}"
+        octets //= 1024
+    return f"{octets} GiB"
