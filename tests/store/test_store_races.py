@@ -1,0 +1,248 @@
+"""Races with other programs: within one tick of the clock, and with kill -9 on both sides."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pwd
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent.parent / "mime"))
+from dovecot_imap import IMAP, DovecotImap, give
+
+from resel_lda.maildir.folder import MaildirFolder
+from resel_lda.maildir.store import MaildirStore
+from resel_lda.maildir.watch import Watcher
+from resel_mta.config import Settings
+from resel_mta.disk import Disk
+from resel_mta.maillog import MailLog, StreamSink
+from resel_mta.users import User
+
+# The long form is for a machine that has the time: 10,000.
+ROUNDS = int(os.environ.get("RESEL_RACE_ROUNDS", "400"))
+
+
+class Unsynced(Disk):
+    """Races are about what is seen, not about power cuts; this one is fast."""
+
+    def fsync(self, fd: int) -> None: ...
+
+    def sync_directory(self, path: str | os.PathLike[str]) -> None: ...
+
+
+def open_store(root: Path, disk: Disk | None = None) -> MaildirStore:
+    settings = Settings.build("server", mail_location=f"maildir:{root}/Maildir")
+    user = User("tester", home=str(root))
+    return MaildirStore(user, settings, disk or Disk(), MailLog(StreamSink(2)))
+
+
+def deliver(maildir: Path, number: int) -> str:
+    name = f"{1700000000 + number}.M{number}P1.other"
+    (maildir / "tmp" / name).write_bytes(b"Subject: %d\n\nx\n" % number)
+    os.rename(maildir / "tmp" / name, maildir / "new" / name)
+    return name
+
+
+@pytest.mark.parametrize("watched", [True, False], ids=["inotify", "stamps"])
+async def test_deliver_and_rename_within_one_tick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watched: bool
+) -> None:
+    """Each change comes right after a look, as like as not within the clock's tick of it."""
+    if not watched:
+        monkeypatch.setattr(Watcher, "add", lambda *_: None)
+    store = open_store(tmp_path, Unsynced())
+    folder = await store.open_folder("INBOX")
+    maildir = tmp_path / "Maildir"
+    for number in range(1, ROUNDS + 1):
+        name = deliver(maildir, number)
+        await settle(folder, watched, lambda number=number: folder.get(number) is not None)
+        os.rename(maildir / "cur" / f"{name}:2,", maildir / "cur" / f"{name}:2,S")
+        await settle(folder, watched, lambda number=number: "\\Seen" in info_flags(folder, number))
+        if number > 20:
+            os.unlink(maildir / "cur" / f"{1700000000 + number - 20}.M{number - 20}P1.other:2,S")
+    await settle(folder, watched, lambda: len(folder.messages()) == min(ROUNDS, 20))
+    assert folder.uidnext == ROUNDS + 1
+    await store.close()
+
+
+def info_flags(folder: MaildirFolder, uid: int) -> frozenset[str]:
+    info = folder.get(uid)
+    return info.flags if info is not None else frozenset()
+
+
+async def settle(folder: MaildirFolder, watched: bool, done: object) -> None:
+    """Without inotify one look must see it; with it, when the kernel has told."""
+    assert callable(done)
+    await folder.refresh()
+    if watched:
+        async with asyncio.timeout(5):
+            while not done():
+                await asyncio.sleep(0.001)
+                await folder.refresh()
+    assert done()
+
+
+async def test_another_program_all_the_time(tmp_path: Path) -> None:
+    """A thread delivers, renames and deletes as fast as it can while we look."""
+    store = open_store(tmp_path, Unsynced())
+    folder = await store.open_folder("INBOX")
+    maildir = tmp_path / "Maildir"
+    rng = random.Random(3)
+    ended = threading.Event()
+
+    def other() -> None:
+        for number in range(ROUNDS):
+            deliver(maildir, number)
+            names = [entry.name for entry in os.scandir(maildir / "cur")]
+            for name in rng.sample(names, min(3, len(names))):
+                path = maildir / "cur" / name
+                with contextlib.suppress(FileNotFoundError):
+                    if rng.random() < 0.2:
+                        path.unlink()
+                    else:
+                        base = name.partition(":")[0]
+                        os.rename(path, path.with_name(f"{base}:2,{rng.choice(('', 'S', 'FS'))}"))
+        ended.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    seen: dict[int, str] = {}
+    while not ended.is_set():
+        await folder.refresh()
+        for uid, name in list(folder.index.names.items()):
+            base = name.rpartition("/")[2].partition(":")[0]
+            assert seen.setdefault(uid, base) == base
+        await asyncio.sleep(0.001)
+    thread.join()
+    async with asyncio.timeout(10):
+        while True:
+            await folder.refresh()
+            on_disk = {entry.name for entry in os.scandir(maildir / "cur")}
+            if on_disk == set(folder.index.names.values()) and not os.listdir(maildir / "new"):
+                break
+            await asyncio.sleep(0.01)
+    assert len(set(seen.values())) == len(seen)
+    await store.close()
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    # Not tmp_path: the user nobody must be able to reach it.
+    path = Path(tempfile.mkdtemp(prefix="resel-race-"))
+    os.chmod(path, 0o755)
+    for part in ("cur", "new", "tmp"):
+        (path / "Maildir" / part).mkdir(parents=True)
+    (path / "home").mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.mark.needs(str(IMAP))
+def test_both_killed(root: Path) -> None:
+    """Dovecot and a process of ours change one mailbox, and both are killed, again and again:
+    what either has said is there, under the same UID for both, and nobody waits for a lock."""
+    user = "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
+    owner = pwd.getpwnam(user).pw_uid
+    kept: dict[str, int] = {}
+    gone: set[int] = set()
+    give(root, user)
+    for number in range(4):
+        dovecot = DovecotImap(root)
+        ours = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("race_worker.py")),
+             str(root), str(owner), str(number)],
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        killer = threading.Timer(1.2 + 0.13 * number, kill_both, (dovecot, ours))
+        killer.start()
+        dovecot_works(dovecot, number, kept, gone)
+        assert ours.stdout is not None
+        for line in ours.stdout.read().decode().splitlines():
+            words = line.split()
+            if words[0] == "append":
+                kept[words[1]] = int(words[2])
+            elif words[0] == "expunge":
+                gone.add(int(words[1]))
+        killer.join()
+        ours.stdout.close()
+        ours.wait(10)
+        with contextlib.suppress(BrokenPipeError):
+            dovecot.__exit__()
+        check(root, user, kept, gone)
+
+
+def kill_both(dovecot: DovecotImap, ours: subprocess.Popen[bytes]) -> None:
+    os.kill(dovecot.pid, signal.SIGKILL)
+    ours.kill()
+
+
+def dovecot_works(session: DovecotImap, number: int, kept: dict[str, int], gone: set[int]) -> None:
+    """Until it is killed."""
+    with contextlib.suppress(RuntimeError, OSError):
+        session.command("select inbox")
+        for count in range(1, 10_000):
+            mark = f"dovecot-{number}-{count}"
+            mail = f"Subject: {mark}\r\n\r\nbody\r\n"
+            answer = session.command(f"append inbox {{{len(mail)}+}}\r\n{mail}")[-1]
+            found = re.search(rb"APPENDUID \d+ (\d+)", answer)
+            if found is None:
+                continue
+            kept[mark] = int(found[1])
+            session.command(f"uid store {found[1].decode()} +flags (\\Seen Work)")
+
+
+def check(root: Path, user: str, kept: dict[str, int], gone: set[int]) -> None:
+    began = time.monotonic()
+    ours = asyncio.run(our_view(root))
+    assert time.monotonic() - began < 10, "a lock delayed us"
+    give(root, user)
+    began = time.monotonic()
+    with DovecotImap(root) as session:
+        theirs = dovecot_view(session)
+    assert time.monotonic() - began < 10, "a lock delayed Dovecot"
+    assert ours == theirs
+    missing_now = {mark: uid for mark, uid in kept.items() if uid not in ours and uid not in gone}
+    # What was being expunged when the process died may be gone without having been said.
+    assert len(missing_now) <= 1, missing_now
+    gone.update(missing_now.values())
+    wrong = {mark: uid for mark, uid in kept.items() if ours.get(uid, mark) != mark}
+    assert not wrong
+    assert len(set(ours.values())) == len(ours), "a message is there twice"
+
+
+async def our_view(root: Path) -> dict[int, str]:
+    store = open_store(root)
+    folder = await store.open_folder("INBOX")
+    headers = await folder.header_fields(folder.uids())
+    await store.close()
+    return {uid: _mark(header) for uid, header in headers.items()}
+
+
+def dovecot_view(session: DovecotImap) -> dict[int, str]:
+    session.command("select inbox")
+    found = {}
+    for line in session.command("uid fetch 1:* (uid body.peek[header.fields (subject)])"):
+        number = re.search(rb"UID (\d+)", line)
+        if number is not None and b"FETCH" in line:
+            found[int(number[1])] = _mark(line.partition(b"\r\n")[2])
+    return found
+
+
+def _mark(header: bytes) -> str:
+    found = re.search(rb"Subject: (\S+)", header)
+    return found[1].decode() if found else ""
