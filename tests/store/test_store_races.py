@@ -23,6 +23,7 @@ import pytest
 sys.path.append(str(Path(__file__).parent.parent / "mime"))
 from dovecot_imap import IMAP, DovecotImap, give
 
+from resel_lda.maildir.files import MaildirFiles
 from resel_lda.maildir.folder import MaildirFolder
 from resel_lda.maildir.store import MaildirStore
 from resel_lda.maildir.watch import Watcher
@@ -63,19 +64,28 @@ async def test_deliver_and_rename_within_one_tick(
     """Each change comes right after a look, as like as not within the clock's tick of it."""
     if not watched:
         monkeypatch.setattr(Watcher, "add", lambda *_: None)
+        monkeypatch.setattr(MaildirFiles, "stamps", coarse_stamps)
     store = open_store(tmp_path, Unsynced())
     folder = await store.open_folder("INBOX")
     maildir = tmp_path / "Maildir"
     for number in range(1, ROUNDS + 1):
         name = deliver(maildir, number)
         await settle(folder, watched, lambda number=number: folder.get(number) is not None)
-        os.rename(maildir / "cur" / f"{name}:2,", maildir / "cur" / f"{name}:2,S")
-        await settle(folder, watched, lambda number=number: "\\Seen" in info_flags(folder, number))
+        for before, after, flag in (("", "S", "\\Seen"), ("S", "FS", "\\Flagged")):
+            os.rename(maildir / "cur" / f"{name}:2,{before}", maildir / "cur" / f"{name}:2,{after}")
+            await settle(folder, watched, lambda n=number, flag=flag: flag in info_flags(folder, n))
         if number > 20:
-            os.unlink(maildir / "cur" / f"{1700000000 + number - 20}.M{number - 20}P1.other:2,S")
+            os.unlink(maildir / "cur" / f"{1700000000 + number - 20}.M{number - 20}P1.other:2,FS")
     await settle(folder, watched, lambda: len(folder.messages()) == min(ROUNDS, 20))
     assert folder.uidnext == ROUNDS + 1
     await store.close()
+
+
+def coarse_stamps(files: MaildirFiles) -> tuple[int, int]:
+    """As on a file system whose clock ticks every 10 ms."""
+    tick = 10_000_000
+    new, cur = os.stat(files.new).st_mtime_ns, os.stat(files.cur).st_mtime_ns
+    return new // tick * tick, cur // tick * tick
 
 
 def info_flags(folder: MaildirFolder, uid: int) -> frozenset[str]:
