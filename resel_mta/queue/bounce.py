@@ -4,6 +4,7 @@ RFC 6533's for SMTPUTF8. Pure: builds `Content`, decides nothing."""
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -21,6 +22,8 @@ from resel_mta.mail import (
 from resel_mta.queue.advice import advice
 from resel_mta.queue.journal import reason
 from resel_mta.wire import xtext
+
+_ESCAPED = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}")
 
 
 class Kind(enum.Enum):
@@ -195,7 +198,10 @@ def _recipient_fields(
     lines = [f"Final-Recipient: {_kind_of(recipient.address, kind)}; {recipient.address}"]
     if recipient.orcpt:
         address_type, _, address = recipient.orcpt.partition(";")
-        lines.append(f"Original-Recipient: {address_type}; {_decoded(address)}")
+        original = _decoded(address)
+        if kind == "utf-8" and address_type.lower() == "utf-8":
+            original = _plain_utf8(original)
+        lines.append(f"Original-Recipient: {address_type}; {original}")
     elif recipient.orig_to:
         lines.append(
             f"Original-Recipient: {_kind_of(recipient.orig_to, kind)}; {recipient.orig_to}"
@@ -238,6 +244,16 @@ def _decoded(text: str) -> str:
         return _printable(xtext.decode(text))
     except ValueError:
         return _printable(text)
+
+
+def _plain_utf8(address: str) -> str:
+    r"""An address as RFC 6533 §3 writes it in ASCII, "ren\x{E9}@example.org", in UTF-8."""
+    return _printable(_ESCAPED.sub(_character, address))
+
+
+def _character(match: re.Match[str]) -> str:
+    number = int(match[1], 16)
+    return chr(number) if number < 0x110000 else match[0]
 
 
 def _folded(line: str, width: int = 900) -> str:

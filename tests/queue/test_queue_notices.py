@@ -1,0 +1,150 @@
+"""Who is told of what, how often, and in which words."""
+
+from __future__ import annotations
+
+import email
+import re
+from email.message import Message as Mail
+
+import pytest
+from queue_fakes import OK, make_message, read_all, until
+from queue_house import BUSY, UNKNOWN, House, MakeHouse
+
+from resel_mta.content import Content
+from resel_mta.mail import (
+    Delivered,
+    Envelope,
+    Expanded,
+    Message,
+    Notify,
+    Outcome,
+    Recipient,
+    Relayed,
+    Reply,
+)
+from resel_mta.queue.bounce import Kind, Report, build
+
+
+def status_of(mail: Mail) -> str:
+    """The delivery-status part as text."""
+    part = mail.get_payload(1)
+    assert isinstance(part, Mail)
+    fields = part.get_payload()
+    if isinstance(fields, list):
+        return "\n".join(str(block) for block in fields)
+    return str(fields)
+
+
+def text_of(mail: Mail) -> str:
+    part = mail.get_payload(0)
+    assert isinstance(part, Mail)
+    raw = part.get_payload(decode=True)
+    assert isinstance(raw, bytes)
+    return raw.decode()
+
+
+async def sent_to(house: House, address: str) -> list[Mail]:
+    """Notices that were delivered to an address, as they were seen."""
+    names = [name for name, to in house.smtp.deliveries if to == [address]]
+    return [email.message_from_bytes(house.smtp.seen[name]) for name in names]
+
+
+def fail_only(house: House, domain: str, outcome: Outcome) -> None:
+    house.smtp.answer = lambda m, r, route: (
+        outcome if r.address.endswith(f"@{domain}") else Delivered(OK)
+    )
+
+
+async def test_a_storm_cannot_begin(make_house: MakeHouse) -> None:
+    """Everything bounces, also what is said about it."""
+    house = make_house(notify_classes="bounce, 2bounce, delay", myorigin="example.org")
+    house.smtp.answer = lambda m, r, route: UNKNOWN
+    await house.scheduler.start()
+    for _ in range(20):
+        await house.enter("cron@broken.net", sender="root@example.org")
+    await until(lambda: len(house.lines("undeliverable notification discarded")) == 40)
+    await house.idle()
+    assert await house.names() == []
+    # The mail itself, its bounce, the postmaster's copy, and the copy about the bounce.
+    assert len(house.smtp.deliveries) == 20 * 4
+
+
+async def test_the_postmaster_gets_copies_where_that_is_asked(make_house: MakeHouse) -> None:
+    house = make_house(
+        notify_classes="bounce", myorigin="example.org", bounce_notice_recipient="ops"
+    )
+    fail_only(house, "broken.net", UNKNOWN)
+    await house.scheduler.start()
+    await house.enter("a@broken.net", sender="ann@example.org")
+    await until(lambda: len(house.lines("removed")) == 3)
+    (copy,) = await sent_to(house, "ops@example.org")
+    (bounce,) = await sent_to(house, "ann@example.org")
+    assert copy["Subject"] == "Postmaster Copy: Undelivered Mail"
+    assert copy.get_payload(2).get_content_type() == "text/rfc822-headers"  # type: ignore[union-attr]
+    assert bounce.get_payload(2).get_content_type() == "message/rfc822"  # type: ignore[union-attr]
+    assert "Action: failed" in status_of(bounce)
+
+
+async def test_a_delay_says_that_nothing_need_be_done(make_house: MakeHouse) -> None:
+    house = make_house(delay_warning_time="1s", notify_classes="delay", myorigin="example.org")
+    fail_only(house, "slow.net", BUSY)
+    await house.scheduler.start()
+    message = await house.enter("a@slow.net", sender="ann@example.org")
+    await house.idle()
+    message.arrival -= 10
+    await house.scheduler.flush()
+    await until(lambda: len(house.lines("removed")) == 2)
+    (warning,) = await sent_to(house, "ann@example.org")
+    assert "THIS IS ONLY A WARNING: you need not send it again" in text_of(warning)
+    status = status_of(warning)
+    assert "Action: delayed" in status
+    assert "Will-Retry-Until: " in status
+    assert len(await sent_to(house, "postmaster@example.org")) == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "action"),
+    [
+        (Delivered(OK), "delivered"),
+        (Relayed(OK, "mx.example.net"), "relayed"),
+        (Expanded(OK), "expanded"),
+    ],
+)
+async def test_success_is_told_with_its_action(house: House, outcome: Outcome, action: str) -> None:
+    house.smtp.answer = lambda m, r, route: outcome if r.address == "a@good.net" else Delivered(OK)
+    message = make_message(house.store, "a@good.net", sender="ann@example.org")
+    message.recipients[0].notify = Notify.SUCCESS
+    await house.store.enter(message)
+    await until(lambda: bool(house.lines("sender delivery status notification")))
+    await house.idle()
+    (told,) = await sent_to(house, "ann@example.org")
+    assert f"Action: {action}" in status_of(told)
+
+
+def test_an_address_in_ascii_disguise_is_shown_as_it_is() -> None:
+    orcpt = "utf-8;ren\\x{E9}@example.org"
+    for utf8, shown in ((True, "utf-8; rené@example.org"), (False, orcpt.replace(";", "; "))):
+        recipient = Recipient("rene@example.org", orcpt=orcpt)
+        content = Content.from_bytes("Subject: été\r\n\r\nx\r\n".encode())
+        envelope = Envelope("ann@example.org", [recipient], smtputf8=utf8)
+        message = Message("1F7A", 1.7e9, envelope, content.size, [recipient], content)
+        made, envelope = build(
+            Report(
+                Kind.FAILURE, message, content, [(recipient, UNKNOWN)], "ann@example.org",
+                "mail.example.org", "1F7B", 1.7e9, 1.8e9, True,
+            )
+        )  # fmt: skip
+        assert envelope.smtputf8 is utf8
+        assert f"Original-Recipient: {shown}\r\n".encode() in read_all(made)
+
+
+async def test_every_lasting_failure_comes_with_words_for_people(house: House) -> None:
+    for code in ("5.1.1", "5.1.2", "5.2.2", "5.3.4", "5.4.4", "5.4.6", "5.6.7", "5.7.1"):
+        outcome = type(UNKNOWN)(Reply(550, code, "refused"))
+        fail_only(house, "broken.net", outcome)
+        await house.enter("a@broken.net", sender=f"s{code}@example.org")
+        await house.idle()
+        await until(lambda: house.scheduler.active == 0)
+        (bounce,) = await sent_to(house, f"s{code}@example.org")
+        words = re.sub(r"\s+", " ", text_of(bounce).partition("refused")[2])
+        assert len(words.partition("If you need help")[0]) > 30, code
