@@ -6,7 +6,8 @@ import ssl
 
 from resel_mta.mail import Reply
 from resel_mta.smtpd import replies
-from resel_mta.smtpd.session import Command, Session, Work, command_table
+from resel_mta.smtpd.command import Command, Work, command_table
+from resel_mta.smtpd.session import Session
 
 
 class BasicCommands(Session):

@@ -27,9 +27,9 @@ from resel_mta.mail import (
 )
 from resel_mta.maillog import MailLog
 from resel_mta.smtpd import replies
+from resel_mta.smtpd.command import Command, Commands, Work, command_table
 from resel_mta.smtpd.protocol import SmtpProtocol
 from resel_mta.smtpd.service import ConnectionCounter, SmtpService
-from resel_mta.smtpd.session import Command, Commands, Work, command_table
 from resel_mta.tls import ServerTLS
 from resel_mta.users import Users
 

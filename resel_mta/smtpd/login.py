@@ -7,8 +7,8 @@ import base64
 
 from resel_mta.smtpd import replies
 from resel_mta.smtpd.basic import BasicCommands
+from resel_mta.smtpd.command import Command, Work, command_table
 from resel_mta.smtpd.connection import LINE_TOO_LONG
-from resel_mta.smtpd.session import Command, Work, command_table
 from resel_mta.users.sasl import (
     Aborted,
     Challenge,

@@ -15,8 +15,8 @@ from resel_mta.mail import Envelope, Origin, PermFail, Reply, TempFail
 from resel_mta.receiver import ContentReceiver
 from resel_mta.smtpd import replies
 from resel_mta.smtpd.basic import BasicCommands
+from resel_mta.smtpd.command import Command, Commands, Work, command_table
 from resel_mta.smtpd.login import LoginCommands
-from resel_mta.smtpd.session import Command, Commands, Work, command_table
 from resel_mta.smtpd.transaction import TransactionCommands
 from resel_mta.wire.data import DataDecoder, LineNormalizer
 

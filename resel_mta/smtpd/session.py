@@ -1,69 +1,28 @@
-"""The conversation: commands in order, errors counted, the end. Sub-classes add the commands."""
+"""The conversation: commands in order, the end. Sub-classes add the commands."""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-import traceback
-from collections.abc import Callable, Coroutine, Mapping
-from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Coroutine
+from typing import Any
 
 from resel_mta.mail import PermFail, Reply, TempFail
 from resel_mta.smtpd import replies
-from resel_mta.smtpd.connection import LINE_TOO_LONG, Connection, Lost
+from resel_mta.smtpd.command import Closing, Command, Work
+from resel_mta.smtpd.conduct import Conduct
+from resel_mta.smtpd.connection import LINE_TOO_LONG, Lost
 from resel_mta.smtpd.names import Known, NameFinder
 
 #: Commands that may come before STARTTLS where TLS is required (RFC 3207 §4).
 _BEFORE_TLS = frozenset((b"NOOP", b"EHLO", b"LHLO", b"STARTTLS", b"QUIT"))
-#: Replies that may wait for one write, so that a long pipeline is no memory leak.
+#: Replies that may wait for one write; with as many a session gives way to the others.
 _MOST_REPLIES = 200
 
-#: What a command still has to wait for; None if it is done.
-Work = Coroutine[Any, Any, None] | None
 
+class Session(Conduct):
+    """Base of the SMTP service's protocol. Sub-classes add commands to `commands`."""
 
-class Closing(Exception):
-    """The session is over; what was to be said has been said."""
-
-
-class Command(NamedTuple):
-    """One SMTP command.
-
-    run: called with the session and the argument (b"" for none); it answers through `say`.
-    name: in the log. junk: it costs a client nothing, and is counted as an error when there are
-    too many. last: a client must wait for its reply (RFC 2920 §3.1).
-    """
-
-    run: Callable[[Any, bytes], Work]
-    name: str
-    junk: bool = False
-    last: bool = False
-
-
-Commands = Mapping[bytes, Command]
-
-
-def command_table(*commands: Command) -> Commands:
-    """By verb."""
-    return MappingProxyType({command.name.encode(): command for command in commands})
-
-
-class Session(Connection):
-    """Base of the SMTP service's protocol. Sub-classes add commands to `commands`.
-
-    consumer: takes the input instead of the command reader while a command needs more of it
-    (content, AUTH's responses). It returns False when it needs more input. The command is counted
-    when it is done with that (`command_done`).
-    """
-
-    commands: ClassVar[Commands]
-
-    consumer: Callable[[], bool] | None = None
-    _errors = 0
-    _junk = 0
     _stopping = False
-    _slowed: asyncio.TimerHandle | None = None
 
     # -- the conversation -------------------------------------------------------------------------
 
@@ -87,7 +46,7 @@ class Session(Connection):
             await self._find_names(self.service.names)
         self.log(f"connect from {self.label()}")
         if self.has_input:
-            self._note_pipelining()
+            self.note_pipelining()
         if not self.service.admits(self.client):
             service = "smtp" if options.service == "smtpd" else options.service
             count = self.service.connections(self.client.address)
@@ -129,7 +88,7 @@ class Session(Connection):
                 self.say(self.report(error))
             self.busy = False
             if command is not None and self.consumer is None:
-                self._count(command)
+                self.count(command)
         except Closing:
             self._end()
         except Lost:
@@ -207,7 +166,7 @@ class Session(Connection):
         self.where = command.name
         self.said = b""
         if self._position < len(self._buffer) and (command.last or not self.client.esmtp):
-            self._note_pipelining()
+            self.note_pipelining()
         try:
             work = command.run(self, argument.strip())
         except (TempFail, PermFail) as failure:
@@ -221,26 +180,7 @@ class Session(Connection):
                 self.wait_for(work, command)
                 return
         if self.consumer is None:
-            self._count(command)
-
-    def bare_newline(self) -> Reply:
-        """smtpd_forbid_bare_newline = reject."""
-        code, hostname = self.options.bare_newline_reject_code, self.options.myhostname
-        return Reply(code, f"{code // 100}.5.2", f"{hostname} Error: bare <LF> received")
-
-    def refuse_line(self) -> None:
-        refusal = self.bare_newline()
-        self.log_reject(self.where, refusal)
-        self.hang_up(refusal)
-
-    def _note_pipelining(self) -> None:
-        """What was sent too early is not logged: it may be a password or a message."""
-        if self.client.pipelining or self.where == "QUIT":
-            return
-        self.client.pipelining = True
-        self.log(f"improper command pipelining after {self.where} from {self.client.label()}")
-        if self.options.forbid_unauth_pipelining:
-            self.hang_up(replies.SYNCHRONIZATION)
+            self.count(command)
 
     def _unusual(self, line: bytes, verb: bytes, command: Command | None) -> Command | None:
         """A line that is no command, or one that needs TLS first. None after saying so."""
@@ -248,77 +188,25 @@ class Session(Connection):
         label = self.client.label()
         if line is LINE_TOO_LONG:
             self.log(f"warning: {label}: request longer than {options.line_length_limit}")
-            self._refuse("UNKNOWN", replies.LINE_TOO_LONG)
+            self.refuse("UNKNOWN", replies.LINE_TOO_LONG)
         elif not verb:
-            self._refuse("UNKNOWN", replies.BAD_SYNTAX)
+            self.refuse("UNKNOWN", replies.BAD_SYNTAX)
         elif verb in options.forbidden_commands:
             self.log(f"warning: non-SMTP command from {label}: {verb.decode()}")
             self.hang_up(replies.NON_SMTP)
         elif verb in options.noop_commands:
             self.say(replies.OK)
-            self._tally("NOOP", ok=True)
+            self.tally("NOOP", ok=True)
         elif command is None:
             self.where = "UNKNOWN"
-            self._refuse("UNKNOWN", replies.UNKNOWN_COMMAND)
+            self.refuse("UNKNOWN", replies.UNKNOWN_COMMAND)
         elif verb not in _BEFORE_TLS:
-            self._refuse(command.name, replies.TLS_REQUIRED)
+            self.refuse(command.name, replies.TLS_REQUIRED)
         else:
             return command
         return None
 
-    # -- errors -----------------------------------------------------------------------------------
-
-    def _refuse(self, name: str, reply: bytes) -> None:
-        self.say(reply)
-        self._tally(name, ok=False)
-
-    def command_done(self, verb: bytes) -> None:
-        """A command that had a consumer is done with it. Raises Closing."""
-        self._count(self.commands[verb])
-
-    def _count(self, command: Command) -> None:
-        ok = self.said < b"4"
-        if command.junk:
-            self._junk += 1
-            if self._junk > self.options.junk_command_limit:
-                self._errors += 1
-        self.client.count(command.name, ok=ok)
-        if self._errors or not ok:
-            self._restrain(ok=ok)
-
-    def _tally(self, name: str, *, ok: bool) -> None:
-        self.client.count(name, ok=ok)
-        self._restrain(ok=ok)
-
-    def _restrain(self, *, ok: bool) -> None:
-        """Slow down and in the end stop a client that makes many errors. Raises Closing."""
-        if not ok:
-            self._errors += 1
-        options = self.options
-        if self._errors > options.hard_error_limit:
-            self.log(f"too many errors after {self.where} from {self.client.label()}")
-            self.hang_up(replies.too_many_errors(options.myhostname))
-        if self._errors >= options.soft_error_limit and options.error_sleep_time:
-            # The reply waits too, so that a client that reads it waits.
-            self.busy = True
-            self._slowed = self.loop.call_later(options.error_sleep_time, self._resume)
-
-    def _resume(self) -> None:
-        self._slowed = None
-        self.busy = False
-        self.proceed()
-
-    def forgive(self) -> None:
-        """A message was accepted: earlier errors do not count any more."""
-        self._errors = 0
-        self._junk = 0
-
     # -- the end ----------------------------------------------------------------------------------
-
-    def hang_up(self, reply: bytes | Reply) -> None:
-        """Say it and end the session: raises Closing."""
-        self.say(reply)
-        raise Closing
 
     def _lost(self) -> None:
         self.log(f"lost connection after {self.where} from {self.client.label()}")
@@ -390,26 +278,3 @@ class Session(Connection):
     def abandon(self) -> Work:
         """Forget a transaction, its content too; what is left to do for that."""
         return None
-
-    # -- the log ----------------------------------------------------------------------------------
-
-    def log_reject(self, where: str, reply: Reply, details: str = "", queue_id: str = "") -> None:
-        """Postfix's "NOQUEUE: reject: RCPT from …" line."""
-        words = [
-            f"reject: {where} from {self.client.label()}: {reply};{details}",
-            f"proto={'ESMTP' if self.client.esmtp else 'SMTP'}",
-        ]
-        if self.client.helo:
-            words.append(f"helo=<{replies.ascii_only(self.client.helo)}>")
-        self.log(" ".join(words), queue_id or "NOQUEUE")
-
-    def report(self, error: Exception) -> Reply:
-        """Log what should not have happened under a reference; the reply gives only that."""
-        reference = secrets.token_hex(4)
-        frames = traceback.extract_tb(error.__traceback__)
-        place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-        self.log(
-            f"warning: internal error (reference {reference}) after {self.where}: "
-            f"{type(error).__name__}: {error}{place}"
-        )
-        return replies.local_error(reference)

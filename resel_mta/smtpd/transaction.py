@@ -10,10 +10,10 @@ from functools import partial
 
 from resel_mta.mail import Envelope, Recipient, Reply, TempFail
 from resel_mta.smtpd import replies
+from resel_mta.smtpd.command import Command, Work, command_table
 from resel_mta.smtpd.login import LoginCommands
 from resel_mta.smtpd.parameters import Offers, Refused, parse_mail, parse_rcpt, qualify
 from resel_mta.smtpd.recipients import LookUp
-from resel_mta.smtpd.session import Command, Work, command_table
 
 
 class TransactionCommands(LoginCommands):
