@@ -23,8 +23,11 @@ _REPLY = re.compile(r"(\d{3}) (\d\.\d+\.\d+) ")
 _STATUS = re.compile(r"status=(\w+) \((.*)\)$")
 _OUTCOMES = {"sent": "success", "expanded": "success", "bounced": "failure", "deferred": "failure"}
 #: Fields that go below the module's name: words, and numbers.
-_WORDS = ("orig_to", "relay", "delays", "dsn", "status", "helo", "method", "session")
-_NUMBERS = ("size", "nrcpt", "uid", "mpid")
+_WORDS = re.compile("orig_to|relay|delays|dsn|status|helo|method|session")
+_NUMBERS = re.compile("size|nrcpt|uid|mpid")
+#: ECS has two names for each end, and asks for both.
+_CLIENT, _SERVER = ("client.ip", "source.ip"), ("server.ip", "destination.ip")
+_NEXT_HOP = ("destination.ip",)
 
 
 def fields_of(module: str, service: str, text: str) -> Record:
@@ -50,6 +53,8 @@ def fields_of(module: str, service: str, text: str) -> Record:
         pairs = {"user": session[1], "session": session[2]}
     _add_own(found, module, pairs)
     _add_addresses(found, pairs)
+    if f"{module}.relay" in found:
+        found.update(_next_hop(found[f"{module}.relay"], pairs))
     return found
 
 
@@ -106,7 +111,7 @@ def _login(text: str, pairs: dict[str, str]) -> Record:
     else:
         record = _event("client-disconnected", ["network"], ["connection", "end"])
     return (
-        record | _address("client", pairs.get("rip", "")) | _address("server", pairs.get("lip", ""))
+        record | _address(_CLIENT, pairs.get("rip", "")) | _address(_SERVER, pairs.get("lip", ""))
     )
 
 
@@ -125,15 +130,15 @@ def _message(text: str, pairs: dict[str, str]) -> Record:
         record = _event(f"message-{status[1]}", ["email"], ["info"])
         record["event.outcome"] = _OUTCOMES.get(status[1], "unknown")
         record["event.reason"] = status[2]
-        return record | _next_hop(pairs)
+        return record
     return {}
 
 
-def _next_hop(pairs: dict[str, str]) -> Record:
+def _next_hop(hop: str, pairs: dict[str, str]) -> Record:
     record: Record = {}
-    peer = _PEER.fullmatch(pairs.get("relay", ""))
+    peer = _PEER.fullmatch(hop)
     if peer is not None:
-        record = {"destination.domain": peer[1]} | _address("destination", peer[2])
+        record = {"destination.domain": peer[1]} | _address(_NEXT_HOP, peer[2])
         if peer[3]:
             record["destination.port"] = int(peer[3])
     try:
@@ -148,29 +153,26 @@ def _client(text: str) -> Record:
     peer = _PEER.match(text)
     if peer is None:
         return {}
-    record = _address("client", peer[2])
+    record = _address(_CLIENT, peer[2])
     if record and peer[1] != "unknown":
         record["client.domain"] = peer[1]
     return record
 
 
-def _address(side: str, text: str) -> Record:
-    """The same address under both of its ECS names, as ECS asks for."""
+def _address(names: tuple[str, ...], text: str) -> Record:
     try:
         address = str(ipaddress.ip_address(text))
     except ValueError:
         return {}
-    other = {"client": "source", "server": "destination"}.get(side)
-    return {f"{side}.ip": address} | ({f"{other}.ip": address} if other else {})
+    return dict.fromkeys(names, address)
 
 
 def _add_own(found: Record, module: str, pairs: dict[str, str]) -> None:
-    for name in _WORDS:
-        if pairs.get(name):
-            found[f"{module}.{name}"] = pairs[name]
-    for name in _NUMBERS:
-        if pairs.get(name, "").isdecimal():
-            found[f"{module}.{name}"] = int(pairs[name])
+    for name, value in pairs.items():
+        if value and _WORDS.fullmatch(name):
+            found[f"{module}.{name}"] = value
+        elif value.isdecimal() and _NUMBERS.fullmatch(name):
+            found[f"{module}.{name}"] = int(value)
 
 
 def _add_addresses(found: Record, pairs: dict[str, str]) -> None:

@@ -168,6 +168,12 @@ def test_maillog_ecs_failures(records: dict[str, list[Record]]) -> None:
             "user.name",
             "lcarr",
         ),
+        (
+            'to=<"x, relay=evil[192.0.2.9], "@b.fr>, relay=h[192.0.2.1]:25, delay=1, dsn=2.0.0, '
+            "status=sent (250 2.0.0 Ok)",
+            "destination.ip",
+            "192.0.2.1",
+        ),
         ("connect from h.example[2001:db8::1]", "client.domain", "h.example"),
     ],
 )
