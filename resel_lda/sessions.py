@@ -21,8 +21,8 @@ from resel_lda.pop3.uidl import parse_format
 from resel_mta.config import Settings
 from resel_mta.users import User
 
-#: The service of an administrator's command, and its name in the log.
-ADMIN = "doveadm"
+#: The services of an administrator's commands and of deliveries by resel-lda, as in the log.
+ADMIN, DELIVERY = "doveadm", "lda"
 
 Report = Callable[[str], None]
 
@@ -35,7 +35,7 @@ class Running(Protocol):
         ...
 
     async def run(self) -> str:
-        """To its end; why it ended, for the log."""
+        """To its end; why it ended, for the log, "" if that is of no interest."""
         ...
 
 
@@ -64,7 +64,7 @@ def make_session(
     if request.service == "pop3":
         namer = parse_format(settings.text("pop3_uidl_format"))
         return Pop3Session(stream, store, request.session, drop_lock, namer, report)
-    if request.service == ADMIN:
+    if request.service in (ADMIN, DELIVERY):
         if not isinstance(store, MaildirStore):
             raise MailboxError("This store has no administrator's commands", "CANNOT")
         return AdminSession(stream, user_of(request), store, settings, report)
@@ -97,7 +97,7 @@ class _ImapSession:
 
 def refuse(request: Handover, stream: Stream, error: MailboxError) -> None:
     """Tell the client that its mailbox is of no use."""
-    if request.service == ADMIN:
+    if request.service in (ADMIN, DELIVERY):
         said = json.dumps({"problem": error.text, "exit": 75}) + '\n{"done": true}\n'
     elif request.service == "pop3":
         said = f"-ERR [SYS/PERM] {error.text}\r\n"

@@ -253,7 +253,8 @@ class Worker:
             if held is not None:
                 self._release(request.user, held)
             self._say(handover.ENDED, {"session": request.session})
-            self.log(service, f"{prefix}Disconnected: {reason}")
+            if reason:
+                self.log(service, f"{prefix}Disconnected: {reason}")
 
     async def _run(self, request: Handover, stream: Stream, held: _Held, prefix: str) -> str:
         assert self._settings is not None

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from resel_lda.handover import Handover
-from resel_lda.sessions import ADMIN
+from resel_lda.sessions import ADMIN, DELIVERY
 from resel_lda.worker_pool import WorkerPool, WorkerUnavailable
 from resel_mta.control import ControlError, Input, Row, Verb
 from resel_mta.mail import TempFail
@@ -58,7 +58,8 @@ class MailVerbs:
         user = await self._find(str(args["user"]))
         given: Input = args["input"]
         request = {"command": args["command"], "args": args["args"], "octets": given.size}
-        reader, writer = await self._open(user)
+        service = DELIVERY if args["command"] == "deliver" else ADMIN
+        reader, writer = await self._open(user, service)
         sending = asyncio.create_task(_send(writer, request, given))
         try:
             async for row in _answers(reader):
@@ -78,12 +79,14 @@ class MailVerbs:
             raise ControlError(67, "User doesn't exist")
         return user
 
-    async def _open(self, user: User) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _open(
+        self, user: User, service: str
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         self._pool.start()
         ours, theirs = socket.socketpair()
         request = Handover(
             session=base64.b64encode(os.urandom(9), b"+/").decode("ascii"),
-            service=ADMIN,
+            service=service,
             user=user.name,
             uid=user.uid,
             gid=user.gid,

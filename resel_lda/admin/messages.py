@@ -15,6 +15,7 @@ from resel_lda.imap.parser import normal_flag
 from resel_lda.mailbox import AppendData, MailboxError
 from resel_lda.maildir.layout import LocationError
 from resel_lda.maildir.store import MaildirStore
+from resel_mta.content import Header
 from resel_mta.disk import Disk
 from resel_mta.mail import PermFail, TempFail
 from resel_mta.maillog import MailLog, StreamSink
@@ -147,9 +148,18 @@ async def deliver(work: Work) -> None:
         await work.tell.problem(f"save failed: {error}", EX_TEMPFAIL)
         return
     wanted = mailbox or "INBOX"
+    what = f"msgid={_message_id(message)}"
     if name.upper() != wanted.upper():
-        work.report(f"save failed to open mailbox {wanted}: Mailbox doesn't exist: {wanted}")
-    work.report(f"saved mail to {name}")
+        missing = f"Mailbox doesn't exist: {wanted}"
+        work.report(f"{what}: save failed to open mailbox {wanted}: {missing}")
+    work.report(f"{what}: saved mail to {name}")
+
+
+def _message_id(message: bytes) -> str:
+    """For the log, as Dovecot writes it."""
+    header = message.replace(b"\r\n", b"\n").partition(b"\n\n")[0]
+    found = Header(header.replace(b"\n", b"\r\n") + b"\r\n").get(b"Message-ID")
+    return found.decode("ascii", "replace")[:200] if found else "unspecified"
 
 
 async def import_mail(work: Work) -> None:

@@ -112,7 +112,8 @@ class AdminSession:
             return "bad request"
         await self._perform(command, args, octets)
         await self._say({"done": True})
-        return f"Command {command}"
+        # A delivery has its own line.
+        return "" if command == "deliver" else f"Command {command}"
 
     async def _perform(self, command: str, args: Mapping[str, Any], octets: int) -> None:
         handler = COMMANDS.get(command)

@@ -25,7 +25,16 @@ __all__ = ["FileSink", "JournalSink", "MailLog", "Sink", "StreamSink", "SyslogSi
 
 #: Services whose lines are worded as Dovecot's, and begin with `mailbox_syslog_name`.
 MAILBOX_SERVICES = frozenset(
-    ("imap", "imap-login", "pop3", "pop3-login", "lda", "managesieve", "managesieve-login")
+    (
+        "doveadm",
+        "imap",
+        "imap-login",
+        "lda",
+        "managesieve",
+        "managesieve-login",
+        "pop3",
+        "pop3-login",
+    )
 )
 
 _RECENT = 10

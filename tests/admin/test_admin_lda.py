@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from resel_mta.commands.lda import main
 
 __all__ = ["daemon", "dovecot", "root"]
 
-MESSAGE = b"Subject: lda\n\nFrom here on\nbody\n"
+MESSAGE = b"Message-ID: <1@x>\nSubject: lda\n\nFrom here on\nbody\n"
 
 
 class Input:
@@ -122,7 +123,15 @@ def test_lda_mbox(lda: Lda, config: Path, tmp_path: Path) -> None:
     assert lda("-d", "lcarr", "-f", "s@x.org", *spool) == (0, "")
     lines = (tmp_path / "spool" / "lcarr").read_bytes().split(b"\n")
     assert lines[0].startswith(b"From s@x.org  ")
-    assert lines[1:] == [b"Subject: lda", b"", b">From here on", b"body", b"", b""]
+    assert lines[1:] == [
+        b"Message-ID: <1@x>",
+        b"Subject: lda",
+        b"",
+        b">From here on",
+        b"body",
+        b"",
+        b"",
+    ]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="Dovecot is started as root")
@@ -177,5 +186,6 @@ def test_lda_through_the_daemon(daemon: Daemon) -> None:
         assert (done.returncode, b"Traceback" in done.stderr) == (status, False), done.stderr
     client.noop()
     assert client.response("EXISTS")[1][-1] == b"1"
-    assert "saved mail to INBOX" in daemon.log()
+    line = next(line for line in daemon.log().splitlines() if "saved mail" in line)
+    assert re.search(r"dovecot: lda\(lcarr\)<\d+><\S+>: msgid=<1@x>: saved mail to INBOX$", line)
     client.logout()
