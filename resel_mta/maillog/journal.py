@@ -7,12 +7,10 @@ Source: https://systemd.io/JOURNAL_NATIVE_PROTOCOL/
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import socket
 
-from resel_mta.maillog.sinks import severity_of
+from resel_mta.maillog.sinks import Datagrams, severity_of
 
 SOCKET = "/run/systemd/journal/socket"
 # "postfix/smtp[123]: ", or "dovecot: ".
@@ -28,36 +26,16 @@ class JournalSink:
     """Sends each line as an entry. Raises OSError where there is no journal."""
 
     def __init__(self, path: str = SOCKET) -> None:
-        self._path = path
-        self._socket = self._connect()
-
-    def _connect(self) -> socket.socket:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        try:
-            connection.connect(self._path)
-        except OSError:
-            connection.close()
-            raise
-        return connection
+        self._daemon = Datagrams(path)
 
     def write(self, lines: list[str]) -> None:
-        for line in lines:
-            entry = encode(line)
-            try:
-                self._socket.send(entry)
-            except OSError:
-                # journald was restarted: its socket is a new one.
-                with contextlib.suppress(OSError):
-                    self.reopen()
-                    self._socket.send(entry)
+        self._daemon.send_all(map(encode, lines))
 
     def reopen(self) -> None:
-        new = self._connect()
-        self._socket.close()
-        self._socket = new
+        self._daemon.reopen()
 
     def close(self) -> None:
-        self._socket.close()
+        self._daemon.close()
 
 
 def encode(line: str) -> bytes:

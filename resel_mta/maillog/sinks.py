@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import socket
+import time
+from collections.abc import Iterable
 from typing import Protocol
 
 
@@ -60,32 +62,76 @@ def severity_of(line: str) -> int:
     return next((_SEVERITIES[word] for word in words if word in _SEVERITIES), _INFO)
 
 
-class SyslogSink:
-    """/dev/log, facility mail (2). Severity by the word that starts the text, as Postfix has it."""
+class Datagrams:
+    """The unix datagram socket of a log daemon. Raises OSError when it cannot be reached at first.
 
-    def __init__(self, path: str = "/dev/log") -> None:
+    A daemon that does not read must not hold up the mail: after `patience` seconds its lines are
+    dropped, and for `rest` seconds those after them without a wait.
+    """
+
+    def __init__(self, path: str, patience: float = 0.5, rest: float = 5.0) -> None:
         self._path = path
+        self._patience = patience
+        self._rest = rest
+        self._resting_until = 0.0
         self._socket = self._connect()
 
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        connection.connect(self._path)
+        connection.settimeout(self._patience)
+        try:
+            connection.connect(self._path)
+        except OSError:
+            connection.close()
+            raise
         return connection
-
-    def write(self, lines: list[str]) -> None:
-        for line in lines:
-            text = line.rstrip("\n")
-            priority = 16 + severity_of(line)
-            data = f"<{priority}>{text}".encode("utf-8", "backslashreplace")
-            try:
-                self._socket.send(data)
-            except OSError:
-                # syslogd was restarted: its socket is a new one.
-                with contextlib.suppress(OSError):
-                    self.reopen()
-                    self._socket.send(data)
 
     def reopen(self) -> None:
         new = self._connect()
         self._socket.close()
         self._socket = new
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def send_all(self, datagrams: Iterable[bytes]) -> None:
+        """Raises OSError when some of them were dropped."""
+        dropped = sum(not self._send(data) for data in datagrams)
+        if dropped:
+            raise OSError(errno.EAGAIN, f"{self._path} did not take {dropped} of them")
+
+    def _send(self, data: bytes) -> bool:
+        if self._resting_until and time.monotonic() < self._resting_until:
+            return False
+        try:
+            self._socket.send(data)
+        except TimeoutError:
+            self._resting_until = time.monotonic() + self._rest
+            return False
+        except OSError:
+            # The daemon was started again: its socket is a new one.
+            try:
+                self.reopen()
+                self._socket.send(data)
+            except OSError:
+                return False
+        return True
+
+
+class SyslogSink:
+    """/dev/log, facility mail (2). Severity by the word that starts the text, as Postfix has it."""
+
+    def __init__(self, path: str = "/dev/log") -> None:
+        self._daemon = Datagrams(path)
+
+    def write(self, lines: list[str]) -> None:
+        self._daemon.send_all(
+            f"<{16 + severity_of(line)}>{line.rstrip()}".encode("utf-8", "backslashreplace")
+            for line in lines
+        )
+
+    def reopen(self) -> None:
+        self._daemon.reopen()
+
+    def close(self) -> None:
+        self._daemon.close()
