@@ -103,6 +103,8 @@ class Session(Conduct):
         """Go on with what was held back; at the end of input, end the session."""
         if self.finished:
             return
+        # The client could not say anything while it waited for us.
+        self._active = self.loop.time()
         if self.transport is None:
             self._lost()
             return

@@ -292,3 +292,22 @@ async def test_auth_does_not_run_commands(start: Start) -> None:
     await peer.send(b"A" * 20_000 + b"\r\n")
     assert await peer.reply() == "501 5.5.2 Error: malformed authentication response"
     assert await peer.ask("NOOP") == "250 2.0.0 Ok"
+
+
+async def test_waiting_for_us_is_not_silence() -> None:
+    """A message whose commit takes longer than smtpd_timeout costs the client no session."""
+    session = Talk()
+    session.intake.gate = asyncio.Event()
+    await session.quiet()
+    session.session.data_received(b"HELO x\r\n" + MESSAGE + b"body\r\n.\r\n")
+    await session.intake.entered.wait()
+    late = asyncio.get_running_loop().time() + session.session.options.timeout + 1
+    session.session.check_time(late)
+    session.session._active -= session.session.options.timeout + 1
+    session.intake.gate.set()
+    await session.quiet()
+    session.session.check_time(asyncio.get_running_loop().time())
+    session.session.data_received(b"NOOP\r\n")
+    written, taken, _ = await session.end()
+    assert written.endswith(b"250 2.0.0 Ok: queued as QID1\r\n250 2.0.0 Ok\r\n")
+    assert len(taken) == 1
