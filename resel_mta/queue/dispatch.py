@@ -93,9 +93,13 @@ class Dispatcher:
     def site_key(self, route: Route, recipient: Recipient) -> str:
         """The name of a next hop. Where each recipient is delivered alone (local mailboxes),
         it is the recipient, as in Postfix."""
-        if self._policy.limits(route.transport).recipients == 1:
-            return f"{route.transport}:{recipient.address}"
-        return f"{route.transport}:{route.nexthop}"
+        if self.shares_site(route):
+            return f"{route.transport}:{route.nexthop}"
+        return f"{route.transport}:{recipient.address}"
+
+    def shares_site(self, route: Route) -> bool:
+        """Whether all recipients with this route have one next hop."""
+        return self._policy.limits(route.transport).recipients != 1
 
     def host_state(self, route: Route, address: str) -> HostState:
         """How things stand with a next hop, for people."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 import uuid
+from collections.abc import Iterable
 
 from resel_mta.mail import Message, Outcome, Recipient, Relayed
 from resel_mta.maillog import MailLog
@@ -32,6 +33,17 @@ def reason(outcome: Outcome) -> str:
     return outcome.reply.text.replace("\n", " ")
 
 
+def _says_the_same(one: Outcome, other: Outcome) -> bool:
+    """Whether their log lines end alike, which those of one transaction mostly do."""
+    return one is other or (
+        one.reply is other.reply
+        and type(one) is type(other)
+        and one.connect == other.connect
+        and one.transmit == other.transmit
+        and one.relay == other.relay
+    )
+
+
 class Journal:
     """Writes them."""
 
@@ -46,37 +58,35 @@ class Journal:
             message.queue_id,
         )
 
-    def outcome(
+    def outcomes(
         self,
         service: str,
         message: Message,
-        recipient: Recipient,
-        outcome: Outcome,
+        pairs: Iterable[tuple[Recipient, Outcome]],
         *,
         activated: float,
         started: float,
         now: float,
     ) -> None:
-        """activated, started, now: when the message became active, when its delivery began, and
-        when it ended (seconds since the epoch)."""
-        orig_to = ""
-        if recipient.orig_to and recipient.orig_to != recipient.address:
-            orig_to = f" orig_to=<{recipient.orig_to}>,"
-        delays = "/".join(
-            (
-                format_delay(activated - message.arrival),
-                format_delay(started - activated),
-                format_delay(outcome.connect),
-                format_delay(outcome.transmit),
-            )
-        )
-        self._log.event(
-            service,
-            f"to=<{recipient.address}>,{orig_to} relay={outcome.relay}, "
-            f"delay={format_delay(now - message.arrival)}, delays={delays}, "
-            f"dsn={outcome.reply.enhanced}, status={outcome.status} ({reason(outcome)})",
-            message.queue_id,
-        )
+        """A line for each. activated, started, now: when the message became active, when its
+        delivery began, and when it ended (seconds since the epoch)."""
+        delay = format_delay(now - message.arrival)
+        before = f"{format_delay(activated - message.arrival)}/{format_delay(started - activated)}"
+        event, queue_id = self._log.event, message.queue_id
+        last, text = None, ""
+        for recipient, outcome in pairs:
+            if last is None or not _says_the_same(outcome, last):
+                last = outcome
+                text = (
+                    f" relay={outcome.relay}, delay={delay}, delays={before}/"
+                    f"{format_delay(outcome.connect)}/{format_delay(outcome.transmit)}, "
+                    f"dsn={outcome.reply.enhanced}, status={outcome.status} ({reason(outcome)})"
+                )
+            address, orig_to = recipient.address, recipient.orig_to
+            if orig_to and orig_to != address:
+                event(service, f"to=<{address}>, orig_to=<{orig_to}>,{text}", queue_id)
+            else:
+                event(service, f"to=<{address}>,{text}", queue_id)
 
     def expired(self, message: Message) -> None:
         sender = message.envelope.reverse_path

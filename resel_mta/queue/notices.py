@@ -59,7 +59,12 @@ class Cause:
 
 def wants_success(recipient: Recipient, outcome: Outcome) -> bool:
     """Whether the sender asked to be told of this success, and nobody else will do it."""
-    if not recipient.notify & Notify.SUCCESS or recipient.notify & Notify.NEVER:
+    # The first test is for speed: that of a flag costs many times as much.
+    if (
+        recipient.notify == 0
+        or not recipient.notify & Notify.SUCCESS
+        or recipient.notify & Notify.NEVER
+    ):
         return False
     if isinstance(outcome, Relayed):
         return not outcome.dsn_capable

@@ -100,7 +100,7 @@ def _pack_usual(recipient: Recipient) -> str:
         recipient.orig_to
         or recipient.reverse_path is not None
         or recipient.orcpt
-        or recipient.notify
+        or recipient.notify != 0
         or recipient.via
         or recipient.attempts
         or not address.isprintable()
@@ -267,7 +267,7 @@ def _recipient(row: tuple[Any, ...]) -> Recipient:
         orig_to=row[1],
         reverse_path=row[2],
         orcpt=row[3],
-        notify=Notify(row[4]),
+        notify=Notify(row[4]) if row[4] else Notify.UNSET,
         row=row[7],
         attempts=row[6],
         via=tuple(row[5].split("\n")) if row[5] else (),

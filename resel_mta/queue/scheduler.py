@@ -39,6 +39,8 @@ from resel_mta.queue.settling import Settler
 from resel_mta.queue.sites import Active, Run
 from resel_mta.queue.why import HostState, marks
 
+RunKey = tuple[str, Route, str | None]
+"""Name of a next hop, route, reverse-path."""
 FRESH_SHARE = 5
 """One in so many places of the active window is for mail that goes from its arrival straight to
 its delivery, so that no backlog, however large, is in its way."""
@@ -272,23 +274,39 @@ class Scheduler:
         self._journal.active(message)
         self._spawn(self._route(active))
 
-    async def _route(self, active: Active) -> None:
-        """Hand each recipient to its next hop; those that have none get their outcome here."""
+    async def _sort(self, active: Active) -> tuple[dict[RunKey, Run], Pairs]:
+        """The recipients by next hop, and the outcomes of those that have none."""
         message = active.message
-        runs: dict[tuple[str, Route, str | None], Run] = {}
+        runs: dict[RunKey, Run] = {}
         settled: Pairs = []
+        run: Run | None = None
         for count, recipient in enumerate(message.recipients, 1):
             route = await self._route_one(message, recipient)
-            if isinstance(route, Route):
+            if not isinstance(route, Route):
+                settled.append((recipient, route))
+            elif run is not None and self._goes_along(run, route, recipient):
+                run.recipients.append(recipient)
+            else:
                 key = (self._dispatcher.site_key(route, recipient), route, recipient.reverse_path)
                 run = runs.get(key)
                 if run is None:
                     run = runs[key] = Run(active, route, recipient.reverse_path)
                 run.recipients.append(recipient)
-            else:
-                settled.append((recipient, route))
             if not count % YIELD_AFTER:
                 await asyncio.sleep(0)
+        return runs, settled
+
+    def _goes_along(self, run: Run, route: Route, recipient: Recipient) -> bool:
+        """Whether a recipient goes where the one before it went."""
+        return (
+            route == run.route
+            and recipient.reverse_path == run.reverse_path
+            and self._dispatcher.shares_site(route)
+        )
+
+    async def _route(self, active: Active) -> None:
+        """Hand each recipient to its next hop; those that have none get their outcome here."""
+        runs, settled = await self._sort(active)
         active.routed = True
         if active.withdrawn:
             active.waiting = 0

@@ -60,21 +60,22 @@ class Settler:
         self, active: Active, outcomes: Pairs, service: str, started: float, waits_for: str
     ) -> None:
         """Note what became of recipients, and log it."""
-        message, now = active.message, time.time()
+        now = time.time()
+        if self._policy.soft_bounce:
+            outcomes = [
+                (recipient, _softened(outcome) if isinstance(outcome, Bounced) else outcome)
+                for recipient, outcome in outcomes
+            ]
+        self._journal.outcomes(
+            service,
+            active.message,
+            outcomes,
+            activated=active.activated,
+            started=started,
+            now=now,
+        )
         done: Pairs = []
-        for recipient, given in outcomes:
-            outcome = given
-            if self._policy.soft_bounce and isinstance(given, Bounced):
-                outcome = _softened(given)
-            self._journal.outcome(
-                service,
-                message,
-                recipient,
-                outcome,
-                activated=active.activated,
-                started=started,
-                now=now,
-            )
+        for recipient, outcome in outcomes:
             if isinstance(outcome, Bounced):
                 active.failed.append((recipient, outcome))
             elif isinstance(outcome, Deferred):
