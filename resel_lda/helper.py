@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -203,6 +204,10 @@ class _Process:
                 self._control.send(b"{}")
 
 
+def _not_for_us(number: int, frame: object) -> None:
+    """The end of the control socket ends this process."""
+
+
 def main() -> int:
     """Exit status 0, or 64 when it was not started by the mail system."""
     os.umask(0o077)
@@ -216,6 +221,10 @@ def main() -> int:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
+    # A hang-up or a stop that is sent to the whole group: the supervisor decides. Handlers, since
+    # ignored signals would stay ignored in commands.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _not_for_us)
     # The user's own programs need not look into it (a helper may have a group that they have not).
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     _Process(control).run()

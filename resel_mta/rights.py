@@ -114,9 +114,10 @@ class Rights:
                 )
             if source.is_open:
                 raise Refused(f"anyone may write to {spec.name}: it names no commands and files")
-            if errand.do != errands.INCLUDE and errand.source != "alias":
-                return _file_owner(errand.source)
-            return source.owner
+            if errand.do == errands.INCLUDE:
+                # Root's alias file may name a list that only its owner can read.
+                return source.owner or _file_owner(errand.argument)
+            return source.owner if errand.source == "alias" else _file_owner(errand.source)
         raise Refused(f"there is no alias {errand.alias} any more")
 
     def _source(self, spec: MapSpec) -> _Source:

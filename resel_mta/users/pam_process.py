@@ -12,6 +12,7 @@ import base64
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -63,6 +64,9 @@ def main() -> int:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
+    # What is sent to the whole group is the supervisor's to decide on.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     serve(sys.argv[1], control)
     sys.stdout.flush()
     os._exit(0)

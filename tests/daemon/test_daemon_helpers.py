@@ -145,10 +145,12 @@ deliver_lock_attempts = 2
             for pid in path.read_text().split()
         }
 
+    def close(self) -> None:
+        self._ready.close()
+
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(30) == 0
-        self._ready.close()
         assert "Traceback" not in self.log.read_text()
 
 
@@ -159,8 +161,11 @@ def server() -> Iterator[Server]:
         os.chmod(name, 0o755)
         made = Server(Path(name))
         yield made
-        if made.process.poll() is None:
-            made.stop()
+        try:
+            if made.process.poll() is None:
+                made.stop()
+        finally:
+            made.close()
 
 
 def owner(path: Path) -> tuple[int, int]:
@@ -175,10 +180,14 @@ def test_helpers_commands_and_files_by_owner_of_the_alias_file(server: Server) -
         'fail: "|echo no room; exit 69"\n'
         "both: cmd, file\n"
         "lists: :include:DIR/out/list\n"
-        "shadow: :include:/etc/shadow\n",
+        "shadow: :include:/etc/shadow\n"
+        "friends: :include:DIR/ann/friends\n",
         'own: "|id -un > DIR/out/own"\n',
     )
     (server.out / "list").write_text("# members\nfile, bob\n")
+    (server.directory / "ann" / "friends").write_text("bob\n")
+    os.chown(server.directory / "ann" / "friends", *ids(ANN))
+    (server.directory / "ann" / "friends").chmod(0o600)
     server.send("cmd", "file", "fail", "own", "lists", "shadow")
     assert server.outcome("cmd").startswith("dsn=2.0.0 status=sent (delivered to command: id > ")
     assert server.outcome("file").endswith(f"status=sent (delivered to file: {server.out}/box)")
@@ -187,6 +196,8 @@ def test_helpers_commands_and_files_by_owner_of_the_alias_file(server: Server) -
     )
     assert server.outcome("own").startswith("dsn=2.0.0 status=sent")
     assert server.outcome("bob") == "dsn=2.0.0 status=sent (delivered to mailbox)"
+    server.send("friends")
+    assert server.outcome("bob", 2) == "dsn=2.0.0 status=sent (delivered to mailbox)"
     assert server.outcome("shadow").startswith("dsn=4.3.5 status=deferred (:include: file ")
     assert owner(server.out / "cmd") == ids(PRIVS)
     lines = (server.out / "cmd").read_text().splitlines()
@@ -292,6 +303,12 @@ def test_helpers_end_with_the_daemon_and_lose_nothing(server: Server) -> None:
     until = time.monotonic() + 20
     while not (server.out / "pid").exists() and time.monotonic() < until:
         time.sleep(0.02)
+    # A hang-up or an interrupt of the whole group is not for them.
+    for pid, words in server.children().items():
+        if b"resel_lda.helper" in words:
+            for number in (signal.SIGHUP, signal.SIGINT):
+                os.kill(pid, number)
+    assert "ended by itself" not in server.log.read_text()
     server.stop()
     pid = int((server.out / "pid").read_text())
     assert not Path(f"/proc/{pid}").exists()
@@ -322,11 +339,7 @@ def test_helpers_pam_is_asked_by_a_process_that_is_root(server: Server) -> None:
             with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
                 client.login(name, "wrong")
             assert refused.value.smtp_code == 535
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
-    commands = [
-        Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        for pid in children.read_text().split()
-    ]
+    commands = server.children().values()
     assert any(b"resel_mta.users.pam_process" in words for words in commands)
 
 

@@ -58,7 +58,23 @@ def test_commands_of_root_s_aliases_run_as_default_privs(make: Callable[..., Rig
     assert identity == Identity(GAMES.pw_uid, GAMES.pw_gid)
     assert (errand.job.user.name, errand.is_user) == ("games", False)
     rights.grant(ask(errands.FILE, "/var/log/box", alias="log"))
-    rights.grant(ask(errands.INCLUDE, "/list", alias="l"))
+
+
+@needs_root
+def test_included_files_are_read_by_their_owner(
+    make: Callable[..., Rights], tmp_path: Path
+) -> None:
+    path = tmp_path / "list"
+    path.write_text("bob\n")
+    rights = make()
+    (tmp_path / "aliases").write_text(f"l: :include:{path}\n")
+    for uid, expected in ((NEWS.pw_uid, NEWS), (0, GAMES)):
+        os.chown(path, uid, 0)
+        _, identity = rights.grant(ask(errands.INCLUDE, str(path), alias="l"))
+        assert identity == Identity(expected.pw_uid, expected.pw_gid)
+    path.unlink()
+    with pytest.raises(Refused, match="No such file"):
+        rights.grant(ask(errands.INCLUDE, str(path), alias="l"))
 
 
 @needs_root
