@@ -13,8 +13,9 @@ operation in turn to prove it:
    for good.
 6. A crash may duplicate a delivery that was in flight; it may never lose one.
 
-Group commit: whatever waits is committed together, each message in its own savepoint; if the
-commit fails, everybody who waits for it gets 451 or 452. After a failed sync or an I/O error the
+Group commit: whatever waits is committed together. If one job of the group fails, all is rolled
+back and done again, each job in its own savepoint, so that it fails alone; if the commit fails,
+everybody who waits for it gets 451 or 452. After a failed sync or an I/O error the
 database is closed and opened again before anything is accepted. No read transaction spans a
 listing.
 """
