@@ -20,6 +20,8 @@ from resel_mta.queue.sketch import Difference, Sketch
 
 INTERVAL = 600
 """Seconds."""
+PASSED_AFTER = 1.0
+"""Seconds after which recipients that never entered the queue are written down together."""
 
 _ACCEPTED, _EXPANDED, _GENERATED = range(3)
 _DELIVERED, _RELAYED, _PIPED, _MERGED, _BOUNCED, _EXPIRED, _DELETED = range(3, 10)
@@ -196,9 +198,16 @@ class Ledger:
         """How many waited in a queue that had no ledger, until that is in the database."""
         return int(self._first[1]) if self._first is not None else 0
 
-    def difference(self, there: Iterable[int]) -> Difference:
+    def difference(self, there: Iterable[int], *, in_transaction: bool) -> Difference:
         """Between what should be there and what is."""
-        return self._kept_sketch.difference(there)
+        sketch = self._sketch if in_transaction else self._kept_sketch
+        return sketch.difference(there)
+
+    def passed(self, recipients: Count, outcomes: Iterable[Outcome]) -> None:
+        """So many had these outcomes without ever being in the queue."""
+        self.entered([recipients])
+        self._sketch.remove([recipients.number])
+        self.done(outcomes)
 
     def withdrawn(self, recipients: int) -> None:
         """So many were counted as accepted, and were not."""
@@ -261,6 +270,9 @@ _DAMAGES = (
 
 def read(db: apsw.Connection, ledger: Ledger, since: float, now: float) -> Audit:
     """Everything at one moment. Raises apsw.Error."""
+    if db.in_transaction:
+        # Other jobs of the group have changed things already.
+        ledger.write(db)
     oldest = db.execute("SELECT min(interval) FROM ledger WHERE interval > 0").get
     first = max(int(since // INTERVAL), int(now // INTERVAL) if oldest is None else oldest)
     sums = ",".join(f"coalesce(sum({term}), 0)" for term in TERMS)
@@ -271,11 +283,11 @@ def read(db: apsw.Connection, ledger: Ledger, since: float, now: float) -> Audit
         before = dict(zip(TERMS, earlier, strict=True))
         audit.counts = dict(zip(TERMS, later, strict=True))
         audit.opening = sum(before[term] for term in IN) - sum(before[term] for term in OUT)
-        audit.opening += ledger.unwritten
+        audit.opening += 0 if db.in_transaction else ledger.unwritten
     waiting = dict(db.execute(f"SELECT state, sum({PENDING}) FROM message GROUP BY state"))
     audit.queued, audit.held, audit.corrupt = (waiting.get(state, 0) for state in (0, 1, 2))
     numbers = (number for (number,) in db.execute("SELECT id FROM message"))
-    found = ledger.difference(numbers)
+    found = ledger.difference(numbers, in_transaction=db.in_transaction)
     audit.missing = [format_id(number) for number in sorted(found.missing)]
     audit.unknown = [format_id(number) for number in sorted(found.unknown)]
     audit.named = found.complete

@@ -129,13 +129,14 @@ def record_all(
     """For each result its notices first, then what they are about. complete: messages that are
     only to be removed."""
     recorded = Recorded()
+    # First what is left of messages: the last word on one of them may be in `complete`.
+    for step in steps:
+        _record_step(db, ledger, owner, step, recorded)
     plain = [pair for pair in complete if not ledger.doubts(pair[0])]
     numbers = [number for number, _ in plain]
     rows.remove_all(db, numbers)
     ledger.removed(numbers)
     ledger.done(outcome for _, result in plain for _, outcome in result.done)
-    for step in steps:
-        _record_step(db, ledger, owner, step, recorded)
     if len(plain) < len(complete):
         for number, result in complete:
             if ledger.doubts(number):
@@ -163,8 +164,11 @@ def _record_step(
         rows.insert(db, ledger, notice.number, notice.message, notice.owner)
         recorded.entered.add(notice.number)
     spooled = result.message.size > THRESHOLD and rows.is_spooled(db, number)
+    there = result.complete or bool(result.retries) or rows.exists(db, number)
     if record(db, number, result, owner):
-        ledger.removed((number,))
+        # Not there: another result, which took less time to make, was the last word already.
+        if there:
+            ledger.removed((number,))
         recorded.gone.add(queue_id)
         if spooled:
             recorded.files.append(queue_id)

@@ -303,6 +303,43 @@ async def test_many_lost_are_not_all_named(tmp_path: Path) -> None:
     assert "more messages than can be named" in "\n".join(report(audit))
 
 
+@pytest.mark.parametrize("together", [True, False])
+async def test_the_last_word_comes_before_another(tmp_path: Path, together: bool) -> None:
+    store = await SQLiteStore.open(tmp_path)
+    message = await entered(store, "a@x", "b@x")
+    first, second = message.recipients
+    notice = make_message(store, sender="")
+    notice.generated = True
+    part = Result(message, [(first, Relayed(OK))], notices=[notice])
+    last = Result(message, [(second, Relayed(OK))], release=True, complete=True)
+    if together:
+        await store.apply("me", [part, last])
+    else:
+        await store.apply("me", [last])
+        await store.apply("me", [part])
+    audit = await store.audit(0)
+    assert audit.is_balanced
+    assert terms(audit) == {"accepted": 2, "generated": 1, "relayed": 2, "queued": 1}
+    await store.close()
+
+
+async def test_an_audit_in_the_middle_of_the_load(tmp_path: Path) -> None:
+    """What it sees is of one moment, whatever else is in its group."""
+    store = await SQLiteStore.open(tmp_path)
+    old = [await entered(store, "a@x", "b@x") for _ in range(20)]
+
+    async def look() -> Audit:
+        return await store.audit(0)
+
+    jobs = []
+    for message in old:
+        jobs += [look(), entered(store, "c@x"), finish(store, message, Relayed(OK), NO)]
+    audits = [each for each in await asyncio.gather(*jobs) if isinstance(each, Audit)]
+    assert len(audits) == 20
+    assert all(audit.is_balanced for audit in audits)
+    await store.close()
+
+
 async def test_a_job_that_fails_counts_for_nothing(tmp_path: Path) -> None:
     """The group is done again job by job; one of them is rolled back alone."""
     store = await SQLiteStore.open(tmp_path)
