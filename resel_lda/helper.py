@@ -61,7 +61,8 @@ class Helper:
             answer = self._do(errand, message, warnings)
         except (TempFail, PermFail) as failure:
             answer = {"failure": outcome_row(_of_failure(errand, failure))}
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:
+            # Whatever it is: the mail waits.
             warnings.append(f"{errand.do} for <{errand.job.address}> failed: {error!r}")
             outcome = deferred(errand.job, "unexpected failure in local delivery", "4.3.0")
             answer = {"failure": outcome_row(outcome)}
