@@ -141,6 +141,30 @@ async def test_a_command_gets_message_and_environment(house: House, tmp_path: Pa
     assert (tmp_path / "in").stat().st_mode & 0o777 == 0o600
 
 
+async def test_parameters_of_commands(tmp_path: Path) -> None:
+    house = House(
+        tmp_path,
+        command_execution_directory=f"{tmp_path}/$user",
+        export_environment="TZ=Europe/Paris {NOTE=two words}",
+        command_expansion_filter="abcdefghijklmnopqrstuvwxyz",
+        local_command_shell=f"{tmp_path}/shell -x",
+        prepend_delivered_header="file",
+    )
+    (tmp_path / "list").mkdir()
+    (tmp_path / "shell").write_text(
+        '#!/bin/sh\n{ pwd; env; echo "$# $1 $2"; cat; } > out\n', encoding="ascii"
+    )
+    (tmp_path / "shell").chmod(0o700)
+    assert isinstance(await house.to("|rm -rf $HOME; x"), Delivered)
+    text = (tmp_path / "list" / "out").read_text()
+    lines = text.splitlines()
+    assert lines[0] == f"{tmp_path}/list"
+    assert {"TZ=Europe/Paris", "NOTE=two words", "DOMAIN=resel_fr"} <= set(lines)
+    assert "2 -x rm -rf $HOME; x" in lines
+    assert "Delivered-To" not in text
+    await house.helpers.close()
+
+
 async def test_files_and_restrictions(tmp_path: Path) -> None:
     house = House(tmp_path, allow_mail_to_files="forward", allow_mail_to_commands="")
     outcome = await house.to(f"/{tmp_path}/box")
