@@ -25,7 +25,7 @@ from resel_lda.imap.stream import Stream
 from resel_lda.mailbox import MailboxError, MailStore
 from resel_lda.maildir.store import MaildirStore
 from resel_lda.pop3.drop import DropLock
-from resel_lda.sessions import Running, make_session, refuse, user_of
+from resel_lda.sessions import ADMIN, DELIVERY, Running, make_session, refuse, user_of
 from resel_mta.config import ConfigError, Settings
 from resel_mta.disk import Disk
 from resel_mta.maillog import MailLog, StreamSink
@@ -50,10 +50,12 @@ class _FrontLog(MailLog):
 
 @dataclass(slots=True)
 class _Held:
-    """A user's store and how many sessions use it."""
+    """A user's store and how many sessions use it. warm: a client has used it, and its next
+    session should find it open."""
 
     store: MailStore
     sessions: int = 0
+    warm: bool = False
     closing: asyncio.TimerHandle | None = None
     drop_lock: DropLock = field(default_factory=DropLock)
 
@@ -285,13 +287,16 @@ class Worker:
             held.closing.cancel()
             held.closing = None
         held.sessions += 1
+        held.warm = held.warm or request.service not in (ADMIN, DELIVERY)
         return held
 
     def _release(self, user: str, held: _Held) -> None:
         held.sessions -= 1
         if held.sessions == 0 and not self._ending.is_set():
             loop = asyncio.get_running_loop()
-            held.closing = loop.call_later(_KEEP_STORE, self._close_store, user)
+            # A command for all users must not leave all their stores open.
+            delay = _KEEP_STORE if held.warm else 0.0
+            held.closing = loop.call_later(delay, self._close_store, user)
 
     def _close_store(self, user: str) -> None:
         held = self._stores.pop(user)

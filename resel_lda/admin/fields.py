@@ -17,6 +17,7 @@ from resel_lda.maildir.folder import MaildirFolder
 from resel_lda.maildir.names import base_of
 from resel_lda.mime import sections
 from resel_lda.mime.text import decode_header, decode_transfer, transfer_encoding
+from resel_lda.pop3.uidl import stored_name
 
 T = TypeVar("T")
 
@@ -70,6 +71,12 @@ class Item:
     @property
     def base(self) -> str:
         return base_of(self.folder.index.names.get(self.info.uid, ""))
+
+    @property
+    def noted(self) -> str:
+        """What its line of the UID list says beside UID and name."""
+        entry = self.folder.index.uidlist.entries.get(self.base)
+        return entry.extensions if entry is not None else ""
 
     def path(self) -> str:
         return self.folder.index.files.path(self.folder.index.names.get(self.info.uid, ""))
@@ -190,6 +197,12 @@ def _flags(item: Item) -> str:
     return item.view.flags(item.info).decode("ascii", "replace")
 
 
+def _order(noted: str) -> str:
+    """The O field: where POP3 clients of an earlier server saw it."""
+    found = [word[1:] for word in noted.split() if word[0] == "O" and word[1:].isdigit()]
+    return found[0] if found else ""
+
+
 _FIELDS: dict[str, Value] = {
     "user": _now(lambda item: item.user),
     "mailbox": _now(lambda item: item.shown_name),
@@ -216,6 +229,8 @@ _FIELDS: dict[str, Value] = {
     "imap.envelope": _envelope,
     "imap.body": _structure,
     "imap.bodystructure": _bodystructure,
+    "pop3.uidl": _now(lambda item: stored_name(item.noted)),
+    "pop3.order": _now(lambda item: _order(item.noted)),
     "refcount": _now(lambda item: 1),
     "storageid": _now(lambda item: item.base),
 }

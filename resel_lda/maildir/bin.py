@@ -1,7 +1,7 @@
 """Where expunged messages stay for a while: a Maildir store of its own inside the user's.
 
-It lies in ``..resel-bin``, a name that Dovecot takes for no folder. Each folder has one of the same
-name there, so that what an administrator can do to mail (search, fetch) works on the bin as well.
+It lies in ``resel-bin``, or ``.resel-bin`` with LAYOUT=fs: names that neither Dovecot nor we take
+for a folder's. Each folder has one of the same name there, so that what an administrator can do to mail (search, fetch) works on the bin as well.
 A file keeps its flags; the last change of its inode is when it was expunged. Everything blocks.
 """
 
@@ -22,15 +22,19 @@ from resel_mta.config import Settings
 from resel_mta.disk import Disk
 from resel_mta.maillog import MailLog
 
-DIRECTORY = "..resel-bin"
+_NAME = "resel-bin"
 # Seconds between two looks for what has been kept long enough.
 _SWEEP_EVERY = 3600.0
 
 
+def bin_root(location: MailLocation) -> str:
+    """The bin's directory."""
+    return os.path.join(location.root, f".{_NAME}" if location.fs else _NAME)
+
+
 def bin_location(location: MailLocation) -> str:
     """The bin's `mail_location`."""
-    layout = ":LAYOUT=fs" if location.fs else ""
-    return f"maildir:{os.path.join(location.root, DIRECTORY)}{layout}"
+    return f"maildir:{bin_root(location)}{':LAYOUT=fs' if location.fs else ''}"
 
 
 class Bin:
@@ -38,10 +42,10 @@ class Bin:
     oldest go first, and nothing is kept."""
 
     def __init__(self, disk: Disk, layout: Layout, settings: Settings, log: MailLog) -> None:
-        inside = os.path.join(layout.location.root, DIRECTORY)
+        inside = bin_root(layout.location)
         self.keep: float = settings.seconds("expunge_keep_time")
         # The bin's own store keeps nothing.
-        if os.path.basename(layout.location.root) == DIRECTORY:
+        if os.path.basename(layout.location.root) == os.path.basename(inside):
             self.keep = 0.0
         self._reserve = settings.number("expunge_minfree")
         self._disk = disk

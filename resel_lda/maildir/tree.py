@@ -20,8 +20,8 @@ _BY_NAME = {
     "\\Junk": ("junk", "spam", "junk e-mail"),
     "\\Archive": ("archive", "archives"),
 }
-# Dovecot takes no name that starts with two dots for a folder.
-_REMOVED = "..resel-removed."
+# With a dot before it under LAYOUT=fs: neither is taken for a folder's name, also by Dovecot.
+_REMOVED = "resel-removed."
 _VALIDITY_PREFIX = "dovecot-uidvalidity"
 _VALIDITY_FILE = re.compile(_VALIDITY_PREFIX + r"\.([0-9a-f]{8})")
 
@@ -104,7 +104,8 @@ def remove_folder(disk: Disk, directory: str, location: MailLocation) -> None:
         for entry in os.scandir(directory)
         if entry.is_dir(follow_symlinks=False) and entry.name not in ("cur", "new", "tmp")
     ]
-    aside = os.path.join(parent, f"{_REMOVED}{os.urandom(6).hex()}")
+    dot = "." if location.fs else ""
+    aside = os.path.join(parent, f"{dot}{_REMOVED}{os.urandom(6).hex()}")
     if not location.fs or not children:
         disk.rename(directory, aside)
     else:
@@ -119,7 +120,8 @@ def remove_folder(disk: Disk, directory: str, location: MailLocation) -> None:
 def sweep(disk: Disk, root: str) -> None:
     """Finish removals that a crash interrupted."""
     for name in os.listdir(root):
-        if name.startswith(_REMOVED):
+        # Earlier versions had two dots before it.
+        if name.lstrip(".").startswith(_REMOVED):
             _remove_tree(disk, os.path.join(root, name))
 
 

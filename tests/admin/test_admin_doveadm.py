@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -108,6 +109,7 @@ CASES = [
     "fetch -u lcarr 'imap.envelope imap.body imap.bodystructure' mailbox INBOX 1",
     "fetch -u lcarr body.preview mailbox INBOX 1",
     "fetch -u lcarr body.1 mailbox INBOX 1",
+    "-f tab fetch -u lcarr 'uid pop3.uidl pop3.order' mailbox INBOX 1",
     "fetch -u lcarr foo mailbox INBOX 1",
     "fetch -u lcarr uid mailbox nosuch 1",
     "fetch -A uid mailbox INBOX all",
@@ -122,7 +124,6 @@ CASES = [
     "mailbox create -u lcarr a//b",
     "mailbox create -u lcarr a.b",
     "mailbox delete -u lcarr nosuch",
-    "mailbox delete -u lcarr INBOX",
     "mailbox delete -u lcarr -e Sent",
     "mailbox rename -u lcarr nosuch Other",
     "mailbox rename -u lcarr Work/Deep Sent",
@@ -184,15 +185,13 @@ def fill(dovecot: DovecotServer) -> None:
         dovecot.doveadm("flags", "add", "-u", "lcarr", flag, "mailbox", "INBOX", which)
     dovecot.doveadm("mailbox", "status", "-A", "all", "*")
     dovecot.doveadm("quota", "recalc", "-A")
-    cur = dovecot.root / "mail" / "lcarr" / "Maildir" / "cur"
-    for number, entry in enumerate(sorted(os.listdir(cur)), 1):
-        os.utime(cur / entry, (0, 1780300800 + 86400 * (number - 1)))
+    maildir = dovecot.root / "mail" / "lcarr" / "Maildir"
+    for number, path in enumerate(sorted(maildir.glob("???/*"), key=lambda one: one.name), 1):
+        os.utime(path, (0, 1780300800 + 86400 * (number - 1)))
 
 
-@pytest.fixture(scope="module")
-def dovecot(need: Callable[[str], str]) -> Iterator[DovecotServer]:
-    need("doveadm")
-    need("dovecot")
+@contextlib.contextmanager
+def running_dovecot() -> Iterator[DovecotServer]:
     root = Path(tempfile.mkdtemp(prefix="resel-doveadm-"))
     os.chmod(root, 0o755)
     try:
@@ -201,6 +200,23 @@ def dovecot(need: Callable[[str], str]) -> Iterator[DovecotServer]:
             yield server
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def dovecot(need: Callable[[str], str]) -> Iterator[DovecotServer]:
+    """Nothing is to be changed there."""
+    need("doveadm")
+    need("dovecot")
+    with running_dovecot() as server:
+        yield server
+
+
+@pytest.fixture
+def own_dovecot(need: Callable[[str], str]) -> Iterator[DovecotServer]:
+    need("doveadm")
+    need("dovecot")
+    with running_dovecot() as server:
+        yield server
 
 
 def copy_of(dovecot: DovecotServer, root: Path) -> list[str]:
@@ -280,17 +296,51 @@ def test_doveadm_says_the_same(
     assert normal(line, (status, out, error)) == normal(line, theirs)
 
 
+def test_adm_deleting_the_inbox_loses_nothing(
+    own_dovecot: DovecotServer, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Dovecot says the same, but empties it first."""
+    ours = copy_of(own_dovecot, root)
+    line = "mailbox delete -u lcarr INBOX"
+    status = main([*ours, *words(line)])
+    said = normal(line, (status, *capfd.readouterr()))
+    assert said == normal(line, own_dovecot.doveadm(*words(line)))
+    assert len(list((root / "mail/lcarr/Maildir").glob("???/*"))) == 5
+
+
 def test_adm_status_opens_no_mail(
     dovecot: DovecotServer, root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Sizes are in names and in the UID list: files that nobody may read do not matter."""
     ours = copy_of(dovecot, root)
-    cur = root / "mail" / "lcarr" / "Maildir" / "cur"
-    for path in cur.iterdir():
+    for path in (root / "mail" / "lcarr" / "Maildir").glob("???/*"):
         path.chmod(0)
     line = "-f tab mailbox status -u lcarr 'messages vsize unseen' *"
     assert main([*ours, *words(line)]) == 0
     assert normal(line, (0, *capfd.readouterr())) == normal(line, dovecot.doveadm(*words(line)))
+
+
+def test_adm_dovecot_sees_nothing_of_the_bin(
+    dovecot: DovecotServer, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ours = copy_of(dovecot, root)
+    assert main([*ours, "expunge", "-u", "lcarr", "mailbox", "INBOX", "1:2"]) == 0
+    assert main([*ours, "mailbox", "delete", "-u", "lcarr", "Sent"]) == 0
+    assert "2 messages" in capfd.readouterr().err
+    assert len(list((root / "mail/lcarr/Maildir/resel-bin").rglob("cur/*"))) == 3
+    where = f"mail_location=maildir:{root}/mail/lcarr/Maildir"
+    assert sorted(dovecot.doveadm("-o", where, "mailbox", "list", "-u", "lcarr")[1].split()) == [
+        "INBOX",
+        "Work",
+        "Work/Deep",
+        "Été",
+    ]
+    line = ("-f", "tab", "mailbox", "status", "-u", "lcarr", "messages uidnext", "INBOX")
+    assert dovecot.doveadm("-o", where, *line)[1].endswith("INBOX\t3\t6\n")
+    assert main([*ours, "undelete", "-u", "lcarr", "all"]) == 0
+    assert dovecot.doveadm("-o", where, *line)[1].endswith("INBOX\t5\t8\n")
+    found = dovecot.doveadm("-o", where, "search", "-u", "lcarr", "mailbox", "Sent", "all")
+    assert (found[0], len(found[1].splitlines())) == (0, 1)
 
 
 LOOKS = (
@@ -301,19 +351,19 @@ LOOKS = (
 
 
 def test_doveadm_changes_the_same(
-    dovecot: DovecotServer, root: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
+    own_dovecot: DovecotServer, root: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    ours = copy_of(dovecot, root)
+    ours = copy_of(own_dovecot, root)
     message = tmp_path / "message"
     message.write_text("Subject: saved\n\nsaved\n")
     for line in CHANGES:
         more = [str(message)] if line.startswith("save") else []
-        theirs = dovecot.doveadm(*words(line), stdin=message.read_bytes())
+        theirs = own_dovecot.doveadm(*words(line), stdin=message.read_bytes())
         status = main([*ours, *words(line), *more])
         out, error = capfd.readouterr()
         assert (line, *normal(line, (status, out, error))) == (line, *normal(line, theirs))
         for look in LOOKS:
-            theirs = dovecot.doveadm(*words(look))
+            theirs = own_dovecot.doveadm(*words(look))
             status = main([*ours, *words(look)])
             out, error = capfd.readouterr()
             seen = normal(f"{look} all", (status, out, error))

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from resel_lda.mailbox import AppendData
-from resel_lda.maildir.bin import DIRECTORY
 from resel_lda.maildir.store import MaildirStore
 from resel_mta.commands.adm import main
 from resel_mta.config import Settings
@@ -49,7 +48,7 @@ class Place:
         return main(["-c", str(config), *words])
 
     def kept(self) -> list[str]:
-        return sorted(str(p.name) for p in (self.maildir / DIRECTORY).rglob("cur/*"))
+        return sorted(str(p.name) for p in (self.maildir / "resel-bin").rglob("cur/*"))
 
 
 @pytest.fixture
@@ -152,7 +151,7 @@ async def test_undo_turned_off(place: Place) -> None:
     await fill(store, "INBOX")
     await expunge(store, "INBOX", 1, 2)
     await store.close()
-    assert not (place.maildir / DIRECTORY).exists()
+    assert not (place.maildir / "resel-bin").exists()
 
 
 async def test_undo_a_full_disk_keeps_nothing(place: Place) -> None:
