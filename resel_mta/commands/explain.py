@@ -93,7 +93,7 @@ def _print_state(settings: Settings, speaker: Speaker) -> None:
     if status is None:
         print(speaker.say(_DOWN))
         return
-    found = differences(settings, status)
+    found = differences(settings, status) if status else []
     if found:
         print(speaker.say(_NOT_YET, pid=status["pid"]))
         for problem in found:
@@ -107,6 +107,7 @@ def _row(followed: Followed) -> dict[str, Any]:
         "address": explanation.address,
         "accepted": refusal is None,
         "reply": str(refusal) if refusal is not None else "",
+        "relayed": bool(explanation.relay_rule),
         "steps": _steps(explanation.steps),
         "destinations": [_end(end) for end in followed.ends],
     }

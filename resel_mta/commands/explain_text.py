@@ -45,6 +45,10 @@ _ROLE: Text = ("role {role}", "rôle {role}")
 _BY: Text = ("{line} ({parameter}, set at {set_at})", "{line} ({parameter}, fixé à {set_at})")
 _BY_DEFAULT: Text = ("{line} ({parameter}, {set_at})", "{line} ({parameter}, {set_at})")
 _ACCEPTED: Text = ("Mail for {address} is accepted.", "Le courrier pour {address} est accepté.")
+_RELAYED: Text = (
+    "Mail for {address} is accepted from clients that may relay: smtpd_relay_restrictions ({set_at}).",
+    "Le courrier pour {address} est accepté des clients qui peuvent relayer : smtpd_relay_restrictions ({set_at}).",
+)
 _REFUSED: Text = (
     "Mail for {address} is refused: {reply}",
     "Le courrier pour {address} est refusé : {reply}",
@@ -72,11 +76,14 @@ class Report:
         """All of it, for a terminal."""
         explanation = followed.explanation
         refusal = explanation.refusal
-        if refusal is None:
-            yield self._say(_ACCEPTED, address=explanation.address)
-        else:
+        if refusal is not None:
             yield self._say(_REFUSED, address=explanation.address, reply=refusal)
             yield self._say(_LOCALLY)
+        elif explanation.relay_rule:
+            set_at = self._set_at(explanation.relay_rule)
+            yield self._say(_RELAYED, address=explanation.address, set_at=set_at)
+        else:
+            yield self._say(_ACCEPTED, address=explanation.address)
         yield from self._followed(followed, "")
 
     def _followed(self, followed: Followed, indent: str) -> Iterator[str]:
@@ -106,18 +113,22 @@ class Report:
         """Where the rule is: file and line, and what leads there."""
         if not step.parameter:
             return ""
-        set_at = step.set_at
-        if set_at == "default":
-            set_at = self._say(_DEFAULT)
-        elif set_at == "command line":
-            set_at = self._say(_COMMAND_LINE)
-        elif set_at.startswith("role "):
-            set_at = self._say(_ROLE, role=set_at.removeprefix("role "))
+        set_at = self._set_at(step.set_at)
         found = step.line or step.table
         if not found:
             return f"{step.parameter} ({set_at})"
         text = _BY if step.set_at.startswith("/") else _BY_DEFAULT
         return self._say(text, line=found, parameter=step.parameter, set_at=set_at)
+
+    def _set_at(self, source: str) -> str:
+        """Where a parameter is set, in the reader's language."""
+        if source == "default":
+            return self._say(_DEFAULT)
+        if source == "command line":
+            return self._say(_COMMAND_LINE)
+        if source.startswith("role "):
+            return self._say(_ROLE, role=source.removeprefix("role "))
+        return source
 
     def _end(self, end: End, indent: str) -> Iterator[str]:
         recipient = end.destination.recipient

@@ -27,11 +27,11 @@ def ask(settings: Settings, verb: str) -> list[Row]:
 
 
 def running(settings: Settings) -> Row | None:
-    """The daemon's status, None where none runs or it may not be asked."""
+    """The daemon's status; None where none runs, and an empty row where it may not be asked."""
     try:
         (status,) = ask(settings, "daemon.status")
-    except Failure:
-        return None
+    except Failure as failure:
+        return None if failure.exit_code == cli.EX_UNAVAILABLE else {}
     return status
 
 
@@ -42,7 +42,7 @@ def differences(settings: Settings, status: Row) -> list[Problem]:
         changed = os.stat(settings.path).st_mtime
     except OSError:
         changed = 0.0
-    if changed > status["configured"]:
+    if changed > float(status["configured"]):
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(changed))
         text = f"changed at {when}, after the daemon read it; resel-mta reload"
         problems.append(Problem(settings.path, "", text, is_error=False))

@@ -242,7 +242,7 @@ def _finish(own: Path, speaker: Speaker) -> int:
     status = running(settings)
     if status is None:
         _say(speaker.say(texts.BEGIN))
-    else:
+    elif status:
         text = texts.RELOAD if status["role"] == settings.role else texts.RESTART
         _say(speaker.say(text, role=status["role"], pid=status["pid"]))
     return cli.EX_OK

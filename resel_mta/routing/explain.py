@@ -97,12 +97,14 @@ class Explanation:
     """All about one address.
 
     refusal: what a client is told instead of "250", None if the address is taken.
-    steps: from the address to its recipients. trouble: (address, reply) of what could not be
+    relay_rule: where smtpd_relay_restrictions is set, for an address of others: only clients that
+    it lets relay may name it; "" for our own. steps: from the address to its recipients. trouble: (address, reply) of what could not be
     expanded for now.
     """
 
     address: str
     refusal: Reply | None = None
+    relay_rule: str = ""
     steps: list[Step] = field(default_factory=list)
     recipients: list[Recipient] = field(default_factory=list)
     trouble: list[tuple[str, Reply]] = field(default_factory=list)
@@ -229,6 +231,8 @@ class Explainer:
         if full != address:
             table.note("completed", address, full, "mydomain" if "@" in address else "myorigin")
         found.refusal = await table.check_recipient(address)
+        if await table.classify(full) is AddressClass.DEFAULT:
+            found.relay_rule = str(self._settings.source("smtpd_relay_restrictions"))
         start = full
         if self._canonical.is_active:
             start = await self._canonical.rewrite(full, "envelope_recipient")

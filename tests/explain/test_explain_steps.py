@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -160,6 +162,37 @@ def test_explain_in_french(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 def test_explain_rules(say: Say, address: str, wanted: str) -> None:
     assert wanted in say(address)
+
+
+def test_explain_who_may_name_an_address_of_others(say: Say, config: Path) -> None:
+    lines = say("x@far.example")
+    assert lines[0].endswith("from clients that may relay: smtpd_relay_restrictions (default).")
+    config.write_text(f"{config.read_text()}smtpd_relay_restrictions = permit_mynetworks, reject\n")
+    assert say("x@far.example")[0].endswith("smtpd_relay_restrictions (/main.cf:20).")
+    assert json.loads(say("-j", "x@far.example")[0])["relayed"] is True
+    assert json.loads(say("-j", "ann")[0])["relayed"] is False
+
+
+def test_explain_does_not_say_what_it_may_not_know(say: Say, config: Path) -> None:
+    """Who may not ask the daemon is not told that it is down."""
+    data = config.parent / "data"
+    data.mkdir()
+    with socket.socket(socket.AF_UNIX) as control:
+        control.bind(str(data / "control"))
+        control.listen()
+        control_thread = threading.Thread(target=refuse, args=(control,))
+        control_thread.start()
+        lines = say("ann")
+        control_thread.join(10)
+    assert lines[-1].startswith("       ") or lines[-1].startswith("  =>")
+
+
+def refuse(control: socket.socket) -> None:
+    """As the daemon answers those who are neither root nor its owner."""
+    client, _ = control.accept()
+    with client:
+        client.recv(1000)
+        client.sendall(b'{"error": {"exit": 77, "text": "permission denied"}}\n')
 
 
 def test_explain_who_is_unknown(say: Say) -> None:
