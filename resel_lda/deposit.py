@@ -118,6 +118,7 @@ class ThreadDepositor:
                 mail_copy(content, job, mbox=True),
                 Locking.from_settings(settings),
                 limit=settings.number("mailbox_size_limit"),
+                own=settings.flag("strict_mailbox_ownership"),
             )
         except (TempFail, PermFail) as error:
             reply = error.reply

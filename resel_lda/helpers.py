@@ -28,7 +28,9 @@ from resel_mta.users import User
 
 COMMAND = (sys.executable, "-P", "-m", "resel_lda.helper")
 
-#: Errands of one user or alias that are done at a time, that wait, and seconds for which they do.
+#: Errands of one user, and of one alias, that are done at a time; that wait, and seconds for which
+#: they do.
+_AT_ONCE_USER = 4
 _AT_ONCE = 10
 _WAITING = 10
 _WAIT = 10.0
@@ -85,8 +87,8 @@ class Helpers:
 
     async def run(self, errand: Errand, content: Content | None) -> dict[str, Any]:
         """The answer to an errand (see `helper`). Raises HelperFailure."""
-        key = errand.alias or errand.job.user.name
-        async with self._turn(key):
+        key = f"alias {errand.alias}" if errand.alias else errand.job.user.name
+        async with self._turn(key, _AT_ONCE if errand.alias else _AT_ONCE_USER):
             message = await self._wrapped(content) if content is not None else None
             ours, theirs = socket.socketpair()
             try:
@@ -102,12 +104,12 @@ class Helpers:
                     os.close(message)
 
     @contextlib.asynccontextmanager
-    async def _turn(self, key: str) -> AsyncIterator[None]:
+    async def _turn(self, key: str, at_once: int) -> AsyncIterator[None]:
         """Not all at once for one account: what hangs for it is its own mail only."""
-        if self._busy[key] >= _AT_ONCE + _WAITING:
+        if self._busy[key] >= at_once + _WAITING:
             raise HelperFailure(f"too many deliveries for {key} at a time")
         self._busy[key] += 1
-        gate = self._gates.setdefault(key, asyncio.Semaphore(_AT_ONCE))
+        gate = self._gates.setdefault(key, asyncio.Semaphore(at_once))
         try:
             try:
                 async with asyncio.timeout(_WAIT):

@@ -68,9 +68,17 @@ class Locking:
 
 
 def append(
-    disk: Disk, path: str, blocks: Iterable[bytes], locking: Locking, *, limit: int = 0
+    disk: Disk,
+    path: str,
+    blocks: Iterable[bytes],
+    locking: Locking,
+    *,
+    limit: int = 0,
+    own: bool = False,
 ) -> None:
     """Append a message, durably. limit: the most octets the file may have then; 0 is any.
+    own: the file must belong to this process's account: where everyone may create files, somebody
+    else could have made it, to read what comes.
 
     Raises TempFail and PermFail whose text says what is wrong with the file.
     """
@@ -80,6 +88,9 @@ def append(
             try:
                 status = os.fstat(descriptor)
                 _check(status)
+                if own and status.st_uid != os.geteuid():
+                    text = f"destination {path} is not owned by recipient"
+                    raise TempFail(Reply(451, "4.2.0", text))
                 if stat.S_ISREG(status.st_mode):
                     _lock(descriptor, locking)
                     _check_still_there(descriptor, path)

@@ -267,7 +267,6 @@ text smtpd_upstream_proxy_timeout = 5s
 text smtputf8_autodetect_classes = sendmail, verify
 text socketmap_max_reply_size = 100000
 text stress =
-flag strict_mailbox_ownership = yes
 flag sun_mailtool_compatibility = no
 text syslog_facility = mail
 text tcp_windowsize = 0

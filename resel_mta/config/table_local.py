@@ -17,5 +17,6 @@ size mailbox_size_limit = 51200000 ## The most octets that an mbox file may have
 choices{command file forward ""} prepend_delivered_header = command, file, forward ## Where a Delivered-To field is added.
 number(1..) deliver_lock_attempts = 20 ## How often a lock is tried.
 time(1..) deliver_lock_delay = 1s ## How long to wait between two tries.
+flag strict_mailbox_ownership = yes ## Deliver to an mbox mailbox only if it belongs to its user.
 time(1..) stale_lock_time = 500s ## After this a lock file counts as left by a crash.
 """

@@ -165,6 +165,19 @@ def test_limit_and_disk_full_leave_the_file_as_it_was(tmp_path: Path) -> None:
     assert path.read_bytes() == b"From x\n\nold\n\n"
 
 
+def test_a_mailbox_that_another_made_is_not_written(tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can give a file away")
+    path = tmp_path / "box"
+    path.touch(0o666)
+    os.chown(path, 65534, 65534)
+    with pytest.raises(TempFail, match="not owned by recipient"):
+        append(Disk(), str(path), [b"x"], QUICK, own=True)
+    assert path.read_bytes() == b""
+    append(Disk(), str(path), [b"x\n"], QUICK)
+    assert path.read_bytes() == b"x\n"
+
+
 def test_a_line_cut_off_before_is_ended(tmp_path: Path) -> None:
     path = tmp_path / "box"
     path.write_bytes(b"From x\n\nhalf")
