@@ -209,6 +209,7 @@ class Composition:
             warn=partial(log.warning, "master"),
             source=above.files if above else None,
         )
+        self.intake.courier = self.scheduler
         self.housekeeper = Housekeeper(settings, self.store, log)
         await self.scheduler.start()
         self.housekeeper.start()

@@ -11,7 +11,7 @@ from resel_mta.config import Settings
 from resel_mta.content import Content
 from resel_mta.mail import BodySink, Envelope, Message, Origin, Recipient
 from resel_mta.maillog import MailLog
-from resel_mta.queue.door import QueueStore
+from resel_mta.queue.door import Courier, QueueStore
 from resel_mta.routing.address import AddressRules
 from resel_mta.routing.bcc import AutomaticBcc
 from resel_mta.routing.canonical import Canonical
@@ -45,7 +45,7 @@ class Filter(Protocol):
 
 
 class MailIntake:
-    """Implements `mail.Intake`."""
+    """Implements `mail.Intake`. courier: hands mail on before it is kept (`relay_cut_through`)."""
 
     def __init__(
         self,
@@ -62,11 +62,13 @@ class MailIntake:
         self._store = store
         self._log = log
         self._filters = tuple(filters)
+        self.courier: Courier | None = None
         self.reconfigure(settings)
 
     def reconfigure(self, settings: Settings) -> None:
         """From the next message on, by these."""
         self._rules = AddressRules(settings)
+        self._cut_through = settings.flag("relay_cut_through")
         self._fixer = HeaderFixer(settings, self._rules)
         self._canonical.reconfigure(settings)
         self._bcc.reconfigure(settings)
@@ -88,7 +90,10 @@ class MailIntake:
         """
         message = await self.prepare(envelope, content, origin, queue_id)
         if message.recipients:
-            await self._store.enter(message)
+            if self._cut_through and self.courier is not None:
+                await self.courier.carry(message)
+            else:
+                await self._store.enter(message)
         else:
             await self._store.discard(content)
             await self._store.dropped(message.named)

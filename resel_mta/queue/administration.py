@@ -9,12 +9,12 @@ from typing import Any
 
 import apsw
 
-from resel_mta.mail import QueueStats
+from resel_mta.mail import Message, Outcome, QueueStats, Recipient
 from resel_mta.queue import changes, ledger, rows, tokens, trash
 from resel_mta.queue.audit import Audit
 from resel_mta.queue.door import Entry, Watcher
 from resel_mta.queue.ids import format_id, parse_id
-from resel_mta.queue.ledger import Ledger
+from resel_mta.queue.ledger import PASSED_AFTER, Count, Ledger
 from resel_mta.queue.spool import Spool
 from resel_mta.queue.writer import Writer
 
@@ -36,6 +36,7 @@ class Administration:
     _loop: asyncio.AbstractEventLoop
     _watchers: list[Watcher]
     _clock: Callable[[], float]
+    _passed: list[tuple[Count, list[Outcome]]]
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         return await self._loop.run_in_executor(self._executor, function, *args)
@@ -158,7 +159,34 @@ class Administration:
     async def dropped(self, recipients: int) -> None:
         await self._writer.submit(lambda db: self._ledger.dropped(recipients))
 
+    def passed(self, message: Message, done: Sequence[tuple[Recipient, Outcome]]) -> None:
+        count = len(done)
+        named = count if message.named < 0 else min(message.named, count)
+        if message.named >= 0:
+            message.named -= named
+        number = number_of(message.queue_id)
+        self._passed.append(
+            (Count(number, count, named, message.generated), [outcome for _, outcome in done])
+        )
+        if len(self._passed) == 1:
+            self._loop.call_later(PASSED_AFTER, self._write_passed)
+
+    def _write_passed(self) -> None:
+        passed, self._passed = self._passed, []
+
+        def write(db: apsw.Connection) -> None:
+            for count, outcomes in passed:
+                self._ledger.passed(count, outcomes)
+
+        def answered(result: object, error: BaseException | None) -> None:
+            if error is not None:
+                self._passed += passed
+
+        if passed:
+            self._writer.submit(write, answered=answered).add_done_callback(_retrieved)
+
     async def audit(self, since: float) -> Audit:
+        self._write_passed()
         now = self._clock()
         found: Audit = await self._writer.submit(
             lambda db: ledger.read(db, self._ledger, since, now), changes=False
@@ -231,6 +259,12 @@ class Administration:
             lambda db: changes.count(db, now), changes=False
         )
         return QueueStats(**counts)
+
+
+def _retrieved(future: asyncio.Future[Any]) -> None:
+    """Nobody waits for it; `answered` has seen how it went."""
+    if not future.cancelled():
+        future.exception()
 
 
 def numbers_of(queue_ids: Iterable[str]) -> list[int]:

@@ -78,9 +78,9 @@ class Dispatcher:
         return max(KEPT_LIMIT - self._kept, 0)
 
     def keep(self, active: Active) -> None:
-        """Account for content in memory; drop it if there is too much."""
+        """Account for content in memory; drop it if there is too much, and the store has it."""
         weight = active.weight()
-        if self._kept + weight > KEPT_LIMIT:
+        if self._kept + weight > KEPT_LIMIT and active.unkept is None:
             active.message.content = None
         else:
             active.kept = weight

@@ -125,6 +125,15 @@ class Watcher(Protocol):
         ...
 
 
+class Courier(Protocol):
+    """Hands mail on before it is kept, if it can. The scheduler is one."""
+
+    async def carry(self, message: Message) -> None:
+        """As `QueueStore.enter`; returns when the next hop or the queue has all of the message
+        on disk."""
+        ...
+
+
 class QueueStore(Protocol):
     """Keeps messages until every recipient is done.
 
@@ -233,6 +242,11 @@ class QueueStore(Protocol):
     async def dropped(self, recipients: int) -> None:
         """For the ledger: so many were accepted, and go nowhere (discarded, an alias that names
         nobody)."""
+        ...
+
+    def passed(self, message: Message, done: Sequence[tuple[Recipient, Outcome]]) -> None:
+        """For the ledger: so many of a message were handed on and never entered; called before
+        the rest of it is entered. It is written down within `ledger.PASSED_AFTER`."""
         ...
 
     async def audit(self, since: float) -> Audit:

@@ -29,6 +29,7 @@ from resel_mta.mail import (
     Transport,
 )
 from resel_mta.maillog import MailLog
+from resel_mta.queue.carrying import Carrier, may_be_carried
 from resel_mta.queue.dispatch import YIELD_AFTER, Dispatcher, Pairs, host_of, internal_error
 from resel_mta.queue.door import Entry, QueueStore
 from resel_mta.queue.feeder import LEASE, Feeder
@@ -36,7 +37,7 @@ from resel_mta.queue.journal import Journal
 from resel_mta.queue.notices import Notices
 from resel_mta.queue.retry import Policy
 from resel_mta.queue.settling import Settler
-from resel_mta.queue.sites import Active, Run
+from resel_mta.queue.sites import Active, Run, Unkept
 from resel_mta.queue.why import HostState, marks
 
 RunKey = tuple[str, Route, str | None]
@@ -68,6 +69,9 @@ class Scheduler:
         self.owner = f"{socket.gethostname()}/{os.getpid()}/{time.time_ns():x}"
         self._settler = Settler(
             self._policy, store, self.owner, journal, self._notices, self._recovered, self._settled
+        )
+        self._carrier = Carrier(
+            store, self.owner, journal, self._settler, self._carried, self._drop, self._settled
         )
         self._feeder = Feeder(store, self.owner, journal, self._room, self._claimed)
         self._dispatcher = Dispatcher(
@@ -106,14 +110,17 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         await self._feeder.stop()
-        while running := self._tasks | self._dispatcher.tasks | self._settler.tasks:
+        for active in self._active.values():
+            if active.unkept is not None:
+                active.unkept.changed.set()
+        while running := self._running:
             _, late = await asyncio.wait(running, timeout=max(deadline - loop.time(), 0.0))
             if late:
                 for task in late:
                     task.cancel()
                 await asyncio.wait(late)
         for active in list(self._active.values()):
-            if not active.finishing and (active.failed or active.retries):
+            if active.unkept is None and not active.finishing and (active.failed or active.retries):
                 active.waiting = 0
                 self._settler.finish(active, [])
         if self._settler.tasks:
@@ -134,11 +141,15 @@ class Scheduler:
     # door.Watcher
 
     def admit(self, message: Message) -> str | None:
-        fresh = len(self._active) - self._waited + self._admitted
-        if self._stopping or fresh >= self._policy.active_limit // FRESH_SHARE:
+        if not self._has_room_for_fresh:
             return None
         self._admitted += 1
         return self.owner
+
+    @property
+    def _has_room_for_fresh(self) -> bool:
+        fresh = len(self._active) - self._waited + self._admitted
+        return not self._stopping and fresh < self._policy.active_limit // FRESH_SHARE
 
     def entered(self, message: Message) -> None:
         self._admitted -= 1
@@ -161,6 +172,20 @@ class Scheduler:
         for active in touched:
             if active.routed and not active.waiting:
                 self._settler.finish(active, [])
+
+    # door.Courier
+
+    async def carry(self, message: Message) -> None:
+        if may_be_carried(message) and self._has_room_for_fresh and self._may_begin():
+            await self._carrier.carry(message)
+        else:
+            await self._store.enter(message)
+
+    def _carried(self, message: Message, unkept: Unkept) -> Active:
+        return self._activate(message, unkept=unkept)
+
+    def _drop(self) -> None:
+        self._dispatcher.drop_withdrawn()
 
     # Administration.
 
@@ -245,6 +270,10 @@ class Scheduler:
         if self._feeder.behind or not gone:
             self._feeder.wake()
 
+    @property
+    def _running(self) -> set[asyncio.Task[None]]:
+        return self._tasks | self._carrier.tasks | self._dispatcher.tasks | self._settler.tasks
+
     def _recovered(self) -> None:
         self._dispatcher.pump_all()
         self._feeder.wake()
@@ -263,8 +292,10 @@ class Scheduler:
         for message in messages:
             self._activate(message, waited=True)
 
-    def _activate(self, message: Message, *, waited: bool = False) -> None:
-        active = Active(message, time.time(), len(message.recipients), waited=waited)
+    def _activate(
+        self, message: Message, *, waited: bool = False, unkept: Unkept | None = None
+    ) -> Active:
+        active = Active(message, time.time(), len(message.recipients), waited=waited, unkept=unkept)
         replaced = self._active.get(message.queue_id)
         if replaced is not None:
             self._waited -= replaced.waited
@@ -273,6 +304,7 @@ class Scheduler:
         self._dispatcher.keep(active)
         self._journal.active(message)
         self._spawn(self._route(active))
+        return active
 
     async def _sort(self, active: Active) -> tuple[dict[RunKey, Run], Pairs]:
         """The recipients by next hop, and the outcomes of those that have none."""

@@ -83,10 +83,12 @@ class Settler:
             else:
                 done.append((recipient, outcome))
         active.waiting -= len(outcomes)
-        if active.waiting <= 0:
+        if active.unkept is not None:
+            active.unkept.note(active, done)
+        elif active.waiting <= 0:
             self.finish(active, done)
         elif done:
-            self._record_delivered(active, done)
+            self.record_delivered(active, done)
 
     def _put_off(
         self, active: Active, recipient: Recipient, outcome: Deferred, waits_for: str, now: float
@@ -98,7 +100,7 @@ class Settler:
         due = self._policy.next_attempt(recipient.attempts + 1, now)
         active.retries.append(Retry(recipient, due, outcome, waits_for))
 
-    def _record_delivered(self, active: Active, done: Pairs) -> None:
+    def record_delivered(self, active: Active, done: Pairs) -> None:
         """Some recipients of a message are done while others are not."""
         if any(wants_success(*pair) for pair in done):
             self._spawn(self._record_with_notices(active, Result(active.message, done)))

@@ -13,6 +13,7 @@ restart its backlog follows as the window grows.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -21,6 +22,24 @@ from resel_mta.mail import Bounced, Deferred, Message, Outcome, Recipient, Reply
 from resel_mta.queue.door import Retry
 
 SUSPENDED = "delivery temporarily suspended: "
+
+
+class Unkept:
+    """What became of a message that is not in the queue (see `carrying`).
+
+    done: recipients that need nothing more. changed: set when all have an outcome, or one failed.
+    """
+
+    __slots__ = ("changed", "done")
+
+    def __init__(self) -> None:
+        self.done: list[tuple[Recipient, Outcome]] = []
+        self.changed = asyncio.Event()
+
+    def note(self, active: Active, done: list[tuple[Recipient, Outcome]]) -> None:
+        self.done += done
+        if active.waiting <= 0 or active.failed or active.retries:
+            self.changed.set()
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +51,7 @@ class Active:
     withdrawn: held, deleted or requeued from outside: nothing more is begun.
     kept: octets of content that it keeps in memory, as accounted.
     waited: it comes from the store, and not straight from whoever handed it in.
+    unkept: it is not in the store, and nothing can be recorded there yet.
     """
 
     message: Message
@@ -45,6 +65,7 @@ class Active:
     expired: bool = False
     kept: int = 0
     waited: bool = False
+    unkept: Unkept | None = None
 
     def weight(self) -> int:
         """Octets that its content takes in memory."""

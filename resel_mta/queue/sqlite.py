@@ -51,6 +51,7 @@ class SQLiteStore(Contents):
         self._executor = ThreadPoolExecutor(4, "queue-disk")
         self._loop = asyncio.get_running_loop()
         self._ledger = Ledger(clock)
+        self._passed = []
         self._writer = Writer(
             self._reopen,
             self._settle,
@@ -353,6 +354,7 @@ class SQLiteStore(Contents):
         self._watchers.append(watcher)
 
     async def close(self) -> None:
+        self._write_passed()
         last = self._ids.last
         try:
             await self._writer.submit(lambda db: self._store_ceiling(db, last))

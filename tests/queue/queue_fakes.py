@@ -426,6 +426,9 @@ class MemoryStore:
     async def dropped(self, recipients: int) -> None:
         """There is no ledger here."""
 
+    def passed(self, message: Message, done: Sequence[tuple[Recipient, Outcome]]) -> None:
+        """There is no ledger here."""
+
     async def audit(self, since: float) -> Audit:
         return Audit(since, self._clock(), counts=dict.fromkeys(TERMS, 0))
 
