@@ -132,6 +132,10 @@ class Mailbox(Protocol):
         """Sequence number of the first message without \\Seen; 0 if there is none."""
         ...
 
+    def with_flag(self, flag: str, wanted: bool) -> Collection[int]:
+        """UIDs of the messages that have a system flag (wanted), or have it not, from memory."""
+        ...
+
     def get(self, uid: int) -> MessageInfo | None: ...
 
     def changed_since(self, modseq: int) -> Sequence[MessageInfo]:

@@ -141,8 +141,15 @@ def not_(key: Key) -> Key:
 # Keys on what is in memory.
 
 
-def flag(flag: str, wanted: bool) -> Key:
-    return lambda candidate: (flag in candidate.info.flags) is wanted
+class FlagKey:
+    """Whether a message has a system flag (wanted), or has it not."""
+
+    def __init__(self, flag: str, wanted: bool) -> None:
+        self.flag = flag
+        self.wanted = wanted
+
+    def __call__(self, candidate: Candidate) -> Answer:
+        return (self.flag in candidate.info.flags) is self.wanted
 
 
 def keyword(word: str, wanted: bool) -> Key:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from resel_lda.imap import search_keys as keys
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.parser import ParseError, Parser, SequenceSet
-from resel_lda.imap.search_keys import Key
+from resel_lda.imap.search_keys import FlagKey, Key
 from resel_lda.imap.search_text import FieldKey, SentKey, TextKey
 from resel_lda.imap.view import View
 
@@ -52,7 +52,7 @@ class Program:
 
     key: Key = keys.always
     fields: list[FieldKey | SentKey] = field(default_factory=list)
-    narrowing: list[FieldKey] = field(default_factory=list)
+    narrowing: list[FieldKey | FlagKey] = field(default_factory=list)
     texts: list[TextKey] = field(default_factory=list)
     size: bool = False
     with_modseq: bool = False
@@ -89,7 +89,7 @@ class _KeyParser:
                 break
             every.append(self.key(0))
         self.found.key = keys.all_of(every)
-        self.found.narrowing = [key for key in every if isinstance(key, FieldKey)]
+        self.found.narrowing = [key for key in every if isinstance(key, FieldKey | FlagKey)]
         self.found.everything = self.args.data[start:].strip().upper() == b"ALL"
         return self.found
 
@@ -104,7 +104,7 @@ class _KeyParser:
             return self._set(args.sequence_set(), by_uid=False)
         word = args.word()
         if word in _FLAG_KEYS:
-            return keys.flag(*_FLAG_KEYS[word])
+            return keys.FlagKey(*_FLAG_KEYS[word])
         if word in _RECENT_KEYS:
             return _RECENT_KEYS[word]
         args.space()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from resel_lda.imap.search_keys import Candidate, Key
+from resel_lda.imap.search_keys import Candidate, FlagKey, Key
 from resel_lda.imap.search_program import Program
 from resel_lda.imap.search_text import FieldKey, SentKey
 from resel_lda.imap.session import Session
@@ -72,9 +72,14 @@ async def _from_memory(view: View, program: Program) -> tuple[Pairs, list[Candid
     return matched, open_
 
 
-def _chosen(view: View, narrowing: Sequence[FieldKey]) -> Sequence[tuple[int, int]]:
+def _chosen(view: View, narrowing: Sequence[FieldKey | FlagKey]) -> Sequence[tuple[int, int]]:
     """Messages to be looked at: not those that the store has excluded already."""
-    known = [key.matches for key in narrowing if key.matches is not None]
+    known: list[Collection[int]] = []
+    for key in narrowing:
+        if isinstance(key, FlagKey):
+            known.append(view.mailbox.with_flag(key.flag, key.wanted))
+        elif key.matches is not None:
+            known.append(key.matches)
     if not known:
         return list(enumerate(view.uids, 1))
     fewest = min(known, key=len)

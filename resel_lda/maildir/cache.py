@@ -242,10 +242,14 @@ class CacheFile:
         self.database.run(work)
 
     def forget(self, guid: str) -> None:
-        """A deleted folder."""
+        """A deleted folder, whatever its UIDVALIDITY was."""
 
         def work(db: apsw.Connection) -> None:
-            first = self._folder(db, guid)
+            for (name,) in all_rows(db, "SELECT guid FROM folder WHERE guid GLOB ?", f"{guid}.*"):
+                forget(db, name)
+
+        def forget(db: apsw.Connection, name: str) -> None:
+            first = self._folder(db, name)
             for layer in LAYERS:
                 db.execute(f"DELETE FROM {layer} WHERE key BETWEEN ? AND ?", (first, first + _UIDS))
             for (number,) in all_rows(db, "SELECT id FROM field_set"):
@@ -253,8 +257,8 @@ class CacheFile:
                     "DELETE FROM fields WHERE field_set = ? AND key BETWEEN ? AND ?",
                     (number, first, first + _UIDS),
                 )
-            db.execute("DELETE FROM folder WHERE guid = ?", (guid,))
-            self._folders.pop(guid, None)
+            db.execute("DELETE FROM folder WHERE guid = ?", (name,))
+            self._folders.pop(name, None)
 
         self.database.run(work)
 

@@ -16,6 +16,7 @@ from resel_lda.maildir.database import StateFile
 from resel_lda.maildir.files import read_all, with_crlf
 from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.names import base_of, size_in_name
+from resel_lda.maildir.readahead import MAX_OCTETS
 from resel_lda.mime.rawsearch import may_contain
 from resel_lda.mime.sections import (
     envelope_of,
@@ -54,7 +55,9 @@ class MessageReader:
 
     @property
     def guid(self) -> str:
-        return self._index.uidlist.guid
+        """Under which the cache has this folder: with another UIDVALIDITY it is another folder."""
+        uidlist = self._index.uidlist
+        return f"{uidlist.guid}.{uidlist.uidvalidity}"
 
     def open(self, uid: int) -> tuple[int, str] | None:
         """(descriptor, name in cur/); None if the message is gone."""
@@ -66,6 +69,22 @@ class MessageReader:
     def read(self, uid: int) -> bytes | None:
         opened = self.open(uid)
         return None if opened is None else with_crlf(read_all(opened[0]))
+
+    def read_with(self, uid: int, others: Sequence[int]) -> tuple[bytes | None, dict[int, bytes]]:
+        """A message, and of the others as many as are not too large together."""
+        data = self.read(uid)
+        found: dict[int, bytes] = {}
+        octets = 0
+        for other in others:
+            opened = self.open(other)
+            if opened is None:
+                continue
+            octets += os.fstat(opened[0]).st_size
+            if octets > MAX_OCTETS:
+                os.close(opened[0])
+                break
+            found[other] = with_crlf(read_all(opened[0]))
+        return data, found
 
     def read_many(self, uids: Sequence[int]) -> dict[int, bytes]:
         """Without those that are gone."""
@@ -123,12 +142,14 @@ class MessageReader:
         for start in range(0, len(uids), _BATCH):
             batch = uids[start : start + _BATCH]
             if layer.of_message:
-                source = self.read_many(batch)
-            elif name == "header":
-                source = self._read_headers(batch)
+                rows = [
+                    (uid, layer.make(message))
+                    for uid in batch
+                    if (message := self.read(uid)) is not None
+                ]
             else:
-                source = self.headers(batch)
-            rows = [(uid, layer.make(octets)) for uid, octets in source.items()]
+                headers = self._read_headers(batch) if name == "header" else self.headers(batch)
+                rows = [(uid, layer.make(octets)) for uid, octets in headers.items()]
             self._remember(name, rows)
             yield rows
 
@@ -137,6 +158,9 @@ class MessageReader:
             self.cache.add(self.guid, layer, rows)
         except apsw.Error as error:
             self._failed(error)
+            return
+        if layer == "search" and self._searchable is not None:
+            self._searchable.update(uid for uid, _ in rows)
 
     def parts(self, uids: Sequence[int]) -> dict[int, Part]:
         envelopes = self.single("envelope", uids)
@@ -172,24 +196,28 @@ class MessageReader:
         for name in LAYERS:
             known = self.cache.single(self.guid, name, uids)
             missing[name] = {uid for uid in uids if uid not in known}
-        wanted = set().union(*missing.values())
-        messages = self.read_many([uid for uid in uids if uid in wanted])
-        headers = {uid: _header_of(message) for uid, message in messages.items()}
-        for name, layer in LAYERS.items():
-            source = messages if layer.of_message else headers
-            rows = [
-                (uid, layer.make(octets)) for uid, octets in source.items() if uid in missing[name]
-            ]
-            if rows:
-                self.cache.add(self.guid, name, rows)
+        rows: dict[str, list[tuple[int, tuple[Any, ...]]]] = {name: [] for name in LAYERS}
+        headers: dict[int, bytes] = {}
+        for uid in uids:
+            # One at a time in memory: they may be large.
+            message = self.read(uid) if any(uid in some for some in missing.values()) else None
+            if message is None:
+                continue
+            headers[uid] = _header_of(message)
+            for name, layer in LAYERS.items():
+                if uid in missing[name]:
+                    octets = message if layer.of_message else headers[uid]
+                    rows[name].append((uid, layer.make(octets)))
+        for name, made in rows.items():
+            self.cache.add(self.guid, name, made)
         for names, number in self.cache.field_sets().items():
             cut = [(uid, _cut(header, names)) for uid, header in headers.items()]
             self.cache.add_fields(self.guid, number, cut)
 
     def unfilled(self, uids: Sequence[int]) -> list[int]:
         """Those that `fill` has not seen yet."""
-        known = self.cache.known(self.guid, "sort")
-        return [uid for uid in uids if uid not in known]
+        known = [self.cache.known(self.guid, layer) for layer in ("search", "sort", "structure")]
+        return [uid for uid in uids if not all(uid in some for some in known)]
 
     # Headers.
 
@@ -248,20 +276,35 @@ class MessageReader:
                     self._failed(error)
         return found
 
-    def find(self, column: str, needle: str, uids: Sequence[int]) -> set[int]:
-        """UIDs whose text in a column of "search" contains `needle` (folded)."""
+    def find(self, column: str, needle: str, uids: Sequence[int]) -> set[int] | None:
+        """UIDs whose text in a column of "search" contains `needle` (folded); None if the cache
+        does not have all of these messages, and cannot be made to have them."""
         if column not in TEXT_COLUMNS:
             raise ValueError(f"column {column!r}")
-        self.make_searchable(uids)
-        return self.cache.find(self.guid, column, needle)
+        try:
+            for _ in range(2):
+                generation = self.cache.database.generation
+                if not self._all_searchable(uids):
+                    return None
+                found = self.cache.find(self.guid, column, needle)
+                if generation == self.cache.database.generation:
+                    return found
+                # The file was damaged and is a new one now.
+                self._searchable = None
+        except apsw.Error as error:
+            self._failed(error)
+        return None
 
-    def make_searchable(self, uids: Sequence[int]) -> None:
-        """Afterwards all of these have a row in the layer "search"."""
+    def _all_searchable(self, uids: Sequence[int]) -> bool:
         if self._searchable is None:
             self._searchable = self.cache.known(self.guid, "search")
+        gone = 0
         missing = [uid for uid in uids if uid not in self._searchable]
-        for rows in self._make("search", missing):
-            self._searchable.update(uid for uid, _ in rows)
+        for start in range(0, len(missing), _BATCH):
+            batch = missing[start : start + _BATCH]
+            made = sum(len(rows) for rows in self._make("search", batch))
+            gone += len(batch) - made
+        return len([uid for uid in missing if uid not in self._searchable]) <= gone
 
     # Sizes.
 

@@ -63,7 +63,8 @@ class MaildirFolder(ReadableFolder):
         self._callbacks: list[Callable[[], None]] = []
         # What the loop shows; replaced when a piece of work is finished, never in its middle.
         self._messages: list[MessageInfo] = []
-        self._uids: list[int] = []
+        # Who has a flag or has it not, as far as somebody asked.
+        self._flagged: dict[tuple[str, bool], set[int]] = {}
         # A sequence number, 0 for none, -1 for not looked for yet.
         self._first_unseen = -1
         self.highestmodseq = 0
@@ -83,6 +84,7 @@ class MaildirFolder(ReadableFolder):
         self._messages = list(index.infos.values())
         self._uids = list(index.infos)
         self._first_unseen = -1
+        self._flagged.clear()
         self.highestmodseq = index.highestmodseq
         self.uidvalidity = index.uidlist.uidvalidity
         self.uidnext = max(index.uidlist.next_uid, index.last_uid + 1)
@@ -99,6 +101,14 @@ class MaildirFolder(ReadableFolder):
                 (n for n, info in enumerate(self._messages, 1) if "\\Seen" not in info.flags), 0
             )
         return self._first_unseen
+
+    def with_flag(self, flag: str, wanted: bool) -> Collection[int]:
+        found = self._flagged.get((flag, wanted))
+        if found is None:
+            found = self._flagged[flag, wanted] = {
+                info.uid for info in self._messages if (flag in info.flags) is wanted
+            }
+        return found
 
     def get(self, uid: int) -> MessageInfo | None:
         return self.index.infos.get(uid)

@@ -14,6 +14,7 @@ import apsw
 from resel_lda.mailbox import MailboxError, Part
 from resel_lda.maildir.content import MessageReader
 from resel_lda.maildir.index import FolderIndex
+from resel_lda.maildir.readahead import ReadAhead
 from resel_mta.maillog import MailLog
 
 T = TypeVar("T")
@@ -55,6 +56,9 @@ class ReadableFolder:
         self._executor = executor
         self._log = log
         self._events_lost = False
+        # As the loop shows them.
+        self._uids: list[int] = []
+        self._ahead = ReadAhead()
         self._filler: asyncio.Task[None] | None = None
         self._fill_from = 0
         # The piece that a thread is at.
@@ -71,10 +75,16 @@ class ReadableFolder:
             raise mailbox_error(error) from error
 
     async def read(self, uid: int) -> bytes:
-        data = await self._in_thread(self.reader.read, uid)
+        ahead = self._ahead.follow(uid, self._uids)
+        data = self._ahead.take(uid)
+        if data is not None and uid in self.index.names:
+            return data
+        data, more = await self._in_thread(self.reader.read_with, uid, ahead)
         if data is None:
             self._events_lost = True
             raise MailboxError("The message is gone", "EXPUNGEISSUED")
+        if more:
+            self._ahead.keep(more)
         return data
 
     async def read_many(self, uids: Sequence[int]) -> Mapping[int, bytes]:
@@ -103,11 +113,7 @@ class ReadableFolder:
         return await self._in_thread(self.reader.rows, "sort", names, uids)
 
     async def sent_days(self, uids: Sequence[int]) -> Mapping[int, int | None]:
-        return await self._in_thread(self._sent_days, uids)
-
-    def _sent_days(self, uids: Sequence[int]) -> Mapping[int, int | None]:
-        self.reader.make_searchable(uids)
-        return self.reader.single("search", uids)
+        return await self._in_thread(self.reader.single, "search", uids)
 
     async def find(self, column: str, needle: str) -> Collection[int] | None:
         if "\n" in needle or "\0" in needle:

@@ -19,6 +19,13 @@ _SIMPLE = re.compile(
 )
 
 
+# local@domain alone; and what makes a list of addresses more than commas between such.
+_BARE = re.compile(
+    rb"(" + _ATEXT + rb"+(?:\." + _ATEXT + rb"+)*)@(" + _ATEXT + rb"+(?:\." + _ATEXT + rb"+)*)"
+)
+_SPECIAL = re.compile(rb"[\"():;\\\r\n\t]")
+
+
 class Address(NamedTuple):
     """One address as ENVELOPE shows it (RFC 3501 §7.4.2). A group starts with only `mailbox`
     set and ends with nothing set."""
@@ -35,7 +42,27 @@ def parse_addresses(value: bytes) -> list[Address]:
     if simple is not None:
         quoted, words, mailbox, domain = simple.groups()
         return [Address(quoted or words, None, mailbox, domain)]
+    if _SPECIAL.search(value) is None:
+        found = _plain_list(value)
+        if found:
+            return found
     return _Parser(value).parse()
+
+
+def _plain_list(value: bytes) -> list[Address]:
+    """A list of which every address is of a usual form; [] if one is not."""
+    found: list[Address] = []
+    for item in value.split(b","):
+        item = item.strip(b" ")
+        bare = _BARE.fullmatch(item)
+        if bare is not None:
+            found.append(Address(None, None, bare[1], bare[2]))
+            continue
+        named = _SIMPLE.fullmatch(item)
+        if named is None:
+            return []
+        found.append(Address(named[2], None, named[3], named[4]))
+    return found
 
 
 class _Parser:

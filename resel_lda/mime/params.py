@@ -24,6 +24,7 @@ _SIMPLE_TYPE = re.compile(
     + rb"|\"[^\"\\\r\n]*\"))*)"
 )
 _SIMPLE_PARAM = re.compile(rb";[ \t]*(" + _TOKEN + rb")=(?:(" + _TOKEN + rb")|\"([^\"\\\r\n]*)\")")
+_PLAIN_TOKEN = re.compile(rb"[A-Za-z0-9-]+")
 _BARE_VALUE = re.compile(rb"[^; \t\r\n]*")
 _CONTINUED = re.compile(rb"([^*]*)\*([0-9]*)(\*?)")
 
@@ -77,6 +78,8 @@ def parse_disposition(value: bytes) -> tuple[bytes, Params]:
 
 def parse_token(value: bytes) -> bytes:
     """A field that is one token (Content-Transfer-Encoding); b"" if it is anything else."""
+    if _PLAIN_TOKEN.fullmatch(value):
+        return value
     scan = Scanner(value)
     scan.skip_space()
     out: list[bytes] = []

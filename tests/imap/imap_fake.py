@@ -93,6 +93,9 @@ class FakeMailbox:
     def uids(self) -> list[int]:
         return sorted(self.infos)
 
+    def with_flag(self, flag: str, wanted: bool) -> Collection[int]:
+        return [info.uid for info in self.messages() if (flag in info.flags) is wanted]
+
     def first_unseen(self) -> int:
         for number, info in enumerate(self.messages(), 1):
             if "\\Seen" not in info.flags:
