@@ -5,8 +5,10 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
+import signal
 import socket
 import threading
 from collections.abc import Mapping, Sequence
@@ -31,6 +33,7 @@ PACKET = 64 * 1024
 # Seconds between two looks at the certificates, for renewed ones.
 LOOK_EVERY = 10.0
 ANSWER_TIMEOUT = 30.0
+_PR_SET_PDEATHSIG = 1
 
 
 class SupervisorGone(Exception):
@@ -245,7 +248,9 @@ class SupervisedDispatch:
 
 
 def from_environment(told: str) -> tuple[SupervisorLink, list[Bound]]:
-    """What the supervisor passed to this process when it started it."""
+    """What the supervisor passed to this process when it started it. From now on the supervisor's
+    death is a SIGTERM: without it, ports and queue would stay taken by what cannot be reloaded."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     facts = json.loads(told)
     bound = []
     for row in facts["listeners"]:

@@ -442,3 +442,31 @@ def test_helpers_a_new_sympa_list_is_live_within_a_second(server: Server) -> Non
     assert took < 1.5, "a second, and what a loaded machine needs beside"
     assert server.outcome("jeux").startswith("dsn=2.0.0 status=sent")
     assert f"{aliases} has changed and is live" in server.log.read_text()
+
+
+def test_helpers_a_supervisor_that_is_killed_takes_all_with_it(server: Server) -> None:
+    server.configure("shutdown_timeout = 1s")
+    server.start('slow: "|echo $$ > DIR/out/pid; sleep 60"\n')
+    server.send("ann", "slow")
+    server.outcome("ann")
+    until = time.monotonic() + 20
+    while not (server.out / "pid").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    pids = [*server.children(), int((server.out / "pid").read_text() or 0)]
+    assert len(pids) >= 4
+    server.process.kill()
+    server.process.wait(30)
+    until = time.monotonic() + 30
+    while any(is_running(pid) for pid in pids) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not [pid for pid in pids if is_running(pid)]
+    assert "status=deferred (mail system shuts down: " in server.log.read_text()
+
+
+def is_running(pid: int) -> bool:
+    """Not counting what only waits for its parent to hear of its end."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+    return "State:\tZ" not in status
