@@ -128,8 +128,11 @@ class _Given:
         self, name: str, question: tuple[str, str], present: str, check: Callable[[str], str]
     ) -> str:
         given = getattr(self._options, name)
+        if given is None:
+            # What is there already is not this command's to judge.
+            return present
         try:
-            return check(present if given is None else given)
+            return check(given)
         except ValueError as error:
             raise Failure(cli.EX_USAGE, f"--{name}: {error}") from None
 
@@ -163,7 +166,9 @@ class _Asked(_Given):
         if getattr(self._options, name) is not None:
             return super()._answer(name, question, present, check)
         while True:
-            answer = _read_line(f"{self._speaker.say(question)} [{present}]: ") or present
+            answer = _read_line(f"{self._speaker.say(question)} [{present}]: ")
+            if not answer:
+                return present
             try:
                 return check("" if answer == "-" else answer)
             except ValueError as error:

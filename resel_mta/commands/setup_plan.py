@@ -54,11 +54,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where the setup starts from. kind: "own", "postfix" or "shipped" (the role's example)."""
+    """Where the setup starts from. kind: "own", "postfix" or "shipped" (the role's example).
+    installed: the role that `make install` put there, "" if it did not."""
 
     kind: str
     path: Path
     text: str
+    installed: str = ""
 
     def settings(self, role: str | None = None) -> Settings:
         """Of this text; what is wrong with it is `check`'s to say."""
@@ -94,7 +96,8 @@ def starting_point(own: Path, postfix: Path, roles: tuple[str, ...]) -> Start | 
         return Start("own", own, text)
     theirs = _text(postfix)
     if theirs is not None:
-        return Start("postfix", postfix, theirs)
+        installed = settings_of(text, own).role if text is not None else ""
+        return Start("postfix", postfix, theirs, installed)
     return Start("shipped", own, text) if text is not None else None
 
 
@@ -106,10 +109,13 @@ def _text(path: Path) -> str | None:
 
 
 def guess_role(start: Start) -> str:
-    """What a Postfix configuration is, in our words; its own role where it names one."""
+    """The role that the configuration names, else what was installed, else what a machine with
+    such a Postfix is."""
     settings = start.settings()
     if start.kind != "postfix" or settings.is_set("role"):
         return settings.role
+    if start.installed:
+        return start.installed
     interfaces = settings.items("inet_interfaces") if settings.is_set("inet_interfaces") else ()
     return likely_role(settings.text("relayhost"), interfaces)
 

@@ -181,6 +181,17 @@ def test_setup_of_a_shipped_example_takes_that_of_the_role(run: Run, tmp_path: P
     assert "+role = relay" in said
 
 
+def test_setup_after_an_installation_beside_postfix(run: Run, tmp_path: Path, postfix: str) -> None:
+    """What the installation put there tells the role; the rest is Postfix's."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/main.cf").write_text(str(shipped("relay.cf")))
+    _, said, _ = run("--yes")
+    assert said.startswith(f"Starting from Postfix's {tmp_path}/main.cf")
+    written = (tmp_path / "own/main.cf").read_text()
+    assert written.endswith("inet_interfaces = all\nrole = relay\n")
+    assert "smtpd_banner = $myhostname ESMTP $mail_name (Debian/GNU)" in written
+
+
 def test_setup_system_mail_name(run: Run, tmp_path: Path, postfix: str) -> None:
     run("--yes", "--mailname", "new.adm.resel.fr")
     assert (tmp_path / "mailname").read_text() == "new.adm.resel.fr\n"
@@ -188,6 +199,14 @@ def test_setup_system_mail_name(run: Run, tmp_path: Path, postfix: str) -> None:
     (tmp_path / "own/main.cf").write_text("role = relay\nmyhostname = a.example\nrelayhost = x\n")
     run("--yes", "--mailname", "b.example", "--root", "")
     assert "\nmyorigin = b.example\n" in (tmp_path / "own/main.cf").read_text()
+
+
+def test_setup_takes_what_is_there_as_it_is(run: Run, tmp_path: Path, postfix: str) -> None:
+    (tmp_path / "mailname").write_text("vm\n")
+    _, said, errors = run("--yes")
+    assert errors == ""
+    assert (tmp_path / "mailname").read_text() == "vm\n"
+    assert "mailname" not in said.replace("/mailname\n", "")
 
 
 @pytest.mark.parametrize(
