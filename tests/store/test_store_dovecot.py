@@ -177,3 +177,38 @@ async def test_both_at_once_never_differ(root: Path) -> None:
         assert len(set(bodies)) == len(bodies)
         assert len(bodies) == 25 - 3
         await store.close()
+
+
+async def test_a_client_with_dovecots_modseq_resynchronises(root: Path) -> None:
+    """Whatever a client was told by Dovecot, nothing that changed since is kept from it."""
+    with DovecotImap(root) as dovecot:
+        for number in range(6):
+            dovecot_append(dovecot, "inbox", MAIL % number)
+        dovecot.command("select inbox (condstore)")
+        dovecot.command("store 2 +flags (\\deleted)")
+        dovecot.command("expunge")
+        text = b"".join(dovecot.command("status inbox (highestmodseq)"))
+        known = int(re.search(rb"HIGHESTMODSEQ (\d+)", text)[1])
+        dovecot.command("uid store 4 +flags (\\flagged)")
+        dovecot.command("uid store 5 +flags (\\deleted)")
+        dovecot.command("expunge")
+    store = our_store(root)
+    folder = await store.open_folder("INBOX")
+    assert folder.highestmodseq > known
+    assert folder.vanished_since(known) == [(2, 2), (5, 5)]
+    assert {info.uid for info in folder.changed_since(known)} == {1, 3, 4, 6}
+    assert folder.get(4).flags == {"\\Flagged"}
+    ours = folder.highestmodseq
+    await store.close()
+    # Dovecot has it for a while: what it does is news to those who were with us.
+    with DovecotImap(root) as dovecot:
+        dovecot.command("select inbox")
+        dovecot.command("uid store 1 +flags (\\answered)")
+        dovecot.command("uid store 6 +flags (\\deleted)")
+        dovecot.command("expunge")
+        dovecot_append(dovecot, "inbox", MAIL % 7)
+    store = our_store(root)
+    folder = await store.open_folder("INBOX")
+    assert {info.uid for info in folder.changed_since(ours)} == {1, 7}
+    assert folder.vanished_since(ours) == [(6, 6)]
+    await store.close()
