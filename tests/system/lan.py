@@ -14,10 +14,13 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
+
+from demo.launcher import CHECKOUT
 
 CLONE_NEWNET = 0x40000000
 #: What programs look for in /etc: copied from the machine's where it is there.
@@ -85,8 +88,8 @@ class Host:
 
     def start(self) -> None:
         """Make the namespaces. Raises HostError."""
-        binds = [(self.etc, "/etc"), (self.var, "/var"), *self._binds]
-        script = [f"mount --bind {source.resolve()} {target}" for source, target in binds]
+        binds = [*self._through_var(), (self.etc, "/etc"), (self.var, "/var"), *self._binds]
+        script = [f"mount --rbind {source.resolve()} {target}" for source, target in binds]
         script += ["mount -t tmpfs -o mode=0755 none /run", "mkdir -m 1777 /run/lock"]
         script += [f"hostname {self.name}", "ip link set lo up", "echo ready"]
         self._holder = subprocess.Popen(
@@ -101,6 +104,16 @@ class Host:
             raise HostError(f"{self.name}: its namespaces could not be made")
         children = f"/proc/{self._holder.pid}/task/{self._holder.pid}/children"
         self.pid = int(Path(children).read_text().split()[0])
+
+    def _through_var(self) -> list[tuple[Path, str]]:
+        """What lies in the machine's /var and is used here all the same: a checkout may be there."""
+        found = []
+        for path in {CHECKOUT.resolve(), Path(sys.prefix).resolve(), self.directory.resolve()}:
+            if path.is_relative_to("/var") and not path.is_relative_to(self.var):
+                place = self.var / path.relative_to("/var")
+                place.mkdir(parents=True, exist_ok=True)
+                found.append((path, str(place)))
+        return found
 
     def stop(self) -> None:
         """End all its processes. Safe at any time, and twice."""
