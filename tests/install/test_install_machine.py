@@ -7,6 +7,25 @@ from pathlib import Path
 import pytest
 from install_machine import CHECKOUT, Machine, machine
 
+#: As Debian's package writes it for a satellite system.
+POSTFIX = """\
+smtpd_banner = $myhostname ESMTP $mail_name (Debian/GNU)
+biff = no
+append_dot_mydomain = no
+readme_directory = no
+compatibility_level = 3.6
+smtpd_relay_restrictions = permit_mynetworks permit_sasl_authenticated defer_unauth_destination
+myhostname = vm.adm.resel.fr
+alias_maps = hash:/etc/aliases
+alias_database = hash:/etc/aliases
+mydestination = $myhostname, vm, localhost.localdomain, , localhost
+relayhost = pegase.adm.resel.fr
+mynetworks = 127.0.0.0/8 [::ffff:127.0.0.0]/104 [::1]/128
+mailbox_size_limit = 0
+recipient_delimiter = +
+inet_interfaces = loopback-only
+inet_protocols = all
+"""
 CERTIFICATE = """
 umask 077
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=toad.resel.fr \\
@@ -38,7 +57,12 @@ def install(there: Machine) -> None:
 
 
 def serves_as_a_service(there: Machine) -> None:
-    there.write("/etc/aliases", "root: root@resel.fr\n")
+    there.write("/etc/postfix/main.cf", POSTFIX)
+    answers = ("--relayhost", "[pegase.adm.resel.fr]", "--root", "root@resel.fr")
+    said = there.run("resel-mta", "setup", "--yes", *answers).stdout
+    assert "Starting from Postfix's /etc/postfix/main.cf" in said
+    assert "the aliases are live" in said
+    assert "role smarthost, no errors" in said
     # Mail that was handed in before the first start is not lost.
     there.run("/usr/sbin/sendmail", "-f", "early@example.org", "root", text="Subject: early\n\n.\n")
     there.run("systemctl", "start", "resel-mta")
