@@ -179,14 +179,12 @@ class MessageReader:
         if self._searchable is not None:
             self._searchable.difference_update(uids)
         with contextlib.suppress(apsw.Error):
-            for start in range(0, len(uids), _BATCH):
-                self.cache.remove(self.guid, uids[start : start + _BATCH])
+            self.cache.remove(self.guid, uids)
 
     def copied(self, pairs: Sequence[tuple[int, int]], target: str) -> None:
         """What is kept of messages holds for their copies (uid, new uid) in the folder `target`."""
         try:
-            for start in range(0, len(pairs), _BATCH):
-                self.cache.copy(self.guid, pairs[start : start + _BATCH], target)
+            self.cache.copy(self.guid, pairs, target)
         except apsw.Error as error:
             self._failed(error)
 

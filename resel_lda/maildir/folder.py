@@ -39,6 +39,8 @@ Pairs = Sequence[tuple[int, int]]
 # Events that come close together (a bulk copy) are looked at together.
 _SETTLE = 0.004
 _BLOCK = 1 << 18
+# Messages whose rows in the cache are changed at a time.
+_CACHE_BATCH = 100
 
 
 class MaildirFolder(ReadableFolder):
@@ -252,16 +254,24 @@ class MaildirFolder(ReadableFolder):
     def _later(self, work: Callable[[], None]) -> None:
         self.keep(asyncio.ensure_future(self._locked(work)))
 
-    def _behind(self, work: Callable[..., None], *arguments: object) -> None:
-        """Work on the cache, one piece after the other, that nobody waits for."""
-        before, self._cache_work = self._cache_work, asyncio.get_running_loop().create_future()
+    def _behind(
+        self, work: Callable[..., None], items: Sequence[object], *arguments: object
+    ) -> None:
+        """Work on the cache, one piece after the other, that nobody waits for; as much time is left
+        to others as it takes."""
+        loop = asyncio.get_running_loop()
+        before, self._cache_work = self._cache_work, loop.create_future()
         done = self._cache_work
 
         async def go() -> None:
             try:
                 if before is not None:
                     await before
-                await self._in_thread(work, *arguments)
+                for start in range(0, len(items), _CACHE_BATCH):
+                    began = loop.time()
+                    await self._in_thread(work, items[start : start + _CACHE_BATCH], *arguments)
+                    if not self._ending:
+                        await asyncio.sleep(loop.time() - began)
             finally:
                 done.set_result(None)
 
