@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 import threading
+from dataclasses import replace
 from typing import Any
 
 from resel_lda import errand as errands
@@ -28,7 +29,7 @@ from resel_lda.deposit import ThreadDepositor
 from resel_lda.errand import Errand, ErrandError
 from resel_lda.job import deferred
 from resel_lda.local_options import LocalOptions
-from resel_lda.mailbox_place import is_in_spool
+from resel_lda.mailbox_place import is_in_spool, mailbox_command
 from resel_lda.mailcopy import mail_copy
 from resel_lda.mbox import append_message
 from resel_lda.parcel import outcome_row, unwrap
@@ -87,6 +88,8 @@ class Helper:
             outcome = self._command(errand, content)
         elif errand.do == errands.FILE:
             outcome = self._file(errand, content)
+        elif command := mailbox_command(self._settings):
+            outcome = self._command(replace(errand, argument=command), content)
         elif errand.do in (errands.DELIVER, errands.MAILBOX, errands.SPOOL):
             depositor = ThreadDepositor(
                 self._settings, lambda _service, text, _id: warnings.append(text), self._disk

@@ -14,6 +14,7 @@ from dataclasses import replace
 from resel_lda.by_helper import ByHelper
 from resel_lda.deposit import Depositor
 from resel_lda.job import Job
+from resel_lda.mailbox_place import mailbox_command
 from resel_mta.config import Settings
 from resel_mta.local_target import LocalTarget, forward_mark
 from resel_mta.mail import (
@@ -54,6 +55,7 @@ class LocalTransport:
 
     def reconfigure(self, settings: Settings) -> None:
         self._delimiters = settings.text("recipient_delimiter")
+        self._needs_uid = self.name == "local" and bool(mailbox_command(settings))
 
     async def deliver(
         self, message: Message, recipients: Sequence[Recipient], route: Route
@@ -78,6 +80,9 @@ class LocalTransport:
             elif self._by_helper is not None and self._by_helper.serves(user):
                 job = self._job(message, recipient, user)
                 outcomes[recipient] = await self._by_helper.to_user(message, recipient, job)
+            elif self._needs_uid:
+                text = f"mailbox_command is set, and cannot run as user {user.name}"
+                outcomes[recipient] = self._deferred(text, "4.3.5")
             else:
                 found.append((recipient, user))
         if found:

@@ -26,4 +26,11 @@ def mbox_path(user: User, settings: Settings) -> str:
 
 def is_in_spool(user: User, settings: Settings) -> bool:
     """Whether the user's mailbox is an mbox in mail_spool_directory."""
-    return bool(mbox_path(user, settings)) and not settings.text("home_mailbox")
+    if mailbox_command(settings) or settings.text("home_mailbox"):
+        return False
+    return bool(mbox_path(user, settings))
+
+
+def mailbox_command(settings: Settings) -> str:
+    """What takes the place of mailboxes, as it is written; "" for nothing."""
+    return settings.setting("mailbox_command").value.strip()

@@ -12,6 +12,7 @@ template forward_path = $home/.forward${recipient_delimiter}${extension}, $home/
 text local_command_shell = ## A program and its words that get each command line as last word; empty: /bin/sh where it must be a shell.
 template luser_relay = ## Where mail for unknown local users goes; $user, $local, $extension, $domain and $recipient are known; @domain is the same name there.
 file mail_spool_directory = /var/mail ## The folder of mbox mailboxes.
+template mailbox_command = ## A command that gets the mail of users with a uid of their own in the place of their mailbox; nothing in it is replaced but by the shell.
 choices{fcntl flock dotlock} mailbox_delivery_lock = fcntl, dotlock ## How mbox files are locked.
 size mailbox_size_limit = 51200000 ## The most octets that an mbox file may have; 0: any.
 choices{command file forward ""} prepend_delivered_header = command, file, forward ## Where a Delivered-To field is added.

@@ -58,7 +58,6 @@ flag lmtp_tls_wrappermode = no
 flag lmtp_use_tls = no
 text local_delivery_status_filter = $default_delivery_status_filter
 text local_login_sender_maps = static:*
-text mailbox_command =
 text mailbox_command_maps =
 text mailbox_transport =
 text mailbox_transport_maps =

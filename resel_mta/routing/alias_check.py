@@ -63,6 +63,9 @@ async def check_aliases(settings: Settings, files: Iterable[str]) -> list[Proble
                 hidden = f'"{alias.name}" is hidden by {entries[alias.name].where}'
                 problems.append(_warning(where, hidden))
     checker = _Checker(settings, entries)
+    if wanted and await checker.root_is_lost():
+        text = "there is no alias for root: its mail is not delivered as root, and waits"
+        problems.append(_warning(f"{min(wanted)}:1", text))
     for name, entry in entries.items():
         if entry.where.rpartition(":")[0] in wanted:
             problems += await checker.check(name, entry)
@@ -87,6 +90,16 @@ class _Checker:
         self._files = settings.items("allow_mail_to_files")
         self._relays_unknown = bool(settings.text("luser_relay").strip())
         self._read: set[str] = set()
+
+    async def root_is_lost(self) -> bool:
+        """Whether root has an account and no alias."""
+        if "root" in self._entries:
+            return False
+        try:
+            user = await self._users.find("root")
+        except TempFail:
+            return False
+        return user is not None and user.uid == 0
 
     async def check(self, name: str, entry: _Entry) -> list[Problem]:
         found = []

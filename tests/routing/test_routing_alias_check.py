@@ -116,6 +116,7 @@ def test_commands_say_it_and_make_it_live(tmp_path: Path, program: str) -> None:
         f'{path}:1: warning: "a" leads in a circle: a -> b -> a',
         f'{path}:2: warning: "b" leads in a circle: b -> a -> b',
     ]
+    assert f"{path}:1: warning: there is no alias for root: " in result.stderr
     [live] = (tmp_path / "data" / "maps").iterdir()
     assert live.read_text() == "a: b\nb: a\n"
     path.write_text("a: b\nbroken\n")

@@ -182,6 +182,22 @@ async def test_a_user_s_mail_goes_to_his_mailbox(house: House, tmp_path: Path) -
     assert "Delivered-To: bob@resel.fr\nSubject: x\n\nhello\n>From here\n\n" in text
 
 
+async def test_mailbox_command_takes_the_mailbox_s_place(tmp_path: Path) -> None:
+    # Debian's own line for procmail: the shell sees $EXTENSION, nothing else replaces it.
+    house = House(tmp_path, mailbox_command=f'echo -a "$EXTENSION" > {tmp_path}/out; exit 0')
+    outcome = await house.deliver("bob+a@resel.fr")
+    assert outcome.reply.text.startswith('delivered to command: echo -a "$EXTENSION" > ')
+    assert (tmp_path / "out").read_text() == "-a a\n"
+    assert not (tmp_path / "spool" / "bob").exists()
+    # Where there is a .forward file, that counts.
+    (house.home / ".forward").write_text("c@d.org\n")
+    assert isinstance(await house.deliver("bob@resel.fr"), Expanded)
+    house.dispatch.serves = lambda user: False  # type: ignore[method-assign]
+    outcome = await house.deliver("bob@resel.fr")
+    assert (type(outcome), outcome.reply.enhanced) == (Deferred, "4.3.5")
+    await house.helpers.close()
+
+
 async def test_a_forward_file_is_followed_once(house: House, tmp_path: Path) -> None:
     (house.home / ".forward").write_text(f'# all\n\\bob, "|cat > {tmp_path}/out"\nc@d.org\n')
     outcome = await house.deliver("bob+ext@resel.fr")
