@@ -10,6 +10,7 @@ from queue_fakes import OK, make_log, make_message, read_all
 from queue_faults import FaultDisk, Plan, fault_vfs
 
 from resel_mta.mail import Bounced, Deferred, Delivered, Message, Reply, TempFail
+from resel_mta.queue.audit import report
 from resel_mta.queue.door import Result, Retry
 from resel_mta.queue.spool import SpoolSink
 from resel_mta.queue.sqlite import SQLiteStore
@@ -28,6 +29,8 @@ class Facts:
         self.maybe: dict[str, bytes] = {}
         self.gone: set[str] = set()
         self.held: set[str] = set()
+        self.trashed: set[str] = set()
+        self.restored: set[str] = set()
         # original -> notice: where the one is not, the other must be.
         self.either: dict[str, str] = {}
 
@@ -57,7 +60,7 @@ async def remove(store: SQLiteStore, facts: Facts, message: Message) -> None:
 
 
 async def scenario(store: SQLiteStore, facts: Facts) -> None:
-    """Accept, deliver, defer, bounce, hold, release, requeue, delete: small and large."""
+    """Accept, deliver, defer, bounce, hold, release, requeue, delete, restore: small and large."""
     for data in (SMALL, LARGE):
         delivered = await enter(store, facts, data)
         deferred = await enter(store, facts, data)
@@ -81,6 +84,17 @@ async def scenario(store: SQLiteStore, facts: Facts) -> None:
         facts.forget(deleted.queue_id)
         await store.delete([deleted.queue_id])
         facts.gone.add(deleted.queue_id)
+    thrown = await enter(store, facts, LARGE)
+    back = await enter(store, facts, SMALL)
+    both = [thrown.queue_id, back.queue_id]
+    await store.delete(both, keep=True)
+    facts.trashed.add(thrown.queue_id)
+    await store.undelete([back.queue_id])
+    facts.restored.add(back.queue_id)
+    facts.trashed.clear()
+    facts.forget(thrown.queue_id)
+    await store.purge(1e12, 10)
+    facts.gone.add(thrown.queue_id)
 
 
 async def run(plan: Plan) -> Facts:
@@ -107,8 +121,14 @@ async def violations(plan: Plan, facts: Facts, target: Path) -> list[str]:
     store = await SQLiteStore.open(target, log=log)
     try:
         present = {entry.queue_id: entry async for entry in store.walk()}
+        trash = {entry.queue_id async for entry in store.walk("trash")}
+        found += [f"{name} was deleted and is back" for name in facts.trashed - trash]
+        found += [f"{name} was restored and is not there" for name in facts.restored & trash]
+        audit = await store.audit(0)
+        if not audit.is_balanced:
+            found += report(audit)
         for name, data in {**facts.kept, **facts.maybe}.items():
-            if name not in present:
+            if name not in present and name not in trash:
                 if name in facts.kept:
                     found.append(f"{name} was accepted and is lost")
                 continue
