@@ -32,5 +32,5 @@ mkdir -p before
 pivot_root . before
 umount -l /before
 exec </dev/null >/dev/null 2>&1
-exec env -i container=lxc PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+exec env -i container=lxc SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1 PATH=/usr/sbin:/usr/bin:/sbin:/bin \
     /lib/systemd/systemd --system --unit=install-test.target
