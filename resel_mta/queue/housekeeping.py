@@ -28,6 +28,8 @@ class Housekeeper:
         self._log = log
         self._task: asyncio.Task[None] | None = None
         self._forgotten = 0.0
+        # What went wrong the last time; it is told once.
+        self._trouble = ""
         self.reconfigure(settings)
 
     def reconfigure(self, settings: Settings) -> None:
@@ -46,12 +48,16 @@ class Housekeeper:
 
     async def _run(self) -> None:
         while True:
+            trouble = ""
             try:
                 await self.tidy(time.time())
             except TempFail as failure:
-                self._log.warning("qmgr", f"deleted mail not removed: {failure.reply}")
+                trouble = str(failure.reply)
             except Exception as error:
-                self._log.warning("qmgr", f"deleted mail not removed: {error!r}")
+                trouble = repr(error)
+            if trouble and trouble != self._trouble:
+                self._log.warning("qmgr", f"deleted mail not removed: {trouble}")
+            self._trouble = trouble
             await asyncio.sleep(LOOK_AFTER)
 
     async def tidy(self, now: float) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from queue_fakes import OK, MemoryStore, make_log, make_message, read_all
+from queue_fakes import OK, MemoryStore, make_log, make_message, read_all, until
 
 from resel_mta.config import Settings
-from resel_mta.mail import Bounced, Deferred, Delivered, Message, Reply
+from resel_mta.mail import Bounced, Deferred, Delivered, Message, Reply, TempFail
+from resel_mta.queue import housekeeping
 from resel_mta.queue.door import QueueStore, Result, Retry
 from resel_mta.queue.housekeeping import Housekeeper
 from resel_mta.queue.sqlite import SQLiteStore
@@ -213,6 +214,32 @@ class Shortage:
 
     async def forget_ledger(self, before: float) -> None:
         await self.store.forget_ledger(before)
+
+
+async def test_housekeeping_that_fails_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await SQLiteStore.open(tmp_path / "queue")
+    looked = 0
+
+    async def purge(before: float, n: int) -> int:
+        nonlocal looked
+        looked += 1
+        if looked == 5:
+            raise ValueError("a bug")
+        raise TempFail(Reply(452, "4.3.1", "disk full"))
+
+    monkeypatch.setattr(store, "purge", purge)
+    monkeypatch.setattr(housekeeping, "LOOK_AFTER", 0.0)
+    log, lines = make_log()
+    keeper = Housekeeper(Settings.build(), store, log)
+    keeper.start()
+    await until(lambda: looked > 8)
+    await keeper.stop()
+    log.flush()
+    assert [line for line in lines if "452 4.3.1 disk full" in line] == [lines[0], lines[2]]
+    assert "ValueError('a bug')" in lines[1]
+    await store.close()
 
 
 async def test_housekeeping(tmp_path: Path, clock: Clock) -> None:
