@@ -32,6 +32,10 @@ left out. QUEUE (active, incoming, deferred, hold, corrupt, trash) limits it; se
 once are done in the order -d -h -H -r --undelete. Deleted mail stays in the queue "trash" for
 queue_trash_time (7d; 0: not at all), or less when the disk gets full; -d ALL trash empties it.
 
+why tells, in plain words, why a message is still here, when it is tried next, who else waits for
+that host, and what to type. audit counts recipients: what came in has to be what went out and what
+is there; it exits 65 and lists what is missing if not (queue_ledger_time: 30d back).
+
 A message is selected if all conditions hold. An ADDRESS is whole (user@host), a part (@host or
 user@), a bare word for either, "<>" for mail without a sender, or a pattern with * and ?. Where
 one of several recipients fits, the whole message is meant; --to, --host and --error have to fit
