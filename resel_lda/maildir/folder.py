@@ -16,7 +16,6 @@ import apsw
 
 from resel_lda.mailbox import AppendData, MailboxError, MessageInfo, StoreResult
 from resel_lda.maildir.content import MessageReader
-from resel_lda.maildir.files import TemporaryFile
 from resel_lda.maildir.flags import canonical_flags, change_flags
 from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.names import size_in_name
@@ -300,37 +299,45 @@ class MaildirFolder(ReadableFolder):
     async def append(
         self, messages: Sequence[AppendData] | AsyncIterator[AppendData]
     ) -> Sequence[int]:
-        written: list[TemporaryFile] = []
-        items: list[tuple[str, str, list[str]]] = []
+        items: list[Item] = []
         try:
             async for message in each(messages):
                 flags = canonical_flags(message.flags)
-                file = await self._in_thread(self.index.files.temporary)
-                written.append(file)
-                await self._write(file, message.blocks)
-                base = await self._in_thread(file.finish, message.internal_date)
-                items.append((file.path, base, flags))
+                path, base = await self._write(message)
+                items.append((path, base, flags))
             return await self._run(self.install, items)
         except BaseException:
-            for file in written:
-                await asyncio.shield(self._in_thread(file.discard))
+            await asyncio.shield(self._in_thread(discard, self.index.files.disk, items))
             raise
 
-    async def _write(
-        self, file: TemporaryFile, blocks: AsyncIterator[bytes] | Sequence[bytes]
-    ) -> None:
-        held: list[bytes] = []
-        size = 0
-        if isinstance(blocks, Sequence):
-            held = list(blocks)
-        else:
+    async def _write(self, message: AppendData) -> tuple[str, str]:
+        """(path of a synced file in tmp/, base)."""
+        files, blocks = self.index.files, message.blocks
+        if not isinstance(blocks, Sequence):
+            if message.size > _BLOCK:
+                return await self._write_large(blocks, message.internal_date)
+            blocks = [block async for block in blocks]
+        return await self._in_thread(files.write_temporary, blocks, message.internal_date)
+
+    async def _write_large(
+        self, blocks: AsyncIterator[bytes], date: float | None
+    ) -> tuple[str, str]:
+        """In pieces as they come."""
+        file = await self._in_thread(self.index.files.temporary)
+        try:
+            held: list[bytes] = []
+            size = 0
             async for block in blocks:
                 held.append(block)
                 size += len(block)
                 if size >= _BLOCK:
                     await self._in_thread(file.write, b"".join(held))
                     held, size = [], 0
-        await self._in_thread(file.write, b"".join(held))
+            await self._in_thread(file.write, b"".join(held))
+            return file.path, await self._in_thread(file.finish, date)
+        except BaseException:
+            await asyncio.shield(self._in_thread(file.discard))
+            raise
 
     def install(self, items: Sequence[Item], moved: bool = False) -> list[int]:
         """Blocks, under the folder's lock. moved: the user does not have more mail for it. Raises
