@@ -164,14 +164,13 @@ class Taker:
                 raise Refused(Answer(EX_DATAERR, "a line holds a bare CR"))
             if receiver.failure is not None:
                 raise Refused(_answer(receiver.failure))
-            content = await receiver.finish()
+            return await receiver.finish(self._check_hops)
         except BaseException:
             await receiver.fail(_CUT_SHORT)
             raise
-        refusal = check_hops(content.header, self._hopcount_limit)
-        if refusal is not None:
-            raise PermFail(refusal)
-        return content
+
+    def _check_hops(self, header: Header) -> Reply | None:
+        return check_hops(header, self._hopcount_limit)
 
 
 def token_of(letter: Letter, uid: int) -> str:

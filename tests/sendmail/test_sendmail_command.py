@@ -193,6 +193,14 @@ async def test_sendmail_command_loops_end(office: Office) -> None:
     assert "too many hops" in done.stderr
 
 
+async def test_sendmail_command_a_large_loop_leaves_nothing(office: Office) -> None:
+    """What was on its way to the disk is taken away with the refusal."""
+    data = b"Received: by x\n" * 60 + b"\n" + b"0123456789abcde\n" * 50_000
+    done = await office.run("root", data=data)
+    assert "too many hops" in done.stderr
+    assert office.intake.discarded == 1
+
+
 async def test_sendmail_command_verify(office: Office) -> None:
     done = await office.run("-bv", "root", "nosuch")
     assert done.returncode == 67
