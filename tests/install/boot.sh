@@ -10,15 +10,22 @@ mount -t proc proc "$root/proc"
 mount -t sysfs -o ro sysfs "$root/sys"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
 mount -t tmpfs -o mode=755 tmpfs "$root/dev"
-for each in null zero full random urandom tty; do
-    : >"$root/dev/$each"
-    mount --bind "/dev/$each" "$root/dev/$each"
-done
+# Nodes of its own: systemd gives its console to root alone, and this machine's /dev/null would be it.
+while read -r each major minor; do
+    mknod -m 666 "$root/dev/$each" c "$major" "$minor"
+done <<EOF
+null 1 3
+zero 1 5
+full 1 7
+random 1 8
+urandom 1 9
+tty 5 0
+console 1 3
+EOF
 mkdir "$root/dev/shm" "$root/dev/pts" "$root/dev/mqueue" "$root/dev/hugepages"
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts "$root/dev/pts"
 ln -s pts/ptmx "$root/dev/ptmx"
 ln -s /proc/self/fd "$root/dev/fd"
-ln -s null "$root/dev/console"
 if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
     mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
 else
