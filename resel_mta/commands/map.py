@@ -15,6 +15,7 @@ from resel_mta.config.load import load
 from resel_mta.config.maps import MapSet
 from resel_mta.config.mapspec import FILE_TYPES, MapSpec, parse_map
 from resel_mta.config.settings import Settings
+from resel_mta.config.tables import KeyTable
 from resel_mta.disk import Disk
 from resel_mta.mail import TempFail
 from resel_mta.routing.alias_check import check_aliases
@@ -24,6 +25,7 @@ EPILOG = """\
 resel-map TYPE:TABLE         checks the table and makes it live
 resel-map -q KEY TYPE:TABLE  prints the value of KEY; exit status 1 if there is none
 resel-map -q - TYPE:TABLE    reads keys from standard input, prints "key<TAB>value"
+resel-map -s TYPE:TABLE      prints all of the table, "key<TAB>value"
 """
 
 
@@ -35,10 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str]) -> int:
     parser = cli.parser(PROGRAM, "Look up keys in tables, or make tables live.", EPILOG)
     parser.add_argument("-q", dest="key", metavar="KEY", help="look up a key; - reads keys")
+    parser.add_argument("-s", dest="dump", action="store_true", help="print all keys and values")
     parser.add_argument("tables", nargs="+", metavar="TYPE:TABLE")
     options = parser.parse_args(arguments)
     settings = _settings(options)
     specs = [_spec(settings, text) for text in options.tables]
+    if options.key is not None or options.dump:
+        for spec in specs:
+            _must_exist(settings, spec)
+    if options.dump:
+        return _dump(settings, specs)
     if options.key is not None:
         return asyncio.run(_query(settings, specs, options.key))
     failed = 0
@@ -61,6 +69,27 @@ def _spec(settings: Settings, text: str) -> MapSpec:
         return parse_map(text, settings.text("default_database_type"))
     except ValueError as error:
         raise Failure(cli.EX_USAGE, str(error)) from None
+
+
+def _must_exist(settings: Settings, spec: MapSpec) -> None:
+    """Raises Failure for a file that is not there: it was named by hand, not by a default."""
+    for each in spec.files():
+        try:
+            live_file(settings, each).text()
+        except OSError as error:
+            status = cli.EX_NOPERM if isinstance(error, PermissionError) else cli.EX_UNAVAILABLE
+            raise Failure(status, f"{each.name}: {error.strerror}") from None
+
+
+def _dump(settings: Settings, specs: list[MapSpec]) -> int:
+    """Tables with keys can be listed, as with postmap; rules cannot."""
+    for spec in specs:
+        found = live_file(settings, spec).read()[0] if spec.type in FILE_TYPES else None
+        if not isinstance(found, KeyTable):
+            raise Failure(cli.EX_USAGE, f"{spec}: has no keys to list")
+        for key, value in found.items():
+            print(f"{key}\t{value}")
+    return cli.EX_OK
 
 
 async def _query(settings: Settings, specs: list[MapSpec], key: str) -> int:

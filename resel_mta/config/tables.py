@@ -247,13 +247,15 @@ def _parse_keys(text: str, file: str) -> tuple[Table, list[Problem]]:
 
 
 def _split_key(line: str) -> tuple[str, str]:
-    """The key, which may stand in double quotes, and the value."""
-    if line.startswith('"'):
-        match = re.match(r'"((?:[^"\\]|\\.)*)"\s+(.*)', line, re.DOTALL)
-        if match is not None:
-            return re.sub(r"\\(.)", r"\1", match[1]), match[2].strip()
-    parts = line.split(None, 1)
-    return parts[0], parts[1].strip() if len(parts) == 2 else ""
+    """The key up to the first space outside double quotes, and the value. As with postmap(1) the
+    quotes belong to the key: ``"a b"@example.org`` is looked up with them."""
+    quoted = False
+    position = 0
+    while position < len(line) and (quoted or not line[position].isspace()):
+        if line[position] == '"':
+            quoted = not quoted
+        position += 2 if line[position] == "\\" else 1
+    return line[:position], line[position:].strip()
 
 
 def _parse_rules(
@@ -358,10 +360,11 @@ def _cidr_rule(line: str, is_block: bool) -> Rule:
     if not result and not is_block:
         raise ValueError(f'a result is missing after "{line}"')
 
-    def matches(key: str) -> bool | None:
+    def matches(key: str) -> bool:
+        # What is no address, or one of the other family, is outside of "!network" too.
         packed = pack(key)
-        if packed is None:
-            return None
-        return len(packed) == size and int.from_bytes(packed) & mask == value
+        if packed is None or len(packed) != size:
+            return False
+        return (int.from_bytes(packed) & mask == value) is not negated
 
-    return Rule(matches, negated, result, is_block=is_block)
+    return Rule(matches, False, result, is_block=is_block)
