@@ -26,6 +26,9 @@ class Accounts:
         """The user with uid, gid and home, None if there is none. Raises OSError."""
         for source in self._sources:
             kind, _, path = source.partition(":")
+            if kind == "ldap":
+                # A directory that hangs must not hold up the supervisor.
+                continue
             user = self._in_file(path, name) if kind == "passwd-file" else _in_system(name)
             if user is not None:
                 return user

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import importlib.util
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
 
 from resel_mta.config import ConfigError, Settings
 from resel_mta.config.problems import Problem
 from resel_mta.mail import Reply, TempFail
 from resel_mta.maillog import MailLog
 from resel_mta.users import schemes
+from resel_mta.users.ldap import LdapDirectory
+from resel_mta.users.ldap_config import parse_ldap_config
 from resel_mta.users.libcrypt import CryptUnavailable
 from resel_mta.users.pam import PamFactory, PamFailure, PamLogin, ThreadPam, temporary_failure
 from resel_mta.users.passwd_file import Entry, PasswdFile
@@ -30,20 +35,32 @@ _CACHE_SIZE = 4096
 _HASH_THREADS = 2
 
 
+class UserSource(Protocol):
+    """A userdb."""
+
+    async def find(self, name: str) -> User | None:
+        """Raises TempFail."""
+        ...
+
+    async def names(self) -> list[str]:
+        """Raises TempFail."""
+        ...
+
+
 class Users:
     """The configured passdb and userdb together. Safe for many callers in one event loop."""
 
     def __init__(
         self,
-        userdb: list[PasswdFile | SystemUsers],
+        userdb: list[UserSource],
         passdb: list[PasswdFile],
         warn: Callable[[str], None],
-        pam: dict[str, PamLogin] | None = None,
+        logins: Sequence[PamLogin] = (),
         make_pam: PamFactory = ThreadPam,
     ) -> None:
         self._userdb = userdb
         self._passdb = passdb
-        self._pam = pam if pam is not None else {}
+        self._logins = tuple(logins)
         self._warn = warn
         self._make_pam = make_pam
         self._hashing = ThreadPoolExecutor(_HASH_THREADS, thread_name_prefix="hash")
@@ -52,22 +69,16 @@ class Users:
 
     def reconfigure(self, settings: Settings) -> None:
         """From now on, those that `settings` names. Raises ConfigError, and changes nothing then."""
-        self._userdb, self._passdb, services = _open(settings, self._warn)
-        for service in self._pam.keys() - services:
-            self._pam.pop(service).close()
-        for service in services:
-            if service not in self._pam:
-                self._pam[service] = self._make_pam(service)
+        userdb, passdb, logins = _open(settings, self._warn, self._make_pam)
+        before = (*self._logins, *self._userdb)
+        self._userdb, self._passdb, self._logins = userdb, passdb, logins
+        _close(before)
 
     async def find(self, name: str) -> User | None:
         """The user called `name` (case does not count). Raises TempFail."""
         name = name.lower()
         for source in self._userdb:
-            if isinstance(source, PasswdFile):
-                entry = (await source.table()).entries.get(name)
-                user = entry.user if entry else None
-            else:
-                user = await source.find(name)
+            user = await source.find(name)
             if user is not None:
                 return user
         return None
@@ -76,20 +87,16 @@ class Users:
         """All users, sorted. Raises TempFail."""
         found: set[str] = set()
         for source in self._userdb:
-            found.update(
-                (await source.table()).names
-                if isinstance(source, PasswdFile)
-                else await source.names()
-            )
+            found.update(await source.names())
         return sorted(found)
 
     async def authenticate(self, name: str, password: bytes) -> User | None:
         """The user, if `password` is his. An unknown user takes as long as a wrong password; the
-        caller delays what failed. PAM is asked about those who are in no passwd-file.
+        caller delays what failed. PAM and LDAP are asked about those who are in no passwd-file.
         Raises TempFail."""
         entry, decoy = await self._login(name)
-        if entry is None and self._pam:
-            return await self._by_pam(name, password)
+        if entry is None and self._logins:
+            return await self._by_login(name, password)
         if len(password) > MAX_PASSWORD or (entry is not None and entry.refused):
             entry = None
         if entry is not None and entry.any_password:
@@ -107,10 +114,10 @@ class Users:
         assert entry is not None
         return await self._mailbox_of(entry)
 
-    async def _by_pam(self, name: str, password: bytes) -> User | None:
+    async def _by_login(self, name: str, password: bytes) -> User | None:
         if len(password) > MAX_PASSWORD:
             return None
-        for login in self._pam.values():
+        for login in self._logins:
             try:
                 accepted = await login.check(name.lower(), password)
             except PamFailure as failure:
@@ -165,8 +172,7 @@ class Users:
     def close(self) -> None:
         """Stop the threads."""
         self._hashing.shutdown(wait=False, cancel_futures=True)
-        for login in self._pam.values():
-            login.close()
+        _close((*self._logins, *self._userdb))
 
 
 def open_users(
@@ -182,9 +188,14 @@ def open_users(
         if log is not None:
             log.warning("auth", text)
 
-    userdb, passdb, services = _open(settings, warn)
-    pam = {service: make_pam(service) for service in services}
-    return Users(userdb, passdb, warn, pam, make_pam)
+    userdb, passdb, logins = _open(settings, warn, make_pam)
+    return Users(userdb, passdb, warn, logins, make_pam)
+
+
+def _close(sources: Iterable[object]) -> None:
+    for source in sources:
+        if isinstance(source, PamLogin):
+            source.close()
 
 
 def pam_services(settings: Settings) -> list[str]:
@@ -194,9 +205,9 @@ def pam_services(settings: Settings) -> list[str]:
 
 
 def _open(
-    settings: Settings, warn: Callable[[str], None]
-) -> tuple[list[PasswdFile | SystemUsers], list[PasswdFile], list[str]]:
-    """(userdb, passdb, PAM services); a file named in both is read once."""
+    settings: Settings, warn: Callable[[str], None], make_pam: PamFactory
+) -> tuple[list[UserSource], list[PasswdFile], tuple[PamLogin, ...]]:
+    """(userdb, passdb's files, its other log-ins); a file named in both is read once."""
     files: dict[str, PasswdFile] = {}
 
     def passwd_file(path: str) -> PasswdFile:
@@ -204,26 +215,46 @@ def _open(
 
     passdb_items = settings.text("passdb").replace(",", " ").split()
     userdb_items = settings.text("userdb").replace(",", " ").split()
-    services = pam_services(settings)
     passdb: list[PasswdFile] = []
-    userdb: list[PasswdFile | SystemUsers] = []
+    logins: list[PamLogin] = []
+    userdb: list[UserSource] = []
     for item in passdb_items:
         kind, _, argument = item.partition(":")
         if kind == "passwd-file" and argument:
             passdb.append(passwd_file(argument))
-        elif argument not in services or kind != "pam" or "/" in argument:
-            raise _unsupported("passdb", item, "passwd-file:FILE and pam:SERVICE")
+        elif kind == "ldap" and argument:
+            logins.append(_open_ldap("passdb", argument, warn))
+        elif kind == "pam" and argument and "/" not in argument:
+            logins.append(make_pam(argument))
+        else:
+            raise _unsupported("passdb", item, "passwd-file:FILE, pam:SERVICE and ldap:FILE")
     # Postfix's local recipients are the machine's users where nothing else is said; PAM's are too.
-    named = [item if item.startswith("passwd-file:") else "system" for item in passdb_items]
+    named = ["system" if item.startswith("pam:") else item for item in passdb_items]
     for item in userdb_items or list(dict.fromkeys(named)) or ["system"]:
         kind, _, argument = item.partition(":")
         if kind == "passwd-file" and argument:
             userdb.append(passwd_file(argument))
+        elif kind == "ldap" and argument:
+            userdb.append(_open_ldap("userdb", argument, warn))
         elif item == "system":
             userdb.append(SystemUsers())
         else:
-            raise _unsupported("userdb", item, "passwd-file:FILE and system")
-    return userdb, passdb, services
+            raise _unsupported("userdb", item, "passwd-file:FILE, ldap:FILE and system")
+    return userdb, passdb, tuple(logins)
+
+
+def _open_ldap(parameter: str, path: str, warn: Callable[[str], None]) -> LdapDirectory:
+    """Raises ConfigError."""
+    if importlib.util.find_spec("bonsai") is None:
+        text = 'ldap: needs the package bonsai (pip install "resel-mta[ldap]")'
+        raise ConfigError([Problem("", parameter, text)])
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        return LdapDirectory(parse_ldap_config(text, path), warn)
+    except OSError as error:
+        raise ConfigError([Problem(path, parameter, error.strerror or str(error))]) from error
+    except ValueError as error:
+        raise ConfigError([Problem("", parameter, str(error))]) from error
 
 
 def _unsupported(parameter: str, item: str, allowed: str) -> ConfigError:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2i, Argon2id
 
+from resel_mta.users import scram
 from resel_mta.users.libcrypt import crypt
+from resel_mta.users.md5_state import cram_md5
 from resel_mta.users.schemes import SchemeError
 
 _SALT_LETTERS = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
@@ -53,6 +55,29 @@ def _md5_crypt(password: bytes, rounds: int) -> str:
     return _crypted(password, f"$1${_salt(8)}$")
 
 
+def _des_crypt(password: bytes, rounds: int) -> str:
+    return _crypted(password, _salt(2))
+
+
+def _yescrypt(password: bytes, rounds: int) -> str:
+    """Debian's own way of keeping passwords, at its cost."""
+    # crypt(5): 22 letters are 16 octets, so that the last holds two bits only.
+    return _crypted(password, f"$y$j9T${_salt(21)}{secrets.choice('./01')}")
+
+
+def _cram_md5(password: bytes, rounds: int) -> str:
+    return cram_md5(password).hex()
+
+
+def _scram(digest: str) -> Maker:
+    def make(password: bytes, rounds: int) -> str:
+        salt = os.urandom(scram.SALT)
+        prepared = scram.prepare(password)
+        return scram.derive(prepared, salt, rounds or scram.ITERATIONS, digest).format()
+
+    return make
+
+
 def _plain(password: bytes, rounds: int) -> str:
     return password.decode("utf-8", "surrogateescape")
 
@@ -62,6 +87,10 @@ def _digest(name: str) -> Maker:
         return base64.b64encode(hashlib.new(name, password).digest()).decode("ascii")
 
     return make
+
+
+def _plain_md5(password: bytes, rounds: int) -> str:
+    return hashlib.md5(password, usedforsecurity=False).hexdigest()
 
 
 def _salted(name: str) -> Maker:
@@ -98,19 +127,29 @@ _MAKERS: Mapping[str, Maker] = {
     "BLF-CRYPT": _bcrypt,
     "CLEAR": _plain,
     "CLEARTEXT": _plain,
+    "CRAM-MD5": _cram_md5,
     "CRYPT": _bcrypt,
+    "DES-CRYPT": _des_crypt,
+    "HMAC-MD5": _cram_md5,
+    "LDAP-MD5": _digest("md5"),
+    "MD5": _md5_crypt,
     "MD5-CRYPT": _md5_crypt,
     "PBKDF2": _pbkdf2,
     "PLAIN": _plain,
+    "PLAIN-MD5": _plain_md5,
+    "SCRAM-SHA-1": _scram("sha1"),
+    "SCRAM-SHA-256": _scram("sha256"),
     "SHA": _digest("sha1"),
     "SHA1": _digest("sha1"),
     "SHA256": _digest("sha256"),
     "SHA256-CRYPT": _sha_crypt(5),
     "SHA512": _digest("sha512"),
     "SHA512-CRYPT": _sha_crypt(6),
+    "SMD5": _salted("md5"),
     "SSHA": _salted("sha1"),
     "SSHA256": _salted("sha256"),
     "SSHA512": _salted("sha512"),
+    "YESCRYPT": _yescrypt,
 }
 
 SCHEMES = tuple(_MAKERS)
@@ -122,4 +161,6 @@ def make_password(scheme: str, password: bytes, rounds: int = 0) -> str:
     maker = _MAKERS.get(scheme.upper())
     if maker is None:
         raise SchemeError(f"Unknown scheme: {scheme}")
-    return f"{{{scheme.upper()}}}{maker(password, rounds)}"
+    # Dovecot has no name for yescrypt: it is one of crypt(3)'s methods.
+    name = "CRYPT" if scheme.upper() == "YESCRYPT" else scheme.upper()
+    return f"{{{name}}}{maker(password, rounds)}"

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import pwd
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from resel_mta.mail import Reply, TempFail
 
@@ -31,8 +31,10 @@ class PamFailure(Exception):
     """PAM could not decide; the text says why, for the log."""
 
 
+@runtime_checkable
 class PamLogin(Protocol):
-    """One PAM service."""
+    """Whoever checks passwords without showing what it compares them with: a PAM service, a
+    directory."""
 
     async def check(self, name: str, password: bytes) -> bool:
         """Whether the password is that of the account, which may log in. Raises PamFailure."""

@@ -164,6 +164,15 @@ class PasswdFile:
         self._looked = 0.0
         self._reading: asyncio.Task[Table] | None = None
 
+    async def find(self, name: str) -> User | None:
+        """The user of that name, in lower case. Raises TempFail."""
+        entry = (await self.table()).entries.get(name)
+        return entry.user if entry is not None else None
+
+    async def names(self) -> list[str]:
+        """All users. Raises TempFail."""
+        return (await self.table()).names
+
     async def table(self) -> Table:
         """The file as it is now. Raises TempFail when it cannot be read."""
         table = self._table

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from cryptography.exceptions import InvalidKey, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2i, Argon2id
 
+from resel_mta.users import scram
 from resel_mta.users.libcrypt import crypt
+from resel_mta.users.md5_state import cram_md5
 
 _PREFIX = re.compile(r"\{([A-Za-z0-9_-]+)(?:\.([A-Za-z0-9]+))?\}")
 _HEX = re.compile(r"[0-9A-Fa-f]+")
@@ -81,6 +83,31 @@ def _argon2(kind: type[Argon2i] | type[Argon2id]) -> Callable[[bytes, bytes], bo
     return check
 
 
+def _md5(password: bytes, stored: bytes) -> bool:
+    """MD5: crypt's, or a plain digest in hexadecimal."""
+    if stored.startswith(b"$1$"):
+        return _crypt(password, stored)
+    digest = hashlib.md5(password, usedforsecurity=False).hexdigest()
+    return hmac.compare_digest(digest.encode(), stored.lower())
+
+
+def _cram_md5(password: bytes, stored: bytes) -> bool:
+    if len(stored) != 32:
+        raise SchemeError("a malformed CRAM-MD5 secret")
+    return hmac.compare_digest(cram_md5(password), stored)
+
+
+def _scram(digest: str) -> Callable[[bytes, bytes], bool]:
+    def check(password: bytes, stored: bytes) -> bool:
+        try:
+            secret = scram.parse_secret(stored, digest)
+        except scram.ScramError as error:
+            raise SchemeError(str(error)) from error
+        return scram.matches(secret, password, digest)
+
+    return check
+
+
 #: Scheme -> (check, encoding when none is written).
 _SCHEMES: dict[str, tuple[Callable[[bytes, bytes], bool], str]] = {
     "PLAIN": (_plain, "none"),
@@ -88,10 +115,16 @@ _SCHEMES: dict[str, tuple[Callable[[bytes, bytes], bool], str]] = {
     "CLEARTEXT": (_plain, "none"),
     "CRYPT": (_crypt, "none"),
     "DES-CRYPT": (_crypt, "none"),
-    "MD5-CRYPT": (_crypt, "none"),
+    "MD5": (_md5, "none"),
+    "MD5-CRYPT": (_md5, "none"),
     "SHA256-CRYPT": (_crypt, "none"),
     "SHA512-CRYPT": (_crypt, "none"),
     "BLF-CRYPT": (_crypt, "none"),
+    "PLAIN-MD5": (_digest("md5"), "hex"),
+    "LDAP-MD5": (_digest("md5"), "base64"),
+    "SMD5": (_salted("md5"), "base64"),
+    "CRAM-MD5": (_cram_md5, "hex"),
+    "HMAC-MD5": (_cram_md5, "hex"),
     "SHA": (_digest("sha1"), "base64"),
     "SHA1": (_digest("sha1"), "base64"),
     "SHA256": (_digest("sha256"), "base64"),
@@ -102,9 +135,14 @@ _SCHEMES: dict[str, tuple[Callable[[bytes, bytes], bool], str]] = {
     "PBKDF2": (_pbkdf2, "none"),
     "ARGON2I": (_argon2(Argon2i), "none"),
     "ARGON2ID": (_argon2(Argon2id), "none"),
+    "SCRAM-SHA-1": (_scram("sha1"), "none"),
+    "SCRAM-SHA-256": (_scram("sha256"), "none"),
 }
 
 SCHEMES = frozenset(_SCHEMES)
+_DIGEST_SIZES = {
+    "PLAIN-MD5": 16, "LDAP-MD5": 16, "SHA": 20, "SHA1": 20, "SHA256": 32, "SHA512": 64,
+}  # fmt: skip
 
 
 def parse(stored: str) -> tuple[str, bytes]:
@@ -120,15 +158,12 @@ def parse(stored: str) -> tuple[str, bytes]:
         raise SchemeError(f"unknown password scheme {scheme}")
     encoding = (match[2] or "").lower() or _SCHEMES[scheme][1]
     text = stored[match.end() :]
-    if match[2] is None and encoding == "base64" and _is_hex_digest(scheme, text):
-        encoding = "hex"
+    size = _DIGEST_SIZES.get(scheme)
+    if match[2] is None and size is not None:
+        # Dovecot takes an unsalted digest in either form, recognised by its length.
+        is_hex = len(text) == 2 * size and _HEX.fullmatch(text)
+        encoding = "hex" if is_hex else "base64"
     return scheme, _decode(text, encoding)
-
-
-def _is_hex_digest(scheme: str, text: str) -> bool:
-    """Dovecot takes an unsalted digest in hexadecimal too, recognised by its length."""
-    size = {"SHA": 20, "SHA1": 20, "SHA256": 32, "SHA512": 64}.get(scheme)
-    return size is not None and len(text) == 2 * size and _HEX.fullmatch(text) is not None
 
 
 def _decode(text: str, encoding: str) -> bytes:
