@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from resel_lda.admin.find import save_date, store_name
+from resel_lda.admin.kept import Kept
 from resel_lda.admin.work import EX_DATAERR, EX_USAGE, Work
 from resel_lda.imap import utf7
 from resel_lda.imap.names import matches_folder
@@ -159,6 +160,7 @@ def _bad_name(work: Work, shown: str) -> str:
 
 async def delete(work: Work) -> None:
     """args: names, recursive, require_empty, unsubscribe."""
+    kept = Kept(work)
     for shown in work.words("names"):
         try:
             name = store_name(work.names, shown)
@@ -167,14 +169,16 @@ async def delete(work: Work) -> None:
                 text = f"Can't delete mailbox {shown}: Mailbox isn't empty"
                 await work.tell.problem(text, EX_DATAERR)
                 continue
-            for one in below:
+            for one in (*below, name):
+                await kept.before(one)
                 await _delete(work, one)
-            await _delete(work, name)
+                await kept.after(one)
         except MailboxError as error:
             text = _missing(work, store_name(work.names, shown), error)
             if error.code == "CANNOT" and shown.upper() == "INBOX":
                 text = "INBOX can't be deleted."
             await work.failed(f"Can't delete mailbox {shown}", error, text)
+    await kept.tell()
 
 
 async def _delete(work: Work, name: str) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from dataclasses import replace
 
 from resel_lda.admin import messages
+from resel_lda.admin.kept import Kept, messages_text, size_text
 from resel_lda.admin.work import EX_NOTFOUND, Work
 from resel_lda.mailbox import MailboxError
 from resel_lda.maildir.bin import bin_location
@@ -27,11 +27,11 @@ def _bin_store(work: Work) -> MaildirStore:
 
 async def expunge(work: Work) -> None:
     """args: query, delete_empty: the folder goes too, once it is empty. purge: nothing is kept."""
-    count = octets = 0
+    kept = Kept(work)
     async for match in messages.matching(work, "Syncing mailbox '{name}' failed"):
         name = match.folder.name
         shown = work.names.shown(name)
-        before = await asyncio.to_thread(work.store.bin.contents, name)
+        await kept.before(name)
         try:
             for start in range(0, len(match.uids), _BATCH):
                 batch = match.uids[start : start + _BATCH]
@@ -40,9 +40,8 @@ async def expunge(work: Work) -> None:
                 await work.store.delete(name)
         except MailboxError as error:
             await work.failed(f"Syncing mailbox '{shown}' failed", error)
-        after = await asyncio.to_thread(work.store.bin.contents, name)
-        count, octets = count + after[0] - before[0], octets + after[1] - before[1]
-    await _tell_kept(work, count, octets)
+        await kept.after(name)
+    await kept.tell()
 
 
 async def undelete(work: Work) -> None:
@@ -73,7 +72,7 @@ async def _bring_back(work: Work, inside: Work) -> None:
         back = await messages.copy_into(work, match, target)
         await match.folder.expunge(back)
         count += len(back)
-        await work.tell.info(f"{_messages(len(back))} back in {work.names.shown(target)}")
+        await work.tell.info(f"{messages_text(len(back))} back in {work.names.shown(target)}")
     if not count:
         await work.tell.problem("No message that is kept matches", EX_NOTFOUND)
 
@@ -82,26 +81,4 @@ async def purge(work: Work) -> None:
     """Frees what the bin holds."""
     count, octets = await asyncio.to_thread(work.store.bin.empty)
     if count:
-        await work.tell.info(f"{_messages(count)} ({_size(octets)}) are gone for good")
-
-
-async def _tell_kept(work: Work, count: int, octets: int) -> None:
-    """After an expunge: how much can be brought back, and until when."""
-    if count:
-        until = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + work.store.bin.keep))
-        await work.tell.info(
-            f"{_messages(count)} ({_size(octets)}) kept until {until}; undelete brings back, "
-            "purge frees"
-        )
-
-
-def _messages(count: int) -> str:
-    return f"{count} message{'' if count == 1 else 's'}"
-
-
-def _size(octets: int) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if octets < 1024:
-            return f"{octets} {unit}"
-        octets //= 1024
-    return f"{octets} GiB"
+        await work.tell.info(f"{messages_text(count)} ({size_text(octets)}) are gone for good")

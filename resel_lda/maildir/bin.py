@@ -201,4 +201,7 @@ class BinFolder:
 
     def sync(self) -> None:
         """What was put survives a power cut."""
-        self._bin.sync(self._directory)
+        try:
+            self._bin.sync(self._directory)
+        except OSError as error:
+            self._bin.failed(error)

@@ -193,8 +193,13 @@ def test_undo_commands(place: Place, capsys: pytest.CaptureFixture[str]) -> None
     assert place.adm("undelete", "-u", "lcarr", "subject", "2", "savedsince", "1h") == 0
     assert "1 message back in INBOX" in capsys.readouterr().err
     assert place.adm("undelete", "-u", "lcarr", "subject", "nothing") == 68
+    assert place.adm("mailbox", "create", "-u", "lcarr", "Old") == 0
+    assert place.adm("save", "-u", "lcarr", "-m", "Old", str(message)) == 0
+    capsys.readouterr()
+    assert place.adm("mailbox", "delete", "-u", "lcarr", "Old") == 0
+    assert "Info: 1 message (" in capsys.readouterr().err
     assert place.adm("purge", "-u", "lcarr") == 0
-    assert "3 messages (" in capsys.readouterr().err
+    assert "4 messages (" in capsys.readouterr().err
     assert place.kept() == []
     assert place.adm("expunge", "--purge", "-u", "lcarr", "mailbox", "INBOX", "all") == 0
     assert capsys.readouterr() == ("", "")
