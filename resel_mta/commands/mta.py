@@ -20,6 +20,8 @@ from resel_mta.commands.status import report
 from resel_mta.composition import open_log
 from resel_mta.config import ConfigError, Settings, load
 from resel_mta.config.check import check
+from resel_mta.config.load import read
+from resel_mta.config.problems import in_file_order
 from resel_mta.config.roles import ROLES
 from resel_mta.daemon import Daemon, bind_all
 from resel_mta.disk import Disk
@@ -66,9 +68,12 @@ def _parser() -> cli.Parser:
         made = commands.add_parser(name, help=what, description=_description(name, what))
         made.formatter_class = argparse.RawDescriptionHelpFormatter
         # Also after the command, where people write them too.
-        made.add_argument("-c", dest="config", metavar="FILE", default=argparse.SUPPRESS)
-        made.add_argument("-o", dest="late", metavar="NAME=VALUE", action="append", default=[])
-        made.add_argument("--role", choices=tuple(ROLES), default=argparse.SUPPRESS)
+        made.add_argument(
+            "-c", dest="config", metavar="FILE", default=argparse.SUPPRESS, help="as before COMMAND"
+        )
+        made.add_argument("-o", dest="late", action="append", default=[], help=argparse.SUPPRESS)
+        if name != "setup":
+            made.add_argument("--role", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         if name == "explain":
             made.epilog = explaining.EPILOG
             explaining.add_arguments(made)
@@ -91,6 +96,8 @@ def _main(arguments: Sequence[str]) -> int:
     if options.command == "setup":
         # It is there to write the configuration that the others read.
         return setting_up.setup(options)
+    if options.command == "check":
+        return _check(options)
     try:
         settings = load(options.config, options.override, options.role)
     except ConfigError:
@@ -103,8 +110,6 @@ def _main(arguments: Sequence[str]) -> int:
     match options.command:
         case None:
             return _start(settings, options)
-        case "check":
-            return _check(settings)
         case "reload":
             return _reload(settings)
         case "status":
@@ -192,9 +197,10 @@ def _account(settings: Settings) -> Account:
 # -- talk to the one that runs ------------------------------------------------------------------
 
 
-def _check(settings: Settings) -> int:
-    problems = [*settings.warnings, *check(settings)]
-    for problem in problems:
+def _check(options: argparse.Namespace) -> int:
+    settings, problems = read(options.config, options.override, options.role)
+    problems += check(settings, problems)
+    for problem in in_file_order(problems, settings.path):
         print(f"resel-mta: {'fatal: ' if problem.is_error else ''}{problem}", file=sys.stderr)
     if any(problem.is_error for problem in problems):
         return cli.EX_CONFIG

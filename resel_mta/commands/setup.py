@@ -49,6 +49,9 @@ _POSTFIX = "/etc/postfix/main.cf"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--role", choices=tuple(ROLES), default=argparse.SUPPRESS, help="kind of machine"
+    )
     parser.add_argument("--mailname", metavar="NAME", help="system mail name (myorigin)")
     parser.add_argument(
         "--relayhost", metavar="HOST", help="[host], or a domain with MX; empty for none"
@@ -68,6 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def setup(options: argparse.Namespace) -> int:
     """The whole conversation; its exit status."""
+    if options.override:
+        raise Failure(cli.EX_USAGE, "-o changes no file; resel-conf -e does")
     speaker = Speaker(os.environ)
     own = config_path(options.config)
     start = starting_point(own, Path(options.postfix), tuple(ROLES))

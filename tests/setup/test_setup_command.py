@@ -222,6 +222,12 @@ def test_setup_refuses_answers_that_make_no_sense(
     assert not (tmp_path / "own").exists()
 
 
+def test_setup_takes_no_override(run: Run, postfix: str) -> None:
+    status, _, errors = run("--yes", "-o", "relayhost=x")
+    assert status == 64
+    assert errors == "resel-mta: fatal: -o changes no file; resel-conf -e does\n"
+
+
 def test_setup_without_a_terminal(run: Run, postfix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with open(os.devnull) as nobody:
         monkeypatch.setattr("sys.stdin", nobody)
