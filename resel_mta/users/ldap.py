@@ -30,7 +30,7 @@ class LdapDirectory:
         self._config = config
         self._warn = warn
         self._connection: AIOLDAPConnection | None = None
-        self._connecting = asyncio.Lock()
+        self._searching = asyncio.Lock()
 
     async def find(self, name: str) -> User | None:
         """Raises TempFail."""
@@ -92,27 +92,33 @@ class LdapDirectory:
         for attempt in (1, 2):
             try:
                 async with asyncio.timeout(_PATIENCE):
-                    connection = await self._searcher()
-                    return list(
-                        await connection.search(
-                            self._config.base, self._config.scope, filter_, list(attributes)
-                        )
-                    )
+                    return await self._search_once(filter_, list(attributes))
             except TimeoutError:
-                self.close()
                 raise self._failure("the directory does not answer") from None
             except bonsai.LDAPError as error:
                 # The server may have closed a connection that lay idle.
-                self.close()
                 if attempt == 2 or not isinstance(error, bonsai.ConnectionError):
                     raise self._failure(str(error)) from error
         raise AssertionError
 
+    async def _search_once(self, filter_: str, attributes: list[str]) -> list[Any]:
+        """Raises bonsai.LDAPError, TempFail."""
+        config = self._config
+        # bonsai waits for one answer at a time on a connection.
+        async with self._searching:
+            try:
+                connection = await self._searcher()
+                found = await connection.search(config.base, config.scope, filter_, attributes)
+            except BaseException:
+                # Whatever is still to come on it is no answer to the next question.
+                self.close()
+                raise
+            return list(found)
+
     async def _searcher(self) -> AIOLDAPConnection:
-        async with self._connecting:
-            if self._connection is None or self._connection.closed:
-                self._connection = await self._connect(self._config.dn, self._config.password)
-            return self._connection
+        if self._connection is None or self._connection.closed:
+            self._connection = await self._connect(self._config.dn, self._config.password)
+        return self._connection
 
     async def _connect(self, dn: str, password: str) -> AIOLDAPConnection:
         """To the first server that is there. Raises bonsai.LDAPError, TempFail."""
