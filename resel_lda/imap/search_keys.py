@@ -15,9 +15,7 @@ from dataclasses import dataclass
 
 from resel_lda.imap.parser import ParseError
 from resel_lda.mailbox import MessageInfo
-from resel_lda.mime.fold import fold
-from resel_lda.mime.sections import decoded_text, parse
-from resel_lda.mime.text import decode_header
+from resel_lda.mime.searchtext import body_text, header_values
 
 Answer = bool | None
 
@@ -38,7 +36,7 @@ class Candidate:
     def fields(self) -> list[tuple[bytes, str]] | None:
         """(lower-case name, decoded and folded value) of all header fields."""
         if self._fields is None and self.header is not None:
-            self._fields = _header_values(self.header)
+            self._fields = header_values(self.header)
         return self._fields
 
     @property
@@ -49,7 +47,7 @@ class Candidate:
     def body(self) -> str | None:
         """All decoded text of the body, folded."""
         if self._text is None and self.message is not None:
-            self._text = _body_text(self.message)
+            self._text = body_text(self.message)
         return self._text
 
     def forget_text(self) -> None:
@@ -67,34 +65,6 @@ class Needs:
     size: bool = False
     header: bool = False
     message: bool = False
-
-
-def _header_values(header: bytes) -> list[tuple[bytes, str]]:
-    values: list[tuple[bytes, list[bytes]]] = []
-    for line in header.split(b"\n"):
-        line = line.removesuffix(b"\r")
-        if line[:1] in (b" ", b"\t"):
-            if values:
-                values[-1][1].append(line)
-            continue
-        name, colon, rest = line.partition(b":")
-        if colon:
-            values.append((name.rstrip(b" \t").lower(), [rest]))
-    return [(name, fold(decode_header(b"".join(lines).strip(b" \t")))) for name, lines in values]
-
-
-def _body_text(message: bytes) -> str:
-    """The leaf parts' text, and the headers of messages inside (they are body text, too)."""
-    root = parse(message)
-    texts: list[str] = []
-    for node in root.walk():
-        if node is not root and node.is_root:
-            inner = _header_values(message[node.start : node.body])
-            texts += [f"{name.decode('latin-1')}: {value}" for name, value in inner]
-        found = decoded_text(message, node)
-        if found:
-            texts.append(fold(found))
-    return "\n".join(texts)
 
 
 # Keys that combine others.

@@ -16,7 +16,7 @@ from resel_lda.mailbox import Mailbox
 # How much is done before others get their turn.
 _MEMORY_BATCH = 5_000
 _HEADER_BATCH = 500
-_RULE_OUT_BATCH = 250
+_RULE_OUT_BATCH = 1_000
 _TEXT_BATCH = 16
 
 Pairs = list[tuple[int, int]]

@@ -12,6 +12,7 @@ from resel_lda.imap.search_keys import Answer, Candidate
 from resel_lda.mailbox import Mailbox
 from resel_lda.mime.dates import parse_date
 from resel_lda.mime.fold import fold
+from resel_lda.mime.searchtext import header_line
 
 _COLUMNS = {
     b"subject": "subject",
@@ -107,9 +108,7 @@ class TextKey:
             return False
         if self._with_header:
             fields = candidate.fields()
-            if fields and any(
-                needle in f"{name.decode('latin-1')}: {value}" for name, value in fields
-            ):
+            if fields and any(needle in header_line(*field) for field in fields):
                 return True
         body = candidate.body()
         return None if body is None else needle in body

@@ -12,6 +12,7 @@ from typing import Any
 
 import apsw
 
+from resel_lda.maildir import fulltext
 from resel_lda.maildir.database import Database, all_rows
 from resel_lda.mime.lookup import SearchRow, SortRow, search_row, sort_row
 from resel_lda.mime.sections import (
@@ -74,7 +75,8 @@ class CacheFile:
     """Methods block; raise apsw.Error."""
 
     def __init__(self, path: str, disk: Disk, log: MailLog) -> None:
-        self.database = Database(path, (_SCHEMA,), disk, log, oldest=1)
+        self.database = Database(path, (_SCHEMA, fulltext.SCHEMA), disk, log, oldest=1)
+        self.fulltext = fulltext.FullText(self.database)
         self._folders: dict[str, int] = {}
         self._field_sets: dict[str, int] = {}
         self._generation = 0
@@ -95,6 +97,10 @@ class CacheFile:
             number = int(all_rows(db, "SELECT id FROM folder WHERE guid = ?", guid)[0][0])
             self._folders[guid] = number
         return number << 32
+
+    def first_key(self, guid: str) -> int:
+        """What is added to a UID of this folder to make its key."""
+        return self.database.run(lambda db: self._folder(db, guid))
 
     def rows(
         self, guid: str, layer: str, columns: Sequence[str], uids: Sequence[int]
@@ -217,6 +223,7 @@ class CacheFile:
                 db.executemany(f"DELETE FROM {layer} WHERE key = ?", keys)
             for (number,) in all_rows(db, "SELECT id FROM field_set"):
                 db.executemany(f"DELETE FROM fields WHERE field_set = {number} AND key = ?", keys)
+            self.fulltext.remove(db, keys)
 
         self.database.run(work)
 
@@ -257,6 +264,7 @@ class CacheFile:
                     "DELETE FROM fields WHERE field_set = ? AND key BETWEEN ? AND ?",
                     (number, first, first + _UIDS),
                 )
+            self.fulltext.forget(db, first, first + _UIDS)
             db.execute("DELETE FROM folder WHERE guid = ?", (name,))
             self._folders.pop(name, None)
 

@@ -18,6 +18,7 @@ from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.names import base_of, size_in_name
 from resel_lda.maildir.readahead import MAX_OCTETS
 from resel_lda.mime.rawsearch import may_contain
+from resel_lda.mime.searchtext import whole_text
 from resel_lda.mime.sections import (
     envelope_of,
     header_fields,
@@ -97,7 +98,14 @@ class MessageReader:
 
     def may_contain(self, uids: Sequence[int], needle: str) -> set[int]:
         """Those whose decoded text may contain `needle` (folded, no line ends)."""
-        found = set()
+        found: set[int] = set()
+        try:
+            first = self.cache.first_key(self.guid)
+            keys, unknown = self.cache.fulltext.possible([first + uid for uid in uids], needle)
+            found = {key - first for key in keys}
+            uids = [key - first for key in unknown]
+        except apsw.Error as error:
+            self._failed(error)
         for uid in uids:
             opened = self.open(uid)
             if opened is not None and may_contain(read_all(opened[0]), needle):
@@ -189,13 +197,17 @@ class MessageReader:
             self._failed(error)
 
     def fill(self, uids: Sequence[int]) -> None:
-        """Make all that is not kept yet of these messages, each read once."""
+        """Make all that is not kept yet of these messages (at least one), each read once."""
         missing: dict[str, set[int]] = {}
         for name in LAYERS:
             known = self.cache.single(self.guid, name, uids)
             missing[name] = {uid for uid in uids if uid not in known}
         rows: dict[str, list[tuple[int, tuple[Any, ...]]]] = {name: [] for name in LAYERS}
         headers: dict[int, bytes] = {}
+        first = self.cache.first_key(self.guid)
+        indexed = self.cache.fulltext.known(first + min(uids), first + max(uids))
+        missing["fulltext"] = {uid for uid in uids if first + uid not in indexed}
+        texts: list[tuple[int, str]] = []
         for uid in uids:
             # One at a time in memory: they may be large.
             message = self.read(uid) if any(uid in some for some in missing.values()) else None
@@ -206,8 +218,11 @@ class MessageReader:
                 if uid in missing[name]:
                     octets = message if layer.of_message else headers[uid]
                     rows[name].append((uid, layer.make(octets)))
+            if uid in missing["fulltext"]:
+                texts.append((first + uid, whole_text(message, headers[uid])))
         for name, made in rows.items():
             self.cache.add(self.guid, name, made)
+        self.cache.fulltext.add(texts)
         for names, number in self.cache.field_sets().items():
             cut = [(uid, _cut(header, names)) for uid, header in headers.items()]
             self.cache.add_fields(self.guid, number, cut)
@@ -215,6 +230,10 @@ class MessageReader:
     def unfilled(self, uids: Sequence[int]) -> list[int]:
         """Those that `fill` has not seen yet."""
         known = [self.cache.known(self.guid, layer) for layer in ("search", "sort", "structure")]
+        if uids:
+            first = self.cache.first_key(self.guid)
+            keys = self.cache.fulltext.known(first + min(uids), first + max(uids))
+            known.append({key - first for key in keys})
         return [uid for uid in uids if not all(uid in some for some in known)]
 
     # Headers.

@@ -121,7 +121,7 @@ class ReadableFolder:
         return await self._in_thread(self.reader.find, column, needle, list(self.index.infos))
 
     async def may_contain(self, uids: Sequence[int], needle: str) -> Collection[int]:
-        if "\n" in needle or "\r" in needle:
+        if any(char in needle for char in "\n\r\0"):
             return uids
         return await self._in_thread(self.reader.may_contain, uids, needle)
 

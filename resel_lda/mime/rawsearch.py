@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from resel_lda.mime.fold import fold
+from resel_lda.mime.searchtext import header_line, header_values
 
 # Where one of these stands, the octets are not the text, or may not be.
 _CODED = ("base64", "quoted-printable", "=?", "utf-7", "iso-2022", "hz-gb", "utf-16", "utf-32")
+# Headers inside the body.
+_NESTED = ("message/", "multipart/digest")
+_JOINTS = re.compile(r"[ \t:]")
+_EMPTY_LINE = re.compile(rb"\n\r?\n")
 
 
 def may_contain(message: bytes, needle: str) -> bool:
@@ -17,12 +24,20 @@ def may_contain(message: bytes, needle: str) -> bool:
         text = fold(message.decode("utf-8"))
     except UnicodeDecodeError:
         return True
-    if needle in text:
-        return True
-    if any(word in text for word in _CODED):
+    if needle in text or any(word in text for word in _CODED):
         return True
     if not message.isascii():
         # Octets beyond ASCII are other letters in another character set.
-        return text.count("charset") != text.count("charset=utf-8") + text.count('charset="utf-8"')
-    # A text that is folded in the header has its line ends taken out when decoded.
-    return "\n " in text or "\n\t" in text if " " in needle else False
+        declared = text.count("charset")
+        if declared != text.count("charset=utf-8") + text.count('charset="utf-8"'):
+            return True
+    # Fields are unfolded, and what stands around their colons is made uniform.
+    return _JOINTS.search(needle) is not None and (
+        any(word in text for word in _NESTED) or _in_header(message, needle)
+    )
+
+
+def _in_header(message: bytes, needle: str) -> bool:
+    end = _EMPTY_LINE.search(message)
+    header = message if end is None else message[: end.start() + 1]
+    return any(needle in header_line(*field) for field in header_values(header))

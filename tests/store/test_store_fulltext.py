@@ -1,0 +1,119 @@
+"""The full-text index never hides a message that SEARCH finds by reading."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_store_mailbox import append, make_store
+
+sys.path.append(str(Path(__file__).parent.parent / "mime"))
+from nasty_mails import MAILS
+
+from resel_lda.imap.names import Names
+from resel_lda.imap.parser import Parser
+from resel_lda.imap.search_program import parse_program
+from resel_lda.imap.search_run import find
+from resel_lda.imap.session import Session, Who
+from resel_lda.imap.stream import Stream
+from resel_lda.imap.view import View
+from resel_lda.maildir.content import _header_of
+from resel_lda.maildir.database import Database
+from resel_lda.maildir.files import with_crlf
+from resel_lda.maildir.folder import MaildirFolder
+from resel_lda.maildir.fulltext import SCHEMA, FullText
+from resel_lda.maildir.store import MaildirStore
+from resel_lda.mime.fold import fold
+from resel_lda.mime.rawsearch import may_contain
+from resel_lda.mime.searchtext import body_text, whole_text
+from resel_mta.disk import Disk
+from resel_mta.maillog import MailLog, StreamSink
+
+WORDS = [
+    b"From: a@b.c\r\nSubject: =?utf-8?q?r=C3=A9union?=\r\n\r\nLe Serveur Courriel est tomb\xc3\xa9.\r\n",
+    b"Subject: b64\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+    + base64.encodebytes("caché dans du base64, straße".encode()),
+    b"Subject: qp\r\nContent-Type: text/plain; charset=iso-8859-1\r\n"
+    b"Content-Transfer-Encoding: quoted-printable\r\n\r\n=E9t=E9 et soft=\r\nbreak\r\n",
+    b"Subject: folded\r\n name here\r\n\r\nquote \" and ' and % and \\ in one\r\n",
+]
+KEYS = (
+    "TEXT serveur", "BODY courriel", 'BODY "est tomb"', "TEXT reunion", 'TEXT "caché"',
+    "BODY base64", "TEXT base64", 'BODY "été"', "BODY softbreak", 'TEXT "folded name"', "BODY ab",
+    'BODY "quote \\" and"', "BODY x", "NOT BODY serveur", "OR BODY serveur TEXT softbreak",
+    'BODY "STRASSE"', 'BODY "straße"', "BODY multipart", "TEXT subject", "BODY zzzzzz",
+)  # fmt: skip
+
+
+def open_index(path: Path) -> FullText:
+    return FullText(Database(str(path), (SCHEMA,), Disk(), MailLog(StreamSink(2))))
+
+
+async def searched(store: MaildirStore, folder: MaildirFolder, keys: str) -> list[int]:
+    view = View(folder, "INBOX", read_only=True)
+    session = Session(Stream(), store, Who("", ""), Names(), lambda _: None)
+    program = parse_program(Parser(keys.encode()), view, "utf-8")
+    return [uid for _, uid in await find(session, view, program)]
+
+
+async def test_same_answers_with_and_without(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    folder = await store.open_folder("INBOX")
+    await append(folder, *WORDS, *[with_crlf(mail) or b"\r\n" for _, mail in MAILS])
+    before = {keys: await searched(store, folder, keys) for keys in KEYS}
+    assert before["TEXT serveur"] == before["BODY courriel"] == [1]
+    assert before['BODY "straße"'] == [2]
+    assert 3 in before["BODY softbreak"]
+    folder.reader.fill(folder.uids())
+    for keys in KEYS:
+        assert await searched(store, folder, keys) == before[keys], keys
+    # It is the index that answers now: nothing is read for what is nowhere.
+    folder.reader.read = None
+    assert await searched(store, folder, "BODY zzzzzz") == []
+    await store.close()
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_what_is_there_is_possible(tmp_path_factory: pytest.TempPathFactory, data) -> None:
+    texts = data.draw(st.lists(st.text(max_size=60), min_size=1, max_size=5))
+    index = open_index(tmp_path_factory.mktemp("index") / "db")
+    folded = [fold(text) for text in texts]
+    index.add(enumerate(folded, 1))
+    which = data.draw(st.integers(0, len(texts) - 1))
+    text = folded[which]
+    start = data.draw(st.integers(0, len(text)))
+    needle = text[start : start + data.draw(st.integers(0, 20))]
+    keys = list(range(1, len(texts) + 1))
+    hits, unknown = index.possible(keys, needle)
+    if "\0" not in needle:
+        assert which + 1 in hits or which + 1 in unknown
+    if len(needle) < 3:
+        assert unknown == keys
+    index._database.close()
+
+
+@pytest.mark.parametrize("mail", [*WORDS, *(mail for _, mail in MAILS)])
+def test_raw_look_excludes_nothing_that_is_there(mail: bytes) -> None:
+    data = with_crlf(mail)
+    text = whole_text(data, _header_of(data))
+    assert body_text(data) in text
+    for line in text.split("\n"):
+        for start in range(0, len(line), 7):
+            needle = line[start : start + 9]
+            if needle and "\r" not in needle and "\0" not in needle:
+                assert may_contain(mail, needle), needle
+
+
+def test_too_long_a_text_is_never_excluded(tmp_path: Path) -> None:
+    index = open_index(tmp_path / "db")
+    index.add([(1, "short"), (2, "x" * 600_000)])
+    assert index.possible([1, 2, 3], "needle") == (set(), [2, 3])
+    assert index.possible([1, 2, 3], "hor") == ({1}, [2, 3])
+    index.add([(1, "another")])
+    assert index.possible([1], "hort") == (set(), [])
+    index._database.close()
