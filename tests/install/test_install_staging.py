@@ -76,6 +76,19 @@ def test_install_names_in_a_folder_are_moved_aside(tmp_path: Path, built: Path) 
     assert not aside.exists()
 
 
+def test_install_overwrites_nothing(tmp_path: Path) -> None:
+    theirs = tmp_path / "usr/bin/mailq"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("now\n")
+    theirs.with_name("mailq.before-resel-mta").write_text("earlier\n")
+    done = deploy("install", "relay", DESTDIR=str(tmp_path))
+    assert done.returncode == 73
+    assert done.stderr == "/usr/bin/mailq.before-resel-mta is in the way; nothing was installed\n"
+    assert theirs.read_text() == "now\n"
+    assert {each.name for each in tmp_path.iterdir()} == {"usr"}
+    assert len(list((tmp_path / "usr").rglob("*"))) == 3
+
+
 @pytest.mark.parametrize("words", [("install",), ("install", "mailhub"), (), ("remove",)])
 def test_install_says_what_is_missing(words: tuple[str, ...], tmp_path: Path) -> None:
     done = deploy(*words, DESTDIR=str(tmp_path))
