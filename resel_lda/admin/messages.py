@@ -116,7 +116,8 @@ async def _transfer(work: Work, move: bool) -> None:
 
 
 async def save(work: Work) -> None:
-    """args: mailbox. The message is what was handed in."""
+    """args: mailbox, flags, date (seconds since the epoch; none: now). The message is what was
+    handed in."""
     shown = work.text("mailbox") or "INBOX"
     try:
         folder = await work.store.open_folder(store_name(work.names, shown))
@@ -126,7 +127,9 @@ async def save(work: Work) -> None:
         await work.failed(f"Failed to open mailbox {shown}", error, text)
         return
     try:
-        await folder.append([AppendData(work.content(), 0)])
+        flags = [normal_flag(word.encode()) for word in work.words("flags")]
+        date = work.args.get("date")
+        await folder.append([AppendData(work.content(), 0, flags, date)])
     except MailboxError as error:
         await work.failed(f"Saving mail to mailbox {shown} failed", error)
     finally:

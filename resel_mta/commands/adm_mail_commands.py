@@ -15,6 +15,7 @@ from resel_mta.commands import cli
 from resel_mta.commands.adm_mail import Request, mail_command
 from resel_mta.commands.adm_options import Command, Fatal, Options
 from resel_mta.commands.adm_print import Header
+from resel_mta.commands.adm_transfer import transfer_command
 
 _QUOTA = (
     Header("root", "Quota name"),
@@ -163,18 +164,6 @@ def _flags(mode: str) -> Callable[[Options], Request]:
     return ask
 
 
-def _transfer(command: str) -> Callable[[Options], Request]:
-    def ask(options: Options) -> Request:
-        target, *query = options.words
-        if query[0].lower() == "user":
-            text = f"{command} between users is not supported; use fetch and save"
-            raise Fatal(cli.EX_USAGE, f"Fatal: {text}")
-        _query(query)
-        return Request(command, {"target": target, "query": query})
-
-    return ask
-
-
 def _save(options: Options) -> Request:
     content = Path(options.words[0]).read_bytes() if options.words else sys.stdin.buffer.read()
     return Request("save", {"mailbox": options.values.get("m", "")}, content=content)
@@ -202,7 +191,7 @@ def _quota_recalc(options: Options) -> Request:
 
 _SEARCH = "<search query>"
 COMMANDS: tuple[Command, ...] = (
-    mail_command("copy", f"<destination> {_SEARCH}", "", _transfer("copy"), least=2),
+    transfer_command("copy"),
     mail_command("expunge", f"[-d] [--purge] {_SEARCH}", "d", _expunge, least=1, long=("purge",)),
     mail_command("fetch", f"<fields> {_SEARCH}", "", _fetch, least=2),
     mail_command("flags add", f"<flags> {_SEARCH}", "", _flags("add"), least=2),
@@ -225,7 +214,7 @@ COMMANDS: tuple[Command, ...] = (
     mail_command("mailbox status", "[-t] <fields> <mailbox> [...]", "t", _status, least=2),
     mail_command("mailbox subscribe", "<mailbox> [...]", "", _named("subscribe"), least=1),
     mail_command("mailbox unsubscribe", "<mailbox> [...]", "", _named("unsubscribe"), least=1),
-    mail_command("move", f"<destination> {_SEARCH}", "", _transfer("move"), least=2),
+    transfer_command("move"),
     mail_command("purge", "", "", _purge, most=0),
     mail_command("quota get", "", "", _quota_get, most=0),
     mail_command("quota recalc", "", "", _quota_recalc, most=0),

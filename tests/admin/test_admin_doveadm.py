@@ -156,6 +156,9 @@ CHANGES = [
     "flags replace -u lcarr \\Answered mailbox INBOX 2",
     "copy -u lcarr Sent mailbox INBOX subject 'mail 3'",
     "move -u lcarr Sent mailbox INBOX 4",
+    "copy -u alice INBOX user lcarr mailbox INBOX 1:2",
+    "move -u alice INBOX user lcarr mailbox Sent subject 'mail 2'",
+    "copy -u alice Nosuch user lcarr mailbox INBOX 1:2",
     "save -u lcarr -m Sent",
     "-v expunge -u lcarr mailbox INBOX seen",
     "-v expunge -u lcarr mailbox INBOX all",
@@ -268,7 +271,7 @@ def normal(line: str, output: tuple[int, str, str]) -> tuple[int, str, str]:
     out = re.sub(r" ?\\Recent", "", out)
     # Ours says how much of what was expunged is kept.
     error = re.sub(r"resel-adm\(\w+\): Info: .*\n", "", error)
-    error = error.replace("doveadm", "resel-adm")
+    error = re.sub(r"\)<\d+><\S+>", ")", error.replace("doveadm", "resel-adm"))
     error = re.sub(r"Available fetch fields: .*", "Available fetch fields:", error)
     error = re.sub(r"\[-S <socket_path>\] ", "", error)
     if any(word in line for word in ("-A", "*", "%", "list", " all", "INBOX Sent", " or ")):
@@ -346,7 +349,7 @@ def test_adm_dovecot_sees_nothing_of_the_bin(
 LOOKS = (
     "mailbox list -u lcarr",
     "mailbox list -s -u lcarr",
-    "-f tab fetch -u lcarr 'mailbox uid flags hdr.subject' all",
+    "-f tab fetch -A 'mailbox uid flags hdr.subject size.virtual' all",
 )
 
 
