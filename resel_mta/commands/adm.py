@@ -102,6 +102,9 @@ def _run(context: Context, commands: dict[str, Command], words: Sequence[str]) -
     command, given = _find(commands, words)
     if command is None:
         return fail(_overview(commands, words[0] if words else ""), EX_USAGE)
+    if given[:1] == ["--help"]:
+        print(f"{command.line}\n\n{PROGRAM} --help tells the rest.")
+        return cli.EX_OK
     try:
         return command.run(context, command.read(given))
     except UsageError as error:

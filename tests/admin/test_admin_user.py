@@ -43,3 +43,31 @@ def test_doveadm_user(
     )
     assert main(["-c", str(config), "user", *arguments]) == status
     assert tuple(capsys.readouterr()) == (out, err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--help"], 0, "Administer users' mail"),
+        (["mailbox", "list", "--help"], 0, "resel-adm mailbox list [-u <user>|-A]"),
+        (["--version"], 0, "resel-adm "),
+        ([], 64, "usage: resel-adm"),
+        (["mailbox"], 64, "mailbox <command>"),
+        (["mailbox", "bogus"], 64, "mailbox <command>"),
+        (["bogus"], 64, "usage: resel-adm"),
+        (["-x"], 64, "option -x not recognized"),
+        (["mailbox", "list", "-x"], 64, "list: invalid option -- 'x'"),
+        (["mailbox", "list", "-u"], 64, "list: option requires an argument -- 'u'"),
+        (["mailbox", "status", "messages"], 64, "resel-adm mailbox status [-u <user>|-A]"),
+        (["-c", "/nonexistent/main.cf", "mailbox", "list"], 78, "/nonexistent/main.cf"),
+        (["expunge", "mailbox", "INBOX", "or", "seen", "flagged"], 75, "Use parenthesis"),
+        (["copy", "-A", "INBOX", "user", "lcarr", "all"], 64, "resel-adm copy"),
+    ],
+)
+def test_adm_usage(
+    arguments: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == status
+    out, err = capsys.readouterr()
+    assert said in (out if status == 0 else err)
+    assert "Traceback" not in err
