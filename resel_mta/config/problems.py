@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -33,3 +34,13 @@ class ConfigError(Exception):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("; ".join(str(problem) for problem in self.problems))
+
+
+def in_file_order(problems: Iterable[Problem], path: str) -> list[Problem]:
+    """Those about lines of the file first, line by line; the others after them, as they come."""
+
+    def line(problem: Problem) -> float:
+        file, _, number = problem.where.rpartition(":")
+        return int(number) if file == path and number.isdigit() else math.inf
+
+    return sorted(problems, key=line)
