@@ -10,6 +10,7 @@ how long ago ("90 mins", "2h", "7d", "2w").
 
 from __future__ import annotations
 
+import datetime
 import re
 import time
 from collections.abc import Sequence
@@ -310,8 +311,6 @@ def _read_moment(value: str) -> tuple[float, int]:
     iso = _ISO_DATE.fullmatch(value)
     if iso is not None:
         year, month, day, *clock = (int(number or 0) for number in iso.groups())
-        if not 1 <= month <= 12 or not 1 <= day <= 31:
-            raise ValueError(value)
         return _local(year, month, day, *clock), 0 if iso[4] else _DAY
     imap = _IMAP_DATE.fullmatch(value)
     if imap is not None:
@@ -332,4 +331,6 @@ def _read_moment(value: str) -> tuple[float, int]:
 def _local(
     year: int, month: int, day: int, hour: int = 0, minute: int = 0, second: int = 0
 ) -> float:
-    return time.mktime((year, month, day, hour, minute, second, 0, 0, -1))
+    """Raises ValueError for a day or time that there is not."""
+    moment = datetime.datetime(year, month, day, hour, minute, second)
+    return time.mktime((*moment.timetuple()[:6], 0, 0, -1))
