@@ -21,7 +21,7 @@ from resel_mta.composition import open_log
 from resel_mta.config import ConfigError, Settings, load
 from resel_mta.config.check import check
 from resel_mta.config.load import read
-from resel_mta.config.problems import in_file_order
+from resel_mta.config.problems import Problem, in_file_order
 from resel_mta.config.roles import ROLES
 from resel_mta.daemon import Daemon, bind_all
 from resel_mta.disk import Disk
@@ -40,6 +40,7 @@ from resel_mta.sockets import BindError, Bound
 from resel_mta.spawning import can_run
 from resel_mta.supervised import SupervisorLink, from_environment
 from resel_mta.supervisor import ENVIRONMENT, Supervisor
+from resel_mta.tls import ServerTLS
 
 # Seconds beyond shutdown_timeout that `stop` waits.
 STOP_PATIENCE = 40.0
@@ -200,12 +201,25 @@ def _account(settings: Settings) -> Account:
 def _check(options: argparse.Namespace) -> int:
     settings, problems = read(options.config, options.override, options.role)
     problems += check(settings, problems)
+    if not any(problem.is_error for problem in problems):
+        problems += _certificates(settings)
     for problem in in_file_order(problems, settings.path):
         print(f"resel-mta: {'fatal: ' if problem.is_error else ''}{problem}", file=sys.stderr)
     if any(problem.is_error for problem in problems):
         return cli.EX_CONFIG
     print(f"{settings.path}: role {settings.role}, no errors")
     return cli.EX_OK
+
+
+def _certificates(settings: Settings) -> list[Problem]:
+    """Certificates and keys that can be read and yet do not serve."""
+    problems: list[Problem] = []
+    for service in ("", "smtpd", "submission", "submissions"):
+        try:
+            ServerTLS(settings.service(service) if service else settings)
+        except ConfigError as error:
+            problems += [each for each in error.problems if each not in problems]
+    return problems
 
 
 def _reload(settings: Settings) -> int:

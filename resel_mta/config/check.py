@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from resel_mta.config.listen import SERVICES
@@ -23,18 +24,29 @@ _READABLE_FILES = (
 _FILES_BEHIND = {"passwd-file": ("passdb", "userdb"), "ldap": ("passdb", "userdb")}
 
 
-def check(settings: Settings) -> list[Problem]:
+def check(settings: Settings, known: Sequence[Problem] = ()) -> list[Problem]:
     """All that is wrong with files, tables and accounts. Errors would make mail fail; warnings say
-    what an administrator may have forgotten. Blocks; changes nothing."""
-    return [
-        *_files(settings),
-        *_user_files(settings),
-        *_tables(settings),
-        *_lists(settings),
-        *_tls(settings),
-        *_accounts(settings),
-        *_machine(settings),
-    ]
+    what an administrator may have forgotten. Blocks; changes nothing.
+
+    known: errors of single values (`load.read`). What hangs on such a value is not looked at."""
+    problems: list[Problem] = []
+    said = {each.text for each in known}
+    for part in (
+        _files,
+        _user_files,
+        _tables,
+        _lists,
+        _tls,
+        _accounts,
+        _sizes,
+        _machine,
+    ):
+        try:
+            problems += [each for each in part(settings) if each.text not in said]
+        except ValueError:
+            if not any(each.is_error for each in known):
+                raise
+    return problems
 
 
 def _problem(settings: Settings, name: str, text: str, *, is_error: bool = True) -> Problem:
@@ -119,7 +131,10 @@ def _lists(settings: Settings) -> list[Problem]:
             try:
                 Networks(settings.items(parameter.name))
             except (OSError, ValueError) as error:
-                problems.append(_problem(settings, parameter.name, _reason(error)))
+                reason = _reason(error)
+                # Not once more for each list that has this one in it.
+                if not any(each.text == reason for each in problems):
+                    problems.append(_problem(settings, parameter.name, reason))
         elif parameter.type == "domains" and any(
             item.lstrip("!").startswith("/") for item in settings.items(parameter.name)
         ):
@@ -156,6 +171,16 @@ def _tls(settings: Settings) -> list[Problem]:
     return problems
 
 
+def _sizes(settings: Settings) -> list[Problem]:
+    """Postfix's rule: what is accepted must fit into a mailbox."""
+    message = settings.number("message_size_limit")
+    mailbox = settings.number("mailbox_size_limit")
+    if mailbox == 0 or 0 < message <= mailbox:
+        return []
+    text = f'"{mailbox}" is smaller than message_size_limit ({message}); 0 is no limit'
+    return [_problem(settings, "mailbox_size_limit", text)]
+
+
 def _machine(settings: Settings) -> list[Problem]:
     """What this machine does not have: the log's folder, the addresses to listen on."""
     problems = []
@@ -183,12 +208,19 @@ def _not_ours(host: str) -> str:
 def _accounts(settings: Settings) -> list[Problem]:
     problems = _mail_uid(settings)
     if os.geteuid() == 0:  # Nobody else becomes another.
-        owner = settings.text("mail_owner")
-        try:
-            pwd.getpwnam(owner)
-        except KeyError:
-            problems.append(_problem(settings, "mail_owner", f'there is no account "{owner}"'))
+        problems += _account(settings, "mail_owner")
+        problems += _account(settings, "default_privs")
     return problems
+
+
+def _account(settings: Settings, name: str) -> list[Problem]:
+    """An account that must be there, and must not be root."""
+    account = settings.text(name)
+    try:
+        uid = pwd.getpwnam(account).pw_uid
+    except KeyError:
+        return [_problem(settings, name, f'there is no account "{account}"')]
+    return [] if uid else [_problem(settings, name, f'"{account}" has the rights of root')]
 
 
 def _mail_uid(settings: Settings) -> list[Problem]:

@@ -175,7 +175,7 @@ def _alias_files(settings: Settings) -> set[str]:
     return {
         file.name
         for parameter in _ALIAS_PARAMETERS
-        for item in settings.items(parameter)
+        for item in _good_items(settings, parameter)
         for file in parse_map(item).files()
     }
 
@@ -190,13 +190,21 @@ def live_files(settings: Settings) -> list[tuple[str, LiveFile]]:
         ):
             continue
         optional = not settings.is_set(parameter.name)
-        for item in settings.items(parameter.name):
+        for item in _good_items(settings, parameter.name):
             for spec in map_files(item):
                 file = live_file(settings, spec, optional=optional)
                 before = found.get(file.live)
                 if before is None or (before[1].optional and not optional):
                     found[file.live] = (parameter.name, file)
     return list(found.values())
+
+
+def _good_items(settings: Settings, name: str) -> tuple[str, ...]:
+    """A list's items; none of a bad value, which whoever reads a configuration has reported."""
+    try:
+        return settings.items(name)
+    except ValueError:
+        return ()
 
 
 def map_files(item: str) -> list[MapSpec]:

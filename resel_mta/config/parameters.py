@@ -47,7 +47,7 @@ TYPES = frozenset(
         ),
         *("list", "choices", "maps", "domains", "networks", "restrictions", "listen"),
         "template",
-        *("ip", "nameservers", "nexthops", "nexthoplist", "port", "transport"),
+        *("hostname", "ip", "nameservers", "nexthops", "nexthoplist", "port", "transport"),
     )
 )
 

@@ -1,8 +1,8 @@
 """Parameters of the whole MTA: names, networks, address classes, aliases, queue, folders."""
 
 ROWS = """\
-text myhostname = ~myhostname ## This machine's name on the Internet; the default of many others.
-text mydomain = ~mydomain ## The domain of this machine: myhostname without its first part.
+hostname myhostname = ~myhostname ## This machine's name on the Internet; the default of many others.
+hostname mydomain = ~mydomain ## The domain of this machine: myhostname without its first part.
 text myorigin = $myhostname ## The domain that addresses without one get; /file: its first line.
 domains mydestination = $myhostname, localhost.$mydomain, localhost ## Domains whose mail is delivered on this machine.
 networks mynetworks = ~mynetworks ## Clients that permit_mynetworks trusts; the default follows mynetworks_style.

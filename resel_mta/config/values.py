@@ -163,6 +163,7 @@ _CONVERT: dict[str, Callable[[Parameter, str], Value]] = {
     "networks": _networks,
     "protocols": _protocols,
     "listen": _listen,
+    "hostname": values_net.hostname,
     "ip": values_net.ip,
     "nameservers": values_net.nameservers,
     "nexthops": values_net.nexthops,

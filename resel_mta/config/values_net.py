@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
 from resel_mta.config.grammar import split_items
 from resel_mta.config.parameters import TRANSPORTS, Parameter
@@ -10,6 +11,19 @@ from resel_mta.wire.destination import parse_destination, port_number
 
 #: What a transport map or `default_transport` may name.
 KNOWN_TRANSPORTS = (*TRANSPORTS, "discard")
+
+
+_LABEL = re.compile(r"\w(?:[\w-]{0,61}\w)?")
+_MAX_HOST_NAME = 255
+
+
+def hostname(parameter: Parameter, text: str) -> str:
+    """The name of a machine or domain (Postfix's valid_hostname: underscores are allowed)."""
+    labels = text.split(".")
+    is_number = not text.strip("0123456789.")
+    if is_number or len(text) > _MAX_HOST_NAME or not all(map(_LABEL.fullmatch, labels)):
+        raise ValueError(f'"{text}" is not a host name')
+    return text
 
 
 def nexthops(parameter: Parameter, text: str) -> str:
