@@ -155,6 +155,9 @@ def _record_step(
             recorded.gone.add(queue_id)
             return
         result = _still_due(db, number, result)
+        if result.complete:
+            # Results were put off, and some may come after this one: they have the last word.
+            result = replace(result, complete=False, release=False)
         trashed = trash.is_trashed(db, number)
         if trashed:
             # Nobody is told of what somebody deleted; it may come back, and fail then.

@@ -52,6 +52,7 @@ class SQLiteStore(Contents):
         self._loop = asyncio.get_running_loop()
         self._ledger = Ledger(clock)
         self._passed = []
+        self._lost_claims: set[int] = set()
         self._writer = Writer(
             self._reopen,
             self._settle,
@@ -283,19 +284,28 @@ class SQLiteStore(Contents):
     ) -> list[Message]:
         wanted = None if queue_ids is None else numbers_of(queue_ids)
         now = self._clock()
+        lost, tried = tuple(self._lost_claims), set[int]()
 
         def operation(db: apsw.Connection) -> list[Message]:
+            rows.unclaim(db, owner, lost)
             rows.release_expired(db, now)
             rows.set_lease(db, owner, now + lease)
             if wanted is None:
                 found = rows.claim(db, rows.due_numbers(db, now, n), owner, now)
             else:
                 found = rows.claim(db, wanted[:n], owner, None)
+            tried.update(number_of(message.queue_id) for message in found)
             if octets:
                 rows.add_contents(db, found, octets)
             return found
 
-        claimed: list[Message] = await self._writer.submit(operation)
+        try:
+            claimed: list[Message] = await self._writer.submit(operation)
+        except TempFail:
+            # The commit may have done it all the same, and nobody would ever deliver these.
+            self._lost_claims |= tried
+            raise
+        self._lost_claims.difference_update(lost)
         return claimed
 
     async def renew(self, owner: str, lease: float) -> None:
