@@ -100,6 +100,9 @@ class Writer:
         self._wake = threading.Condition(threading.Lock())
         self._stopping = False
         self._refused: list[int] = []
+        # Refused for want of room, and rolled back; but what was written of them is read again if
+        # the database is opened anew before something else was written over it.
+        self._doubtful: list[int] = []
         self._db: apsw.Connection | None = None
         self._settled = False
         self._loop = asyncio.get_running_loop()
@@ -293,6 +296,7 @@ class Writer:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
+        self._doubtful.clear()
         self._ledger.committed()
 
     def _fail(self, group: list[Job], error: Exception) -> None:
@@ -303,6 +307,8 @@ class Writer:
         self._report(f"queue database: {type(error).__name__}: {error}")
         if full and self._db is not None and not self._db.in_transaction:
             # Rolled back, as SQLite promises, and nothing was synced in vain.
+            for job in group:
+                self._doubtful.extend(job.entering)
             return
         if isinstance(error, apsw.CorruptError | apsw.NotADBError):
             self._damaged()
@@ -311,6 +317,8 @@ class Writer:
         self._close_database()
 
     def _close_database(self) -> None:
+        self._refused += self._doubtful
+        self._doubtful.clear()
         db, self._db = self._db, None
         if db is not None:
             try:

@@ -362,3 +362,22 @@ def test_new_mail_leaves_room_for_a_message_and_for_the_queue_itself() -> None:
     large = Settings.build(message_size_limit="10000", queue_minfree="5000")
     assert needed_space(small) == OWN_SPACE + 5000
     assert needed_space(large) == OWN_SPACE + 15_000
+
+
+async def test_what_a_full_disk_refused_does_not_come_back(tmp_path: Path) -> None:
+    plan = Plan(tmp_path / "queue")
+    with fault_vfs(plan) as vfs:
+        store = await SQLiteStore.open(plan.root, vfs=vfs)
+        kept = make_message(store)
+        await store.enter(kept)
+        # The first leaves what it wrote in the WAL; the second, which fails before it has written
+        # over that, has the database opened again.
+        plan.database_error = apsw.FullError
+        with pytest.raises(TempFail):
+            await store.enter(make_message(store))
+        plan.database_error, plan.stop_at = None, plan.count + 1
+        with pytest.raises(TempFail):
+            await store.enter(make_message(store))
+        plan.stop_at = 0
+        assert await names(store) == [kept.queue_id]
+        await store.close()
