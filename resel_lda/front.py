@@ -93,7 +93,6 @@ class LoginService(ABC):
         tls: TLSSource | None,
         worker_pool: WorkerPool,
         *,
-        failure_delay: float = 2.0,
         login_timeout: float = _LOGIN_TIMEOUT,
     ) -> None:
         self._log = log
@@ -101,7 +100,6 @@ class LoginService(ABC):
         self.sasl = SaslServer(users)
         self.tls = tls
         self._pool = worker_pool
-        self.failure_delay = failure_delay
         self._login_timeout = login_timeout
         self._dialogs: dict[asyncio.Task[None], Stream | None] = {}
         self._active: dict[str, Active] = {}
@@ -366,7 +364,7 @@ class ImapService(LoginService):
 
     def dialog(self, client: Client, admit: Callable[[User], str]) -> LoginDialog:
         return Dialog(
-            client.stream, self.sasl, self.tls, client.from_here, admit, self.failure_delay
+            client.stream, self.sasl, self.tls, client.from_here, admit, client.remote[0]
         )
 
     def last_words(self, said: str) -> bytes:

@@ -66,6 +66,7 @@ class Dialog:
 
     trusted: the client is on this machine, and may log in without TLS.
     admit: asked before a log-in succeeds; text of a refusal, or "".
+    remote: the client's address.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Dialog:
         tls: TLSSource | None,
         trusted: bool,
         admit: Callable[[User], str],
-        failure_delay: float = 2.0,
+        remote: str = "",
     ) -> None:
         self._stream = stream
         self._reader = CommandReader(stream, PREAUTH)
@@ -83,7 +84,7 @@ class Dialog:
         self._tls = tls
         self._trusted = trusted
         self._admit = admit
-        self._failure_delay = failure_delay
+        self._remote = remote
         self._bad = 0
         self.attempts = Attempts()
         self._commands: dict[bytes, Callable[[bytes, Parser], Awaitable[str]]] = {
@@ -206,7 +207,9 @@ class Dialog:
         args.finish()
         self._check_secured()
         # PLAIN's rules for names and passwords are LOGIN's as well.
-        step = await self._sasl.exchange().start("PLAIN", b"\0" + name + b"\0" + password)
+        step = await self._sasl.exchange(self._remote).start(
+            "PLAIN", b"\0" + name + b"\0" + password
+        )
         return await self._conclude(tag, step, "PLAIN")
 
     async def _authenticate(self, tag: bytes, args: Parser) -> LoggedIn:
@@ -214,7 +217,7 @@ class Dialog:
         mechanism = args.word().decode("ascii")
         initial: bytes | None = None
         self._check_secured()
-        exchange = self._sasl.exchange()
+        exchange = self._sasl.exchange(self._remote)
         try:
             if args.skip(b" "):
                 initial = decode_response(args.data[args.pos :], initial=True)
@@ -253,7 +256,5 @@ class Dialog:
         self.attempts.method = method
         if step.kind is FailureKind.TEMPORARY:
             raise Refused("NO", "Temporary authentication failure.", "UNAVAILABLE")
-        # Guessing is slow: the client waits, and has only one connection's worth of guesses.
         self.attempts.failed += 1
-        await asyncio.sleep(self._failure_delay)
         raise Refused("NO", "Authentication failed.", "AUTHENTICATIONFAILED")

@@ -27,9 +27,7 @@ class Pop3Service(LoginService):
         super().reconfigure(settings)
 
     def dialog(self, client: Client, admit: Callable[[User], str]) -> LoginDialog:
-        return Dialog(
-            client.stream, self.sasl, self.tls, client.from_here, admit, self.failure_delay
-        )
+        return Dialog(client.stream, self.sasl, self.tls, client.from_here, admit, client.remote[0])
 
     def last_words(self, said: str) -> bytes:
         return f"-ERR {said}\r\n".encode()

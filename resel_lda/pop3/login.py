@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Awaitable, Callable
 
@@ -67,14 +66,14 @@ class Dialog:
         tls: TLSSource | None,
         trusted: bool,
         admit: Callable[[User], str],
-        failure_delay: float = 2.0,
+        remote: str = "",
     ) -> None:
         self._stream = stream
         self._sasl = sasl
         self._tls = tls
         self._trusted = trusted
         self._admit = admit
-        self._failure_delay = failure_delay
+        self._remote = remote
         self._bad = 0
         self._user: bytes | None = None
         self.attempts = Attempts()
@@ -187,7 +186,9 @@ class Dialog:
         self._check_secured()
         user, self._user = self._user, None
         # PLAIN's rules for names and passwords are these as well.
-        step = await self._sasl.exchange().start("PLAIN", b"\0" + user + b"\0" + argument)
+        step = await self._sasl.exchange(self._remote).start(
+            "PLAIN", b"\0" + user + b"\0" + argument
+        )
         return await self._conclude(step, "PLAIN")
 
     async def _auth(self, argument: bytes) -> str | LoggedIn:
@@ -199,7 +200,7 @@ class Dialog:
         self._check_secured()
         mechanism, _, initial = argument.partition(b" ")
         name = mechanism.decode("ascii", "replace").upper()
-        exchange = self._sasl.exchange()
+        exchange = self._sasl.exchange(self._remote)
         try:
             first = decode_response(initial, initial=True) if initial else None
             step = await exchange.start(name, first)
@@ -229,7 +230,5 @@ class Dialog:
         self.attempts.method = method
         if step.kind is FailureKind.TEMPORARY:
             raise Failed("Temporary authentication failure.", "SYS/TEMP")
-        # Guessing is slow: the client waits, and has only one connection's worth of guesses.
         self.attempts.failed += 1
-        await asyncio.sleep(self._failure_delay)
         raise Failed("Authentication failed.", "AUTH")

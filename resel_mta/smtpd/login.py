@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 
 from resel_mta.smtpd import replies
@@ -51,7 +50,9 @@ class LoginCommands(BasicCommands):
             return None
         mechanism, _, initial = arg.partition(b" ")
         self._mechanism = mechanism.decode("ascii", "replace").upper()
-        self._exchange = SaslServer(self.service.users, self.mechanisms()).exchange()
+        self._exchange = SaslServer(self.service.users, self.mechanisms()).exchange(
+            self.client.address
+        )
         return self._advance(initial.strip() or None, initial=True)
 
     def _auth_order(self, arg: bytes) -> bytes | None:
@@ -115,8 +116,6 @@ class LoginCommands(BasicCommands):
                 f"warning: {self.client.label()}: SASL {name} authentication failed: "
                 f"{failure.reason}{user}"
             )
-        if failure.kind is FailureKind.CREDENTIALS:
-            await asyncio.sleep(self.options.error_sleep_time)
         self.say(_REPLIES[failure.kind])
 
     commands = command_table(Command(do_AUTH, "AUTH"))

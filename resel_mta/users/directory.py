@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import importlib.util
-import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,24 +11,25 @@ from typing import Protocol
 
 from resel_mta.config import ConfigError, Settings
 from resel_mta.config.problems import Problem
-from resel_mta.mail import Reply, TempFail
 from resel_mta.maillog import MailLog
 from resel_mta.users import schemes
 from resel_mta.users.ldap import LdapDirectory
 from resel_mta.users.ldap_config import parse_ldap_config
 from resel_mta.users.libcrypt import CryptUnavailable
+from resel_mta.users.login_cache import LoginCache
 from resel_mta.users.pam import PamFactory, PamFailure, PamLogin, ThreadPam, temporary_failure
 from resel_mta.users.passwd_file import Entry, PasswdFile
+from resel_mta.users.penalties import Penalties
 from resel_mta.users.system import SystemUsers
 from resel_mta.users.user import User
 
 #: A longer password is refused unchecked: some schemes cost time in proportion to its length.
 MAX_PASSWORD = 1024
-#: Seconds for which a successful log-in is remembered, so that a client which opens ten
-#: connections pays for one hash.
-_CACHE_SECONDS = 60.0
-_CACHE_SIZE = 4096
 _HASH_THREADS = 2
+#: Passwords that wait for a thread; with more, whoever comes is told to try again later.
+_MAX_HASHING = 256
+CACHE_SECONDS = 60.0
+FAILURE_DELAY = 2.0
 
 
 class UserSource(Protocol):
@@ -58,21 +55,29 @@ class Users:
         logins: Sequence[PamLogin] = (),
         make_pam: PamFactory = ThreadPam,
     ) -> None:
+        self.penalties = Penalties(FAILURE_DELAY)
         self._userdb = userdb
         self._passdb = passdb
         self._logins = tuple(logins)
         self._warn = warn
         self._make_pam = make_pam
         self._hashing = ThreadPoolExecutor(_HASH_THREADS, thread_name_prefix="hash")
-        self._cache_key = os.urandom(32)
-        self._cache: dict[bytes, float] = {}
+        self._hashed = 0
+        self._cache = LoginCache(CACHE_SECONDS)
 
     def reconfigure(self, settings: Settings) -> None:
         """From now on, those that `settings` names. Raises ConfigError, and changes nothing then."""
         userdb, passdb, logins = _open(settings, self._warn, self._make_pam)
         before = (*self._logins, *self._userdb)
         self._userdb, self._passdb, self._logins = userdb, passdb, logins
+        self._cache.clear()
+        self.tune(settings)
         _close(before)
+
+    def tune(self, settings: Settings) -> None:
+        """Take the times from `settings`."""
+        self.penalties.delay = settings.seconds("auth_failure_delay")
+        self._cache.ttl = settings.seconds("auth_cache_ttl")
 
     async def find(self, name: str) -> User | None:
         """The user called `name` (case does not count). Raises TempFail."""
@@ -106,24 +111,27 @@ class Users:
             if decoy:
                 await self._verify(decoy, password[:MAX_PASSWORD], name)
             return None
-        key = self._cache_entry(name.lower(), stored, password)
-        if self._cache.get(key, 0.0) < time.monotonic():
+        key = self._cache.key(name, stored, password)
+        if not self._cache.knows(key):
             if not await self._verify(stored, password, name):
                 return None
-            self._remember(key)
+            self._cache.remember(key)
         assert entry is not None
         return await self._mailbox_of(entry)
 
     async def _by_login(self, name: str, password: bytes) -> User | None:
         if len(password) > MAX_PASSWORD:
             return None
-        for login in self._logins:
+        for number, login in enumerate(self._logins):
+            # Who has changed his password there can use the old one for as long as the cache says.
+            key = self._cache.key(name, f"{number}", password)
             try:
-                accepted = await login.check(name.lower(), password)
+                accepted = self._cache.knows(key) or await login.check(name.lower(), password)
             except PamFailure as failure:
                 self._warn(f"user {name[:64]!r} cannot be checked: {failure}")
                 raise temporary_failure() from failure
             if accepted:
+                self._cache.remember(key)
                 user = await self.find(name)
                 if user is None:
                     self._warn(f"user {name[:64]!r} has a password but is not in userdb")
@@ -149,25 +157,16 @@ class Users:
 
     async def _verify(self, stored: str, password: bytes, name: str) -> bool:
         loop = asyncio.get_running_loop()
+        if self._hashed >= _MAX_HASHING:
+            raise temporary_failure()
+        self._hashed += 1
         try:
             return await loop.run_in_executor(self._hashing, schemes.verify, stored, password)
         except (schemes.SchemeError, CryptUnavailable) as error:
             self._warn(f"password of user {name[:64]} cannot be checked: {error}")
-            raise TempFail(Reply(454, "4.7.0", "Temporary authentication failure")) from error
-
-    def _cache_entry(self, name: str, stored: str, password: bytes) -> bytes:
-        """Keyed, so that a memory dump is no list of fast hashes to guess from; the stored hash is
-        in it, so that a changed password counts at once."""
-        text = f"{name}\0{stored}\0".encode("utf-8", "surrogateescape") + password
-        return hmac.digest(self._cache_key, text, hashlib.sha256)
-
-    def _remember(self, key: bytes) -> None:
-        now = time.monotonic()
-        if len(self._cache) >= _CACHE_SIZE:
-            self._cache = {known: until for known, until in self._cache.items() if until > now}
-            if len(self._cache) >= _CACHE_SIZE:
-                self._cache.clear()
-        self._cache[key] = now + _CACHE_SECONDS
+            raise temporary_failure() from error
+        finally:
+            self._hashed -= 1
 
     def close(self) -> None:
         """Stop the threads."""
@@ -189,7 +188,9 @@ def open_users(
             log.warning("auth", text)
 
     userdb, passdb, logins = _open(settings, warn, make_pam)
-    return Users(userdb, passdb, warn, logins, make_pam)
+    users = Users(userdb, passdb, warn, logins, make_pam)
+    users.tune(settings)
+    return users
 
 
 def _close(sources: Iterable[object]) -> None:

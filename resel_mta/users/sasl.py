@@ -10,10 +10,11 @@ SMTP, IMAP and POP3 carry the exchange in base64; `decode_response` reads what t
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import enum
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 
 from resel_mta.mail import TempFail
@@ -93,15 +94,17 @@ class SaslServer:
         self._users = users
         self.mechanisms = tuple(m.upper() for m in mechanisms if m.upper() in MECHANISMS)
 
-    def exchange(self) -> Exchange:
-        """A new exchange, for one attempt of one client."""
-        return Exchange(self._users, self.mechanisms)
+    def exchange(self, remote: str = "") -> Exchange:
+        """A new exchange, for one attempt of a client at the address `remote`."""
+        return Exchange(self._users, self.mechanisms, remote)
 
 
 class Exchange:
-    """One attempt. Never raises: what goes wrong is a `Failure`."""
+    """One attempt. Never raises: what goes wrong is a `Failure`, which has been delayed already
+    where it was a guess."""
 
-    def __init__(self, users: Users, mechanisms: tuple[str, ...]) -> None:
+    def __init__(self, users: Users, mechanisms: tuple[str, ...], remote: str) -> None:
+        self._remote = remote
         self._users = users
         self._mechanisms = mechanisms
         self._mechanism = ""
@@ -147,10 +150,26 @@ class Exchange:
         if authzid and authzid != authcid:
             # Acting for somebody else is nobody's right here.
             return Failure("authorization identity differs", FailureKind.CREDENTIALS, name)
+        return await self._judge(name, self._users.authenticate(name, password))
+
+    async def _judge(self, name: str, judgement: Coroutine[None, None, User | None]) -> Step:
+        """The outcome of a judgement, for which others of this address may have to wait."""
         try:
-            user = await self._users.authenticate(name, password)
+            turn = await self._users.penalties.turn(self._remote, name)
         except TempFail as failure:
+            judgement.close()
             return Failure(failure.reply.text, FailureKind.TEMPORARY, name)
-        if user is None:
-            return Failure("authentication failed", FailureKind.CREDENTIALS, name)
-        return Success(user, self._mechanism)
+        try:
+            user = await judgement
+        except TempFail as failure:
+            turn.undecided()
+            return Failure(failure.reply.text, FailureKind.TEMPORARY, name)
+        except BaseException:
+            # Whoever hangs up before he has his answer has guessed all the same.
+            turn.failed()
+            raise
+        if user is not None:
+            turn.succeeded()
+            return Success(user, self._mechanism)
+        await asyncio.sleep(turn.failed())
+        return Failure("authentication failed", FailureKind.CREDENTIALS, name)

@@ -80,14 +80,14 @@ async def imap_service(
         "server",
         mail_location=f"maildir:{root}/mail/%u",
         passdb=f"passwd-file:{root}/users",
-        **values,
+        **{"auth_failure_delay": "0", **values},
     )
     sink = Lines()
     log = MailLog(sink, hostname="toad")
     pool = WorkerPool(settings, log)
     users = open_users(settings, log)
     tls = FixedTLS(context) if context is not None else None
-    service = ImapService(settings, users, log, tls, pool, failure_delay=0.05)
+    service = ImapService(settings, users, log, tls, pool)
     running = Running(service, pool, sink, root)
     pool.start()
     plain, running.port = await listen(service.factory(implicit_tls=False))

@@ -16,6 +16,7 @@ from imap_dialog import Client
 from resel_lda.imap.login import Dialog, LoggedIn, Rejected
 from resel_lda.imap.stream import Stream
 from resel_mta.users import User
+from resel_mta.users.penalties import Penalties
 from resel_mta.users.sasl import SaslServer
 
 
@@ -24,6 +25,7 @@ class OneUser:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, bytes]] = []
+        self.penalties = Penalties(0.0)
 
     async def authenticate(self, name: str, password: bytes) -> User | None:
         self.asked.append((name, password))
@@ -64,7 +66,7 @@ async def dialog(
     talk.users = OneUser()
     talk.stream = stream
     sasl = SaslServer(talk.users)  # type: ignore[arg-type]
-    talk.dialog = Dialog(stream, sasl, tls, trusted, lambda user: refusal, failure_delay=0.0)
+    talk.dialog = Dialog(stream, sasl, tls, trusted, lambda user: refusal)
     talk.outcome = asyncio.create_task(talk.dialog.run())
     try:
         yield talk

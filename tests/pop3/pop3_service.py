@@ -53,15 +53,15 @@ async def pop3_service(
         "server",
         mail_location=f"maildir:{root}/mail/%u",
         passdb=f"passwd-file:{root}/users",
-        **values,
+        **{"auth_failure_delay": "0", **values},
     )
     sink = Lines()
     log = MailLog(sink, hostname="toad")
     pool = WorkerPool(settings, log)
     users = open_users(settings, log)
     tls = FixedTLS(context) if context is not None else None
-    pop3 = Pop3Service(settings, users, log, tls, pool, failure_delay=0.05)
-    imap = ImapService(settings, users, log, tls, pool, failure_delay=0.05)
+    pop3 = Pop3Service(settings, users, log, tls, pool)
+    imap = ImapService(settings, users, log, tls, pool)
     running = Running(root, sink, pool)
     pool.start()
     servers = []

@@ -19,6 +19,7 @@ from resel_mta.maillog import MailLog
 from resel_mta.smtpd import ConnectionCounter, SmtpService
 from resel_mta.tls import ServerTLS
 from resel_mta.users import User
+from resel_mta.users.penalties import Penalties
 
 
 class MemorySink:
@@ -132,6 +133,9 @@ class FakeRouter:
 
 class FakeUsers:
     """One user: lcarr, with the password secret."""
+
+    def __init__(self) -> None:
+        self.penalties = Penalties(0.0)
 
     async def authenticate(self, name: str, password: bytes) -> User | None:
         return User(name) if (name, password) == ("lcarr", b"secret") else None

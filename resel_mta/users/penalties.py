@@ -1,0 +1,143 @@
+"""Guessing is slow: failures are answered late, and one address has few attempts at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from resel_mta.mail import Reply, TempFail
+
+#: Attempts of one address that are looked at together, those that wait for their "no" included.
+SLOTS = 4
+#: Attempts of one address that wait for their turn; more are turned away, undecided.
+MAX_WAITING = 64
+# After each so many failures the delay doubles, up to so many times the first.
+_DOUBLING = 8
+_MOST = 8
+# Seconds without a failure after which an address is as good as new.
+_FORGIVEN = 600.0
+_MAX_ADDRESSES = 4096
+
+
+@dataclass(slots=True)
+class _Address:
+    """used: slots taken. known: users whose last attempt from here was right, none under way."""
+
+    used: int = 0
+    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+    failures: int = 0
+    last: float = 0.0
+    known: set[str] = field(default_factory=set)
+
+    @property
+    def idle(self) -> bool:
+        return not self.used and not self.waiting
+
+
+class Turn:
+    """One attempt under way. Exactly one of `succeeded`, `failed`, `undecided` ends it."""
+
+    def __init__(self, address: _Address, name: str, delay: float, held: bool) -> None:
+        self._address = address
+        self._name = name
+        self._delay = delay
+        self._held = held
+
+    def succeeded(self) -> None:
+        """The next attempts of this user from there need not wait behind guesses at others."""
+        if len(self._address.known) < 1000:
+            self._address.known.add(self._name)
+        self.undecided()
+
+    def undecided(self) -> None:
+        """The back end could not say."""
+        if self._held:
+            _release(self._address)
+
+    def failed(self) -> float:
+        """Seconds after which the client may be told; the slot is free only then, even if he does
+        not wait for it."""
+        address, now = self._address, time.monotonic()
+        if now - address.last > _FORGIVEN:
+            address.failures = 0
+        delay = self._delay * min(1 << address.failures // _DOUBLING, _MOST)
+        address.failures += 1
+        address.last = now
+        if self._held:
+            asyncio.get_running_loop().call_later(delay, _release, address)
+        return delay
+
+
+def _release(address: _Address) -> None:
+    while address.waiting:
+        waiting = address.waiting.popleft()
+        if not waiting.done():
+            waiting.set_result(None)
+            return
+    address.used -= 1
+
+
+class Penalties:
+    """Of all protocols together. delay: seconds before the first failures are answered."""
+
+    def __init__(self, delay: float) -> None:
+        self.delay = delay
+        self._addresses: dict[str, _Address] = {}
+
+    async def turn(self, remote: str, name: str) -> Turn:
+        """Waits while too many attempts of the address `remote` are under way. Raises TempFail
+        where too many wait already."""
+        address = self._of(remote)
+        name = name.lower()
+        if name in address.known:
+            address.known.remove(name)
+            return Turn(address, name, self.delay, held=False)
+        if address.used < SLOTS:
+            address.used += 1
+        elif len(address.waiting) >= MAX_WAITING:
+            raise TempFail(Reply(454, "4.7.0", "Temporary authentication failure"))
+        else:
+            await _wait(address)
+        return Turn(address, name, self.delay, held=True)
+
+    def _of(self, remote: str) -> _Address:
+        key = network(remote)
+        address = self._addresses.pop(key, None) or _Address()
+        # The least recently used come first.
+        self._addresses[key] = address
+        if len(self._addresses) > _MAX_ADDRESSES:
+            for old, state in list(self._addresses.items())[: _MAX_ADDRESSES // 4]:
+                if state.idle and state is not address:
+                    del self._addresses[old]
+        return address
+
+
+async def _wait(address: _Address) -> None:
+    waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    address.waiting.append(waiting)
+    try:
+        await waiting
+    except asyncio.CancelledError:
+        if waiting.done() and not waiting.cancelled():
+            _release(address)
+        else:
+            with contextlib.suppress(ValueError):
+                address.waiting.remove(waiting)
+        raise
+
+
+def network(remote: str) -> str:
+    """What counts as one address: of IPv6 a /64, which one subscriber has to himself."""
+    try:
+        address = ipaddress.ip_address(remote.partition("%")[0])
+    except ValueError:
+        return remote
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Address(int(address) >> 64 << 64))
