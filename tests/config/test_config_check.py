@@ -75,6 +75,7 @@ def test_files_are_looked_at_beside_bad_values(tmp_path: Path) -> None:
         tmp_path,
         "soft_bounce=maybe",
         "alias_maps=nosuchtype:/x",
+        "alias_database=",
         f"smtp_tls_CAfile={tmp_path}/no-such",
         f"virtual_alias_maps=texthash:{tmp_path}/map",
     )
