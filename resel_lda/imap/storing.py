@@ -135,6 +135,8 @@ async def move(session: Session, args: Parser, by_uid: bool) -> str:
     if code:
         session.untagged(f"OK {code}Moved UIDs.".encode("ascii"))
     session.expunged += len(moved)
+    if session.qresync:
+        return f"[HIGHESTMODSEQ {view.mailbox.highestmodseq}] Move completed."
     return "Move completed."
 
 

@@ -77,6 +77,8 @@ class MaildirStore:
             disk, os.path.join(location.control, subscriptions.FILE_NAME), self.layout.separator
         )
         self._open: dict[str, MaildirFolder] = {}
+        # Those that finish what they have under way; not to be loaded anew before that.
+        self._closing: dict[str, asyncio.Future[None]] = {}
         self._opening = asyncio.Lock()
         self._watcher: Watcher | None = None
         self._ready = False
@@ -127,6 +129,8 @@ class MaildirStore:
         name = "INBOX" if is_inbox(name) else name
         folder = self._open.get(name)
         if folder is not None and not self._opening.locked() and folder.quiet:
+            # The last one used is the last one closed.
+            self._open[name] = self._open.pop(name)
             folder.holders += 1
             return folder
         # Shielded: a session that goes away must not leave a folder half open for the others.
@@ -136,6 +140,8 @@ class MaildirStore:
         async with self._opening:
             folder = self._open.pop(name, None)
             if folder is None:
+                if name in self._closing:
+                    await asyncio.wait((self._closing[name],))
                 folder = await self._load(name)
             self._open[name] = folder
             folder.holders += 1
@@ -192,11 +198,14 @@ class MaildirStore:
         idle = [one for one in self._open.values() if one.holders <= 0]
         for one in idle[: max(0, len(idle) - _KEEP_OPEN)]:
             del self._open[one.name]
-            folder.keep(asyncio.ensure_future(self._close_folder(one)))
+            self._closing[one.name] = asyncio.ensure_future(self._close_folder(one))
 
     async def _close_folder(self, folder: MaildirFolder) -> None:
-        with contextlib.suppress(MailboxError):
-            await folder.close()
+        try:
+            with contextlib.suppress(MailboxError):
+                await folder.close()
+        finally:
+            del self._closing[folder.name]
 
     @contextlib.asynccontextmanager
     async def _target(self, name: str) -> AsyncIterator[MaildirFolder]:
@@ -347,6 +356,8 @@ class MaildirStore:
             for folder in list(self._open.values()):
                 await folder.close()
             self._open.clear()
+            if self._closing:
+                await asyncio.wait(list(self._closing.values()))
         if self._watcher is not None:
             self._watcher.close()
             self._watcher = None

@@ -7,7 +7,7 @@ import errno
 import os
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 
-from resel_lda.mailbox import AppendData, MailboxError
+from resel_lda.mailbox import AppendData, MailboxError, MessageInfo
 from resel_lda.maildir.content import MessageReader
 from resel_lda.maildir.files import MaildirFiles
 from resel_lda.maildir.index import FolderIndex
@@ -29,25 +29,37 @@ def link_messages(
     try:
         for uid in uids:
             info = index.infos.get(uid)
-            opened = reader.open(uid)
-            if opened is None or info is None:
+            if info is None:
                 raise MailboxError("Some of the messages are gone", "EXPUNGEISSUED")
-            fd, name = opened
-            try:
-                path, base = files.link_temporary(
-                    index.files.path(name), size_in_name(base_of(name), "W")
-                )
-            except OSError as error:
-                if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOENT):
-                    raise
-                path, base = files.write_temporary(_blocks(fd), info.internal_date)
-            finally:
-                os.close(fd)
+            path, base = _linked(index, uid, files) or _copied(reader, info, files)
             items.append((path, base, info.flags))
     except BaseException:
         discard(files.disk, items)
         raise
     return items
+
+
+def _linked(index: FolderIndex, uid: int, files: MaildirFiles) -> tuple[str, str] | None:
+    """None where it cannot be linked, or has another name by now."""
+    name = index.names.get(uid)
+    if name is None:
+        return None
+    try:
+        return files.link_temporary(index.files.path(name), size_in_name(base_of(name), "W"))
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOENT):
+            raise
+        return None
+
+
+def _copied(reader: MessageReader, info: MessageInfo, files: MaildirFiles) -> tuple[str, str]:
+    opened = reader.open(info.uid)
+    if opened is None:
+        raise MailboxError("Some of the messages are gone", "EXPUNGEISSUED")
+    try:
+        return files.write_temporary(_blocks(opened[0]), info.internal_date)
+    finally:
+        os.close(opened[0])
 
 
 def _blocks(fd: int) -> Iterator[bytes]:

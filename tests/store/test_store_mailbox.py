@@ -243,3 +243,19 @@ async def test_async_blocks_and_line_ends(tmp_path: Path) -> None:
     assert stored == MAIL.replace(b"\r\n", b"\n")
     assert f",S={len(stored)},W={len(MAIL)}:2," in name
     await store.close()
+
+
+async def test_more_folders_than_stay_open(tmp_path: Path) -> None:
+    """Those used longest ago are closed behind the others' back, and can be opened again at once."""
+    store = make_store(tmp_path)
+    names = [f"F{number}" for number in range(40)]
+    for name in names:
+        await store.create(name)
+    for turn in range(3):
+        for name in names:
+            folder = await store.open(name)
+            await append(folder, MAIL)
+            assert folder.uidnext == turn + 2
+            folder.release()
+    async with asyncio.timeout(10):
+        await store.close()
