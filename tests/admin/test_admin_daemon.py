@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import imaplib
 import os
+import poplib
 import shutil
 import signal
 import socket
@@ -28,6 +29,7 @@ submission_listen =
 submissions_listen =
 imaps_listen =
 imap_listen = :{imap}
+pop3_listen = :{pop3}
 smtpd_tls_security_level = none
 queue_directory = {root}/queue
 data_directory = {root}/data
@@ -45,12 +47,15 @@ class Daemon:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.imap = probe.getsockname()[1]
+        with socket.socket() as one, socket.socket() as two:
+            for probe in (one, two):
+                probe.bind(("127.0.0.1", 0))
+            self.imap, self.pop3 = one.getsockname()[1], two.getsockname()[1]
         account = "nobody" if os.geteuid() == 0 else str(os.geteuid())
         self.config = root / "main.cf"
-        self.config.write_text(CONFIG.format(root=root, imap=self.imap, account=account))
+        self.config.write_text(
+            CONFIG.format(root=root, imap=self.imap, pop3=self.pop3, account=account)
+        )
         (root / "users").write_text("lcarr:{PLAIN}secret::::::\nalice:{PLAIN}secret::::::\n")
         (root / "mail").mkdir()
         if os.geteuid() == 0:
@@ -153,6 +158,24 @@ def test_adm_who_and_kick(daemon: Daemon) -> None:
     again = daemon.session()
     assert again.select("INBOX")[0] == "OK"
     again.logout()
+
+
+def test_adm_and_pop3(daemon: Daemon) -> None:
+    """POP3 by way of the daemon; what it removes can be brought back."""
+    daemon.adm("save", "-u", "lcarr", stdin=b"Subject: one\n\none\n")
+    client = poplib.POP3("127.0.0.1", daemon.pop3, timeout=20)
+    client.user("lcarr")
+    client.pass_("secret")
+    row = daemon.adm("-f", "tab", "who").splitlines()[1].split("\t")
+    assert row[:3] == ["lcarr", "1", "pop3"]
+    assert client.retr(1)[1] == [b"Subject: one", b"", b"one"]
+    client.dele(1)
+    client.quit()
+    status = ("-f", "tab", "mailbox", "status", "-u", "lcarr", "messages kept", "INBOX")
+    assert daemon.adm(*status).splitlines()[1] == "INBOX\t0\t1"
+    assert "1 message back in INBOX" in daemon.adm("undelete", "-u", "lcarr", "all")
+    assert daemon.adm(*status).splitlines()[1] == "INBOX\t1\t0"
+    assert "dovecot: pop3-login: Login: user=<lcarr>" in daemon.log()
 
 
 def test_adm_works_before_and_after_the_daemon(daemon: Daemon) -> None:
