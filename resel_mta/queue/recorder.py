@@ -83,12 +83,18 @@ class Recorder:
         """One of them may be what fails; if every one does, it is the store."""
         while True:
             left = []
+            behind: set[str] = set()
             for result, settled in group:
+                if result.message.queue_id in behind:
+                    # What came before it is not recorded yet, and this may be the last word.
+                    left.append((result, settled))
+                    continue
                 try:
                     gone = await self._store.apply(self._owner, [result])
                 except TempFail as error:
                     failure = error
                     left.append((result, settled))
+                    behind.add(result.message.queue_id)
                 else:
                     settled(bool(gone), True)
             if len(left) < len(group) or any(result.notices for result, _ in left):
@@ -112,12 +118,17 @@ class Recorder:
     ) -> list[tuple[Result, Settled]]:
         """Record those with notices without them; what is left."""
         left = []
+        behind: set[str] = set()
         for result, settled in group:
+            if result.message.queue_id in behind:
+                left.append((result, settled))
+                continue
             bare = self._without_notices(replace(result, notices=())) if result.notices else result
             try:
                 gone = await self._store.apply(self._owner, [bare])
             except TempFail:
                 left.append((result, settled))
+                behind.add(result.message.queue_id)
             else:
                 settled(bool(gone), False)
         return left
