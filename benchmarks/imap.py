@@ -109,11 +109,12 @@ class Pass:
         self._source = source
         self._users = users
         self._count = count
+        self._user = ""
 
     @contextlib.contextmanager
     def fresh(self, select: bool = True) -> Iterator[Client]:
         """A session on a mailbox that the server has not seen before."""
-        user = next(self._users)
+        user = self._user = next(self._users)
         self._populate(self.server.mail / user)
         client = Client(self.server.port)
         client.login(user, PASSWORD)
@@ -158,6 +159,7 @@ class Pass:
                 # Dovecot decides what to cache at the second look.
                 client.command(command)
                 self._measure(f"{name} warm", client, command)
+        self._arrivals()
         self._changes()
         self._folders()
 
@@ -176,6 +178,29 @@ class Pass:
                 other = Client(self.server.port)
                 other.login("u0", PASSWORD)
                 other.close()
+
+    def _arrivals(self) -> None:
+        """Files that another program drops into new/."""
+        with self.fresh() as client:
+            maildir = self.server.mail / self._user
+            with self.times.row("SELECT after a file dropped x5"):
+                for number in range(5):
+                    self._drop(maildir, number)
+                    client.command(b"SELECT INBOX")
+            client.idle()
+            for number in range(5, 10):
+                with self.times.row("IDLE: file dropped to EXISTS"):
+                    self._drop(maildir, number)
+                    client.await_exists()
+                # Both settle, so that one arrival does not hide in another.
+                time.sleep(0.3)
+            client.done()
+
+    def _drop(self, maildir: Path, number: int) -> None:
+        path = maildir / "tmp" / f"{1_800_000_000 + number}.M{number}P2.bench"
+        path.write_bytes(message(random.Random(number), 1, 2000))
+        self.server.give(path)
+        path.rename(maildir / "new" / path.name)
 
     def _changes(self) -> None:
         with self.fresh() as client:

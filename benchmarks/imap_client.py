@@ -53,6 +53,27 @@ class Client:
                     raise BenchmarkError(f"{text[:40]!r}: {tail[at:]!r}")
                 return b"".join(blocks)
 
+    def idle(self) -> None:
+        """IDLE, up to the server's "+"."""
+        self._socket.sendall(b"i IDLE\r\n")
+        self._until_word(b"+ ")
+
+    def await_exists(self) -> None:
+        """While idling: until there is a new message."""
+        self._until_word(b" EXISTS\r\n")
+
+    def done(self) -> None:
+        self._socket.sendall(b"DONE\r\n")
+        self._until_word(b"i OK")
+
+    def _until_word(self, word: bytes) -> None:
+        seen = b""
+        while word not in seen:
+            block = self._socket.recv(_BLOCK)
+            if not block:
+                raise BenchmarkError("the server closed the connection")
+            seen += block
+
     def append(self, folder: bytes, message: bytes) -> None:
         self.command(b"APPEND %b {%d+}\r\n%b" % (folder, len(message), message))
 
