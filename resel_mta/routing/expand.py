@@ -297,8 +297,12 @@ class Expander:
 
 
 def _once(recipients: list[Recipient]) -> list[Recipient]:
-    """Addresses given twice, once (Postfix's duplicate filter). NOTIFY of the first counts."""
-    found = {(recipient.address, recipient.target): recipient for recipient in reversed(recipients)}
+    """Addresses given twice, once, in whatever case (Postfix's duplicate filter). NOTIFY of the
+    first counts."""
+    found = {
+        (address_key(recipient.address), recipient.target): recipient
+        for recipient in reversed(recipients)
+    }
     return list(found.values())[::-1]
 
 

@@ -212,6 +212,9 @@ async def test_each_person_once(make: Build) -> None:
     ]
     twice = [Recipient("q@q.org"), Recipient("q@q.org")]
     assert len((await expander.expand_all(twice, "s@x.org"))[0]) == 1
+    twice = [Recipient("q@q.org"), Recipient("Q@Q.ORG")]
+    (kept,) = (await expander.expand_all(twice, "s@x.org"))[0]
+    assert kept is twice[0]
 
 
 async def test_ten_thousand(make: Build) -> None:
