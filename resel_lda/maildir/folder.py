@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import apsw
 
-from resel_lda.mailbox import AppendData, MailboxError, MessageInfo, StoreResult
+from resel_lda.mailbox import AppendData, FolderStatus, MailboxError, MessageInfo, StoreResult
 from resel_lda.maildir.content import MessageReader
 from resel_lda.maildir.flags import canonical_flags, change_flags
 from resel_lda.maildir.index import FolderIndex
@@ -58,6 +58,8 @@ class MaildirFolder(ReadableFolder):
         super().__init__(index, reader, executor, log)
         self.name = name
         self.holders = 0
+        # As it was when somebody asked last.
+        self.known_status: FolderStatus | None = None
         self._resolve = resolve
         self._on_release = on_release
         self._lock = asyncio.Lock()

@@ -36,8 +36,9 @@ from resel_mta.users import User
 T = TypeVar("T")
 
 _THREADS = 2
-# Folders kept in memory after the last session closed them.
-_KEEP_OPEN = 16
+# Folders kept in memory after the last session closed them, and messages in all of these.
+_KEEP_OPEN = 100
+_KEEP_MESSAGES = 100_000
 
 
 class MaildirStore:
@@ -196,7 +197,13 @@ class MaildirStore:
 
     def _released(self, folder: MaildirFolder) -> None:
         idle = [one for one in self._open.values() if one.holders <= 0]
-        for one in idle[: max(0, len(idle) - _KEEP_OPEN)]:
+        messages = sum(len(one.messages()) for one in idle)
+        left = len(idle)
+        for one in idle:
+            if left <= _KEEP_OPEN and messages <= _KEEP_MESSAGES:
+                break
+            left -= 1
+            messages -= len(one.messages())
             del self._open[one.name]
             self._closing[one.name] = asyncio.ensure_future(self._close_folder(one))
 
@@ -223,20 +230,28 @@ class MaildirStore:
     async def status(self, name: str) -> FolderStatus:
         folder = await self.open_folder(name)
         try:
+            recent, known = folder.recent_count(), folder.known_status
+            if known is not None and (known.highestmodseq, known.recent) == (
+                folder.highestmodseq,
+                recent,
+            ):
+                return known
             messages = folder.messages()
+            uidnext, highestmodseq = folder.uidnext, folder.highestmodseq
             deleted = [info.uid for info in messages if "\\Deleted" in info.flags]
             sizes = await folder.sizes([info.uid for info in messages])
-            return FolderStatus(
+            folder.known_status = FolderStatus(
                 messages=len(messages),
-                recent=folder.recent_count(),
+                recent=recent,
                 unseen=sum("\\Seen" not in info.flags for info in messages),
-                uidnext=folder.uidnext,
+                uidnext=uidnext,
                 uidvalidity=folder.uidvalidity,
-                highestmodseq=folder.highestmodseq,
+                highestmodseq=highestmodseq,
                 size=sum(sizes.values()),
                 deleted=len(deleted),
                 deleted_size=sum(sizes.get(uid, 0) for uid in deleted),
             )
+            return folder.known_status
         finally:
             folder.release()
 

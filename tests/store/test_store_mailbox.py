@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from resel_lda.mailbox import AppendData, MailboxError
+from resel_lda.maildir import store as store_module
 from resel_lda.maildir.store import MaildirStore
 from resel_mta.config import Settings
 from resel_mta.disk import Disk
@@ -245,8 +246,13 @@ async def test_async_blocks_and_line_ends(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_more_folders_than_stay_open(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("folders", "messages"), [(16, 1000), (100, 20)])
+async def test_more_folders_than_stay_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folders: int, messages: int
+) -> None:
     """Those used longest ago are closed behind the others' back, and can be opened again at once."""
+    monkeypatch.setattr(store_module, "_KEEP_OPEN", folders)
+    monkeypatch.setattr(store_module, "_KEEP_MESSAGES", messages)
     store = make_store(tmp_path)
     names = [f"F{number}" for number in range(40)]
     for name in names:
@@ -257,5 +263,14 @@ async def test_more_folders_than_stay_open(tmp_path: Path) -> None:
             await append(folder, MAIL)
             assert folder.uidnext == turn + 2
             folder.release()
+    assert (await store.status("F1")).messages == 3
+    # What is remembered of a status is void when anything changes.
+    folder = await store.open("F1")
+    await folder.store([1], ["\\Seen", "\\Deleted"], "set")
+    found = await store.status("F1")
+    assert (found.unseen, found.deleted, found.deleted_size) == (2, 1, len(MAIL))
+    folder.claim_recent()
+    assert (await store.status("F1")).recent == 0
+    folder.release()
     async with asyncio.timeout(10):
         await store.close()
