@@ -161,6 +161,8 @@ class Content:
 
 # RFC 5322 §2.2: printable ASCII but the colon; space before the colon is obsolete (§4.5.8).
 _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
+# Fields with their continuations and nothing else; possessive, so that it takes one pass.
+_FIELDS = re.compile(rb"(?:[!-9;-~]++[ \t]*+:[^\n]*+\n(?:[ \t][^\n]*+\n)*+)*+")
 
 
 def split_header(data: bytes) -> tuple[bytes, bytes]:
@@ -168,6 +170,8 @@ def split_header(data: bytes) -> tuple[bytes, bytes]:
     if data.startswith(CRLF):
         return b"", data[2:]
     end = data.find(b"\r\n\r\n")
+    if end >= 0 and _FIELDS.fullmatch(data, 0, end + 2):
+        return data[: end + 2], data[end + 4 :]
     block, rest = (data, b"") if end < 0 else (data[: end + 2], data[end + 4 :])
     # Every line up to there must be a field or a continuation; else the body began earlier.
     start = 0
