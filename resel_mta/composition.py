@@ -54,6 +54,7 @@ from resel_mta.sockets import Bound, bind_unix
 from resel_mta.supervised import SupervisorLink
 from resel_mta.tls import ServerTLS
 from resel_mta.users import open_users
+from resel_mta.users.pam import ThreadPam
 from resel_relay.dns import DnsError, Resolver, TryAgain
 from resel_relay.transport import SmtpTransport
 
@@ -173,10 +174,9 @@ class Composition:
         self.store = await SQLiteStore.open(
             settings.text("queue_directory"), minfree=needed_space(settings), log=log
         )
-        if self.supervisor is None:
-            self.users = open_users(settings, log)
-        else:
-            self.users = open_users(settings, log, self.supervisor.pam)
+        pam = self.supervisor.pam if self.supervisor is not None else ThreadPam
+        self.users = open_users(settings, log, pam)
+        await self.users.prepare()
         self.router = RoutingTable(settings, self.users)
         above = self.supervisor
         dispatch = above.helpers(settings) if above else None
@@ -360,6 +360,7 @@ class Composition:
                 pending = part.reconfigure(settings)
                 if pending is not None:
                     await pending
+        await self.users.prepare()
         for name, service in self.smtp.items():
             service.reconfigure(settings.service(name))
 

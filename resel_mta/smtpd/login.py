@@ -1,4 +1,4 @@
-"""AUTH (RFC 4954): PLAIN and LOGIN, on services that have it switched on."""
+"""AUTH (RFC 4954), on services that have it switched on."""
 
 from __future__ import annotations
 
@@ -38,9 +38,8 @@ class LoginCommands(BasicCommands):
     def mechanisms(self) -> tuple[str, ...]:
         """What may be offered now. Passwords go over TLS, or do not leave this host."""
         options = self.options
-        if self.client.tls or (options.sasl_auth_in_clear and self.client.loopback):
-            return options.sasl_mechanisms
-        return ()
+        secure = self.client.tls or (options.sasl_auth_in_clear and self.client.loopback)
+        return self.service.users.mechanisms() if options.sasl_auth_enable and secure else ()
 
     def do_AUTH(self, arg: bytes) -> Work:
         """RFC 4954 §4."""
@@ -50,15 +49,13 @@ class LoginCommands(BasicCommands):
             return None
         mechanism, _, initial = arg.partition(b" ")
         self._mechanism = mechanism.decode("ascii", "replace").upper()
-        self._exchange = SaslServer(self.service.users, self.mechanisms()).exchange(
-            self.client.address
-        )
+        self._exchange = SaslServer(self.service.users).exchange(self.client.address)
         return self._advance(initial.strip() or None, initial=True)
 
     def _auth_order(self, arg: bytes) -> bytes | None:
         if not self.client.esmtp:
             return replies.NEED_HELO
-        if not self.options.sasl_mechanisms:
+        if not self.options.sasl_auth_enable:
             return replies.AUTH_DISABLED
         if self.in_transaction:
             return replies.IN_TRANSACTION

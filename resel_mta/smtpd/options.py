@@ -8,7 +8,6 @@ from typing import Any
 
 from resel_mta.config import Settings
 from resel_mta.config.networks import Networks
-from resel_mta.users.sasl import MECHANISMS
 
 _READ = "read"
 
@@ -118,9 +117,7 @@ class Options:
     client_port_logging: bool = _flag("smtpd_client_port_logging")
     tls_loglevel: int = _number("smtpd_tls_loglevel")
     tls_received_header: bool = _flag("smtpd_tls_received_header")
-    sasl_mechanisms: tuple[str, ...] = _read(
-        lambda settings: MECHANISMS if settings.flag("smtpd_sasl_auth_enable") else ()
-    )
+    sasl_auth_enable: bool = _flag("smtpd_sasl_auth_enable")
     sasl_auth_in_clear: bool = _read(
         lambda settings: (
             not settings.flag("smtpd_tls_auth_only")

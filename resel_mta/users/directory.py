@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 from resel_mta.config import ConfigError, Settings
 from resel_mta.config.problems import Problem
+from resel_mta.mail import TempFail
 from resel_mta.maillog import MailLog
 from resel_mta.users import schemes
 from resel_mta.users.ldap import LdapDirectory
@@ -20,6 +23,8 @@ from resel_mta.users.login_cache import LoginCache
 from resel_mta.users.pam import PamFactory, PamFailure, PamLogin, ThreadPam, temporary_failure
 from resel_mta.users.passwd_file import Entry, PasswdFile
 from resel_mta.users.penalties import Penalties
+from resel_mta.users.scram import HASHES, Secret
+from resel_mta.users.scram_secrets import ScramSecrets, usable
 from resel_mta.users.system import SystemUsers
 from resel_mta.users.user import User
 
@@ -30,6 +35,10 @@ _HASH_THREADS = 2
 _MAX_HASHING = 256
 CACHE_SECONDS = 60.0
 FAILURE_DELAY = 2.0
+MECHANISMS = ("PLAIN", "LOGIN")
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class UserSource(Protocol):
@@ -64,6 +73,8 @@ class Users:
         self._hashing = ThreadPoolExecutor(_HASH_THREADS, thread_name_prefix="hash")
         self._hashed = 0
         self._cache = LoginCache(CACHE_SECONDS)
+        self._scram = ScramSecrets()
+        self._mechanisms: tuple[str, ...] = MECHANISMS
 
     def reconfigure(self, settings: Settings) -> None:
         """From now on, those that `settings` names. Raises ConfigError, and changes nothing then."""
@@ -78,6 +89,7 @@ class Users:
         """Take the times from `settings`."""
         self.penalties.delay = settings.seconds("auth_failure_delay")
         self._cache.ttl = settings.seconds("auth_cache_ttl")
+        self._mechanisms = tuple(name.upper() for name in settings.items("auth_mechanisms"))
 
     async def find(self, name: str) -> User | None:
         """The user called `name` (case does not count). Raises TempFail."""
@@ -105,7 +117,7 @@ class Users:
         if len(password) > MAX_PASSWORD or (entry is not None and entry.refused):
             entry = None
         if entry is not None and entry.any_password:
-            return await self._mailbox_of(entry)
+            return await self.mailbox_of(entry)
         stored = entry.password if entry is not None else None
         if stored is None:
             if decoy:
@@ -117,7 +129,39 @@ class Users:
                 return None
             self._cache.remember(key)
         assert entry is not None
-        return await self._mailbox_of(entry)
+        return await self.mailbox_of(entry)
+
+    def mechanisms(self) -> tuple[str, ...]:
+        """What clients can be offered now: SCRAM only where everybody who may log in has a secret
+        for it, since a client takes the strongest and does not try another."""
+        possible = frozenset(HASHES) if self._passdb and not self._logins else frozenset()
+        for source in self._passdb:
+            table = source.glance()
+            possible &= table.scram if table is not None else frozenset()
+        return tuple(name for name in self._mechanisms if name not in HASHES or name in possible)
+
+    async def prepare(self) -> None:
+        """Read the files, so that `mechanisms` is right from the first client on. A file that
+        cannot be read is in the log."""
+        for source in self._passdb:
+            with contextlib.suppress(TempFail):
+                await source.table()
+
+    async def scram_secret(self, name: str, mechanism: str) -> tuple[Secret, Entry | None]:
+        """What to prove a password against; with no entry, a made-up one that none fits. Takes as
+        long for an unknown user as for others. Raises TempFail."""
+        entry, decoy = await self._login(name)
+        stored = None if entry is None or entry.refused else entry.password
+        if stored is None or mechanism not in usable(stored):
+            return await self._hash(self._scram.decoy, name, decoy, mechanism), None
+        return await self._hash(self._scram.secret, name, stored, mechanism), entry
+
+    async def mailbox_of(self, entry: Entry) -> User | None:
+        """Who has proved to be the one of `entry`, None if no userdb has him. Raises TempFail."""
+        user = await self.find(entry.user.name)
+        if user is None:
+            self._warn(f"user {entry.user.name} has a password but is not in userdb")
+        return user
 
     async def _by_login(self, name: str, password: bytes) -> User | None:
         if len(password) > MAX_PASSWORD:
@@ -149,22 +193,21 @@ class Users:
             decoy = decoy or table.decoy
         return None, decoy
 
-    async def _mailbox_of(self, entry: Entry) -> User | None:
-        user = await self.find(entry.user.name)
-        if user is None:
-            self._warn(f"user {entry.user.name} has a password but is not in userdb")
-        return user
-
     async def _verify(self, stored: str, password: bytes, name: str) -> bool:
-        loop = asyncio.get_running_loop()
+        try:
+            return await self._hash(schemes.verify, stored, password)
+        except (schemes.SchemeError, CryptUnavailable) as error:
+            self._warn(f"password of user {name[:64]} cannot be checked: {error}")
+            raise temporary_failure() from error
+
+    async def _hash(self, work: Callable[_P, _T], *args: _P.args, **named: _P.kwargs) -> _T:
+        """In a thread. Raises TempFail where too much waits already."""
         if self._hashed >= _MAX_HASHING:
             raise temporary_failure()
         self._hashed += 1
         try:
-            return await loop.run_in_executor(self._hashing, schemes.verify, stored, password)
-        except (schemes.SchemeError, CryptUnavailable) as error:
-            self._warn(f"password of user {name[:64]} cannot be checked: {error}")
-            raise temporary_failure() from error
+            call = functools.partial(work, *args, **named)
+            return await asyncio.get_running_loop().run_in_executor(self._hashing, call)
         finally:
             self._hashed -= 1
 

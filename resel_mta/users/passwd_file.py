@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from resel_mta.mail import Reply, TempFail
 from resel_mta.users import schemes
+from resel_mta.users.scram_secrets import usable
 from resel_mta.users.user import User, parse_quota_rule, parse_size
 
 #: Log-in rules of Dovecot that we cannot honour: whoever has one cannot log in.
@@ -42,11 +43,15 @@ class Entry:
 
 @dataclass(slots=True)
 class Table:
-    """A file as read. names: users in the file's order, entries by name in lower case."""
+    """A file as read. names: users in the file's order, entries by name in lower case.
+
+    decoy: a stored password like most. scram: mechanisms that all who may log in can use.
+    """
 
     entries: dict[str, Entry] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     decoy: str = ""
+    scram: frozenset[str] = frozenset()
 
     @property
     def names(self) -> list[str]:
@@ -58,6 +63,8 @@ def parse(text: str, path: str) -> Table:
     of a user named twice do not count, as in Dovecot."""
     table = Table()
     used: Counter[str] = Counter()
+    scram: Counter[str] = Counter()
+    able = 0
     samples: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
@@ -74,12 +81,17 @@ def parse(text: str, path: str) -> Table:
                 f"{path}:{number}: user {entry.user.name} may not log in: {entry.refused}"
             )
         table.entries[entry.user.name.lower()] = entry
+        if not entry.refused and (entry.password is not None or entry.any_password):
+            able += 1
         if entry.password is not None:
+            if not entry.refused:
+                scram.update(usable(entry.password))
             scheme = schemes.parse(entry.password)[0]
             used[scheme] += 1
             samples.setdefault(scheme, entry.password)
     if used:
         table.decoy = samples[used.most_common(1)[0][0]]
+    table.scram = frozenset(name for name, count in scram.items() if count == able)
     return table
 
 
@@ -108,7 +120,7 @@ def parse_line(line: str) -> Entry:
     if not password or password[0] in "*!" or password == "x":
         return Entry(user, None, False, _refusal(options))
     try:
-        schemes.parse(password)
+        usable(password)
     except schemes.SchemeError as error:
         # The mailbox goes on receiving mail.
         return Entry(user, None, False, str(error))
@@ -182,6 +194,16 @@ class PasswdFile:
             # One look for all who ask meanwhile; shielded, so that one who gives up ends none.
             self._reading = asyncio.ensure_future(self._look())
         return await asyncio.shield(self._reading)
+
+    def glance(self) -> Table | None:
+        """The file as it was read last, None if it never was. A look that is due is begun, not
+        waited for."""
+        due = self._table is None or time.monotonic() - self._looked >= _STAT_INTERVAL
+        if due and (self._reading is None or self._reading.done()):
+            self._reading = asyncio.ensure_future(self._look())
+            # Nobody may come to ask how it went; the log has been told.
+            self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._table
 
     async def _look(self) -> Table:
         try:

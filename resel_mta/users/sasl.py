@@ -1,4 +1,4 @@
-"""SASL, the server's side: PLAIN (RFC 4616) and LOGIN, without any transport.
+"""SASL, the server's side: PLAIN (RFC 4616), LOGIN and SCRAM (RFC 5802), without any transport.
 
 SMTP, IMAP and POP3 carry the exchange in base64; `decode_response` reads what they carry:
 
@@ -14,14 +14,16 @@ import asyncio
 import base64
 import binascii
 import enum
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from dataclasses import dataclass
 
 from resel_mta.mail import TempFail
+from resel_mta.users import scram
 from resel_mta.users.directory import Users
+from resel_mta.users.passwd_file import Entry
+from resel_mta.users.scram import HASHES, ClientFirst, ScramExchange
 from resel_mta.users.user import User
 
-MECHANISMS = ("PLAIN", "LOGIN")
 #: Octets of one decoded response that are looked at; RFC 4616 lets a server refuse above 255 a name.
 MAX_RESPONSE = 4096
 
@@ -90,9 +92,13 @@ def decode_response(line: bytes, *, initial: bool = False) -> bytes:
 class SaslServer:
     """What one service offers."""
 
-    def __init__(self, users: Users, mechanisms: Iterable[str] = MECHANISMS) -> None:
+    def __init__(self, users: Users) -> None:
         self._users = users
-        self.mechanisms = tuple(m.upper() for m in mechanisms if m.upper() in MECHANISMS)
+
+    @property
+    def mechanisms(self) -> tuple[str, ...]:
+        """What can be used now."""
+        return self._users.mechanisms()
 
     def exchange(self, remote: str = "") -> Exchange:
         """A new exchange, for one attempt of a client at the address `remote`."""
@@ -109,6 +115,10 @@ class Exchange:
         self._mechanisms = mechanisms
         self._mechanism = ""
         self._username: bytes | None = None
+        self._scram: ScramExchange | None = None
+        self._scram_name = ""
+        self._scram_entry: Entry | None = None
+        self._proved: Success | None = None
 
     async def start(self, mechanism: str, initial: bytes | None = None) -> Step:
         """initial: the decoded initial response, None where the client sent none."""
@@ -116,7 +126,7 @@ class Exchange:
         if self._mechanism not in self._mechanisms:
             return Failure("unsupported mechanism", FailureKind.MECHANISM)
         if initial is None:
-            return Challenge(b"" if self._mechanism == "PLAIN" else b"Username:")
+            return Challenge(b"Username:" if self._mechanism == "LOGIN" else b"")
         return await self.respond(initial)
 
     async def respond(self, response: bytes | None) -> Step:
@@ -127,6 +137,8 @@ class Exchange:
             return Failure("response too long", FailureKind.MALFORMED)
         if self._mechanism == "PLAIN":
             return await self._plain(response)
+        if self._mechanism in HASHES:
+            return await self._scram_step(response)
         if self._username is None:
             self._username = response
             return Challenge(b"Password:")
@@ -138,6 +150,43 @@ class Exchange:
         if len(parts) != 3:
             return Failure("malformed PLAIN response", FailureKind.MALFORMED)
         return await self._check(*parts)
+
+    async def _scram_step(self, response: bytes) -> Step:
+        """RFC 5802 §3. The server's last word is a challenge too: in none of the protocols here
+        can it come with the success."""
+        if self._proved is not None:
+            if response:
+                return Failure("malformed SCRAM response", FailureKind.MALFORMED)
+            return self._proved
+        try:
+            if self._scram is None:
+                return await self._scram_first(scram.parse_client_first(response))
+            signature = self._scram.finish(response)
+        except scram.ScramError as error:
+            return Failure(str(error), FailureKind.MALFORMED, self._scram_name)
+        step = await self._judge(self._scram_name, self._proof(signature))
+        if not isinstance(step, Success) or signature is None:
+            return step
+        self._proved = step
+        return Challenge(signature)
+
+    async def _scram_first(self, first: ClientFirst) -> Step:
+        self._scram_name = name = first.name
+        if not name or "\0" in name:
+            return Failure("empty user name", FailureKind.CREDENTIALS, name)
+        if first.authzid and first.authzid != name:
+            return Failure("authorization identity differs", FailureKind.CREDENTIALS, name)
+        try:
+            secret, self._scram_entry = await self._users.scram_secret(name, self._mechanism)
+        except TempFail as failure:
+            return Failure(failure.reply.text, FailureKind.TEMPORARY, name)
+        self._scram = ScramExchange(first, secret, HASHES[self._mechanism])
+        return Challenge(self._scram.challenge)
+
+    async def _proof(self, signature: bytes | None) -> User | None:
+        if signature is None or self._scram_entry is None:
+            return None
+        return await self._users.mailbox_of(self._scram_entry)
 
     async def _check(self, authzid: bytes, authcid: bytes, password: bytes) -> Step:
         try:

@@ -27,6 +27,9 @@ class OneUser:
         self.asked: list[tuple[str, bytes]] = []
         self.penalties = Penalties(0.0)
 
+    def mechanisms(self) -> tuple[str, ...]:
+        return ("PLAIN", "LOGIN")
+
     async def authenticate(self, name: str, password: bytes) -> User | None:
         self.asked.append((name, password))
         return User("lcarr") if (name, password) == ("lcarr", b"pass") else None

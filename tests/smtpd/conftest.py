@@ -137,6 +137,9 @@ class FakeUsers:
     def __init__(self) -> None:
         self.penalties = Penalties(0.0)
 
+    def mechanisms(self) -> tuple[str, ...]:
+        return ("PLAIN", "LOGIN")
+
     async def authenticate(self, name: str, password: bytes) -> User | None:
         return User(name) if (name, password) == ("lcarr", b"secret") else None
 
