@@ -194,7 +194,7 @@ class MaildirFiles:
         return found, set(moved)
 
     def path(self, name: str) -> str:
-        return os.path.join(self.cur, name)
+        return f"{self.cur}/{name}"
 
     def open_message(self, base: str, name: str) -> tuple[int, str] | None:
         """A descriptor and the name it has now; None if it is gone. Another program may have

@@ -41,8 +41,7 @@ def change_flags(
     if mode not in ("set", "add", "remove"):
         raise ValueError(f"mode {mode!r}")
     index.keywords.refresh()
-    given = set(index.keywords.letters(canonical_flags(flags)))
-    known = index.keywords.known_letters() | LETTER_FLAGS.keys()
+    change = _Change(index, canonical_flags(flags), mode)
     renamed: list[tuple[int, str]] = []
     conflicts: list[int] = []
     touched: list[int] = []
@@ -55,7 +54,7 @@ def change_flags(
             if unchanged_since is not None and info.modseq > unchanged_since:
                 conflicts.append(uid)
                 continue
-            name = _rename(index, uid, given, mode, known)
+            name = _rename(index, uid, change)
             if name is None:
                 gone.append(uid)
                 continue
@@ -72,23 +71,43 @@ def change_flags(
     return StoreResult([index.infos[uid] for uid in touched if uid in index.infos], conflicts)
 
 
-def _rename(
-    index: FolderIndex, uid: int, given: set[str], mode: str, known: Collection[str]
-) -> str | None:
+class _Change:
+    """What becomes of a name's letters; most messages of a folder have one of a few sets."""
+
+    def __init__(self, index: FolderIndex, flags: Collection[str], mode: str) -> None:
+        self._given = set(index.keywords.letters(flags))
+        self._mode = mode
+        # Letters that we know nothing of are another program's.
+        self._known = index.keywords.known_letters() | LETTER_FLAGS.keys()
+        self._made: dict[str, str] = {}
+
+    def letters(self, old: str) -> str:
+        """In order; `old` itself if nothing changes."""
+        found = self._made.get(old)
+        if found is None:
+            found = self._made[old] = self._changed(old)
+        return found
+
+    def _changed(self, old: str) -> str:
+        before = set(old)
+        if self._mode == "add":
+            after = before | self._given
+        elif self._mode == "remove":
+            after = before - self._given
+        else:
+            after = self._given | {letter for letter in before if letter not in self._known}
+        return old if after == before else "".join(sorted(after))
+
+
+def _rename(index: FolderIndex, uid: int, change: _Change) -> str | None:
     """The message's name with the new flags; None if it is gone."""
     name = index.names[uid]
     for _ in range(4):
-        old = set(info_of(name))
-        if mode == "add":
-            letters = old | given
-        elif mode == "remove":
-            letters = old - given
-        else:
-            # Letters that we know nothing of are another program's.
-            letters = given | {letter for letter in old if letter not in known}
+        old = info_of(name)
+        letters = change.letters(old)
         if letters == old:
             return name
-        target = with_info(name, "".join(letters))
+        target = with_info(name, letters)
         try:
             index.files.disk.rename(index.files.path(name), index.files.path(target))
             return target
