@@ -347,8 +347,12 @@ class MaildirFolder(ReadableFolder):
         if not moved:
             self.index.room(sum(size_in_name(base, "S") or 0 for _, base, _ in items))
         self.index.keywords.refresh()
-        letters = self.index.keywords.letters
-        return self.index.install([(path, base, letters(flags)) for path, base, flags in items])
+        # Many messages have few different sets of flags.
+        letters = {frozenset(flags): "" for _, _, flags in items}
+        letters = {flags: self.index.keywords.letters(flags) for flags in letters}
+        return self.index.install(
+            [(path, base, letters[frozenset(flags)]) for path, base, flags in items]
+        )
 
     async def copy(self, uids: Sequence[int], target: str) -> tuple[int, Pairs]:
         return await self._copy(uids, target, moved=False)
