@@ -73,6 +73,7 @@ class Users:
         self._hashing = ThreadPoolExecutor(_HASH_THREADS, thread_name_prefix="hash")
         self._hashed = 0
         self._cache = LoginCache(CACHE_SECONDS)
+        self._verifying: dict[bytes, asyncio.Future[bool]] = {}
         self._scram = ScramSecrets()
         self._mechanisms: tuple[str, ...] = MECHANISMS
 
@@ -123,11 +124,8 @@ class Users:
             if decoy:
                 await self._verify(decoy, password[:MAX_PASSWORD], name)
             return None
-        key = self._cache.key(name, stored, password)
-        if not self._cache.knows(key):
-            if not await self._verify(stored, password, name):
-                return None
-            self._cache.remember(key)
+        if not await self._matches(stored, password, name):
+            return None
         assert entry is not None
         return await self.mailbox_of(entry)
 
@@ -192,6 +190,24 @@ class Users:
                 return entry, table.decoy
             decoy = decoy or table.decoy
         return None, decoy
+
+    async def _matches(self, stored: str, password: bytes, name: str) -> bool:
+        """Whether it is the password; by the cache, if that knows. Raises TempFail."""
+        key = self._cache.key(name, stored, password)
+        if self._cache.knows(key):
+            return True
+        # A client that opens five connections at once pays for one hash as well.
+        running = self._verifying.get(key)
+        if running is None:
+            running = asyncio.ensure_future(self._verify(stored, password, name))
+            self._verifying[key] = running
+            running.add_done_callback(lambda task: self._verified(key, task))
+        return await asyncio.shield(running)
+
+    def _verified(self, key: bytes, task: asyncio.Future[bool]) -> None:
+        del self._verifying[key]
+        if not task.cancelled() and task.exception() is None and task.result():
+            self._cache.remember(key)
 
     async def _verify(self, stored: str, password: bytes, name: str) -> bool:
         try:

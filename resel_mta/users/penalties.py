@@ -21,12 +21,15 @@ _MOST = 8
 # Seconds without a failure after which an address is as good as new.
 _FORGIVEN = 600.0
 _MAX_ADDRESSES = 4096
+_LOCAL = ("127.0.0.1", "::")
 
 
 @dataclass(slots=True)
 class _Address:
-    """used: slots taken. known: users whose last attempt from here was right, none under way."""
+    """used: slots taken. known: users whose last attempt from here was right, none under way.
+    local: this machine's own address, from which webmail speaks for everybody."""
 
+    local: bool = False
     used: int = 0
     waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
     failures: int = 0
@@ -64,7 +67,8 @@ class Turn:
         address, now = self._address, time.monotonic()
         if now - address.last > _FORGIVEN:
             address.failures = 0
-        delay = self._delay * min(1 << address.failures // _DOUBLING, _MOST)
+        doubled = 0 if address.local else address.failures // _DOUBLING
+        delay = self._delay * min(1 << doubled, _MOST)
         address.failures += 1
         address.last = now
         if self._held:
@@ -106,7 +110,7 @@ class Penalties:
 
     def _of(self, remote: str) -> _Address:
         key = network(remote)
-        address = self._addresses.pop(key, None) or _Address()
+        address = self._addresses.pop(key, None) or _Address(key in _LOCAL)
         # The least recently used come first.
         self._addresses[key] = address
         if len(self._addresses) > _MAX_ADDRESSES:
@@ -131,13 +135,14 @@ async def _wait(address: _Address) -> None:
 
 
 def network(remote: str) -> str:
-    """What counts as one address: of IPv6 a /64, which one subscriber has to himself."""
+    """What counts as one address: of IPv6 a /64, which one subscriber has to himself, and all of
+    127.0.0.0/8."""
     try:
         address = ipaddress.ip_address(remote.partition("%")[0])
     except ValueError:
         return remote
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
     if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
+        return "127.0.0.1" if address.is_loopback else str(address)
     return str(ipaddress.IPv6Address(int(address) >> 64 << 64))

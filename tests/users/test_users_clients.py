@@ -7,9 +7,13 @@ import hashlib
 import hmac
 import imaplib
 import os
+import poplib
+import smtplib
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -126,6 +130,40 @@ def test_users_scram_with_imaplib(toad: Toad) -> None:
                 break
         assert time.monotonic() < until
         time.sleep(0.2)
+    toad.network.toad.stop()
+
+
+def test_users_parallel_guesses_share_one_account(toad: Toad) -> None:
+    """Of all protocols: four at a time, a second each."""
+    toad.store("{PLAIN}" + PASSWORD)
+    toad.network.toad.start()
+    context = ssl._create_unverified_context()
+
+    def imap() -> None:
+        with imaplib.IMAP4(TOAD, toad.imap, timeout=20) as client:
+            with pytest.raises(imaplib.IMAP4.error, match="AUTHENTICATIONFAILED"):
+                client.login(USER, "wrong")
+
+    def pop3() -> None:
+        client = poplib.POP3(TOAD, toad.pop3, timeout=20)
+        client.user(USER)
+        with pytest.raises(poplib.error_proto, match="AUTH"):
+            client.pass_("wrong")
+        client.close()
+
+    def submission() -> None:
+        with smtplib.SMTP(TOAD, toad.submission, "localhost", timeout=20) as client:
+            client.starttls(context=context)
+            with pytest.raises(smtplib.SMTPAuthenticationError) as caught:
+                client.login(USER, "wrong", initial_response_ok=True)
+            assert caught.value.smtp_code == 535
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(12) as pool:
+        for done in [pool.submit(each) for each in (imap, pop3, submission) * 4]:
+            done.result()
+    # smtplib tries PLAIN, then LOGIN: 16 guesses.
+    assert 4 <= time.monotonic() - began < 12
     toad.network.toad.stop()
 
 

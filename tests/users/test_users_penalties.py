@@ -10,7 +10,7 @@ import pytest
 
 from resel_mta.config import Settings
 from resel_mta.mail import TempFail
-from resel_mta.users import open_users
+from resel_mta.users import open_users, schemes
 from resel_mta.users.penalties import MAX_WAITING, SLOTS, Penalties, network
 from resel_mta.users.sasl import Failure, FailureKind, SaslServer, Success
 
@@ -108,6 +108,38 @@ async def test_many_failures_take_longer_until_forgiven(monkeypatch: pytest.Monk
     assert (await penalties.turn("192.0.2.1", "ann")).failed() == 0.001
 
 
+async def test_webmail_on_this_machine_is_not_slowed_down_for_one_users_failures() -> None:
+    penalties = Penalties(0.001)
+    for remote in ("127.0.0.1", "::1"):
+        delays = [(await penalties.turn(remote, "ann")).failed() for _ in range(40)]
+        assert set(delays) == {0.001}
+
+
+async def test_equal_log_ins_at_once_are_one_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[bytes] = []
+    verify = schemes.verify
+
+    def counted(stored: str, password: bytes) -> bool:
+        made.append(password)
+        time.sleep(0.05)
+        return verify(stored, password)
+
+    monkeypatch.setattr(schemes, "verify", counted)
+    users = server(tmp_path, auth_cache_ttl="0")._users
+    tries = [users.authenticate("ann", b"right") for _ in range(5)]
+    given_up = asyncio.create_task(users.authenticate("ann", b"right"))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    assert all(await asyncio.gather(*tries))
+    assert made == [b"right"]
+    # Nothing was remembered.
+    assert await users.authenticate("ann", b"right")
+    assert len(made) == 2
+    users.close()
+
+
 async def test_too_many_are_turned_away_undecided(tmp_path: Path) -> None:
     sasl = server(tmp_path)
     penalties = sasl._users.penalties
@@ -136,6 +168,7 @@ def test_what_counts_as_one_address() -> None:
     assert network("192.0.2.1") == network("::ffff:192.0.2.1") != network("192.0.2.2")
     assert network("2001:db8::1") == network("2001:db8::ffff:1") != network("2001:db8:0:1::1")
     assert network("fe80::1%eth0") == network("fe80::2%eth0")
+    assert network("127.0.0.1") == network("127.9.9.9") != network("::1")
     assert network("") == ""
 
 
