@@ -153,7 +153,8 @@ class Daemon:
                 await self._reload()
             except ConfigError as error:
                 for problem in error.problems:
-                    self._log.event("master", f"error: {problem}")
+                    word = "error: " if problem.is_error else ""
+                    self._log.event("master", f"{word}{problem}")
                 self._log.warning("master", "reload refused: the old configuration stays in force")
                 text = "\n".join(str(problem) for problem in error.problems)
                 raise ControlError(78, f"{text}\nthe old configuration stays in force") from error

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from resel_mta.config.grammar import parse_main_cf
-from resel_mta.config.problems import ConfigError, Problem
+from resel_mta.config.problems import ConfigError, Problem, in_file_order
 from resel_mta.config.settings import Setting, Settings, Source
 
 DEFAULT_PATH = "/etc/resel-mta/main.cf"
@@ -28,7 +28,7 @@ def load(path: str | None, overrides: Sequence[str] = (), role: str | None = Non
     """
     settings, problems = read(path, overrides, role)
     if any(problem.is_error for problem in problems):
-        raise ConfigError(problems)
+        raise ConfigError(in_file_order(problems, settings.path))
     return settings
 
 

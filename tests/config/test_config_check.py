@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from resel_mta.commands.mta import main
+from resel_mta.config import ConfigError, load
 from resel_mta.config.check import check
 from resel_mta.config.load import read
 
@@ -106,3 +107,11 @@ def test_the_command_lists_them_line_by_line(
     lines = capsys.readouterr().err.splitlines()
     numbers = [line.split("main.cf:")[1].split(":")[0] for line in lines if "main.cf:" in line]
     assert numbers == ["1", "2", "3", "4", "5"]
+
+
+def test_a_start_lists_them_line_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "main.cf"
+    path.write_text("soft_bounce = maybe\nbiif = no\nsmtpd_milters = inet:x\nmydestination\n")
+    with pytest.raises(ConfigError) as failure:
+        load(str(path))
+    assert [each.where.rpartition(":")[2] for each in failure.value.problems] == list("1234")
