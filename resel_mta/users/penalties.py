@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import time
 from collections import deque
 from dataclasses import dataclass, field
+from time import monotonic
 
 from resel_mta.mail import Reply, TempFail
 
@@ -49,6 +49,7 @@ class Turn:
         self._name = name
         self._delay = delay
         self._held = held
+        self._began = monotonic()
 
     def succeeded(self) -> None:
         """The next attempts of this user from there need not wait behind guesses at others."""
@@ -63,14 +64,16 @@ class Turn:
 
     def failed(self) -> float:
         """Seconds after which the client may be told; the slot is free only then, even if he does
-        not wait for it."""
-        address, now = self._address, time.monotonic()
+        not wait for it. The delay counts from the start of the attempt, so that the time that the
+        check took, which may be another for a user that there is not, cannot be seen."""
+        address, now = self._address, monotonic()
         if now - address.last > _FORGIVEN:
             address.failures = 0
         doubled = 0 if address.local else address.failures // _DOUBLING
         delay = self._delay * min(1 << doubled, _MOST)
         address.failures += 1
         address.last = now
+        delay = max(delay - (now - self._began), 0.0)
         if self._held:
             asyncio.get_running_loop().call_later(delay, _release, address)
         return delay

@@ -35,6 +35,21 @@ async def test_a_failure_takes_its_time_and_a_success_none(tmp_path: Path) -> No
     assert 2 <= time.monotonic() - began < 3
 
 
+async def test_how_long_the_check_took_cannot_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sasl = server(tmp_path, auth_failure_delay="1s")
+
+    async def slow(*args: object) -> bool:
+        await asyncio.sleep(0.6)
+        return False
+
+    monkeypatch.setattr(sasl._users, "_verify", slow)
+    began = time.monotonic()
+    assert not await log_in(sasl, "192.0.2.1")
+    assert 1 <= time.monotonic() - began < 1.4
+
+
 async def test_parallel_guesses_of_one_address_wait_for_each_other() -> None:
     penalties = Penalties(0.1)
     looked = 0
@@ -98,17 +113,21 @@ async def test_known_users_pass_the_queue_once() -> None:
 
 async def test_many_failures_take_longer_until_forgiven(monkeypatch: pytest.MonkeyPatch) -> None:
     penalties = Penalties(0.001)
+    now = time.monotonic()
+    monkeypatch.setattr("resel_mta.users.penalties.monotonic", lambda: now)
     delays = [(await penalties.turn("192.0.2.1", "ann")).failed() for _ in range(40)]
     assert delays[0] == 0.001
     assert delays[8] == 0.002
     assert delays[-1] == 0.008
     assert delays == sorted(delays)
-    later = time.monotonic() + 601
-    monkeypatch.setattr(time, "monotonic", lambda: later)
+    now += 601
     assert (await penalties.turn("192.0.2.1", "ann")).failed() == 0.001
 
 
-async def test_webmail_on_this_machine_is_not_slowed_down_for_one_users_failures() -> None:
+async def test_webmail_on_this_machine_is_not_slowed_down_for_one_users_failures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("resel_mta.users.penalties.monotonic", lambda: 1000.0)
     penalties = Penalties(0.001)
     for remote in ("127.0.0.1", "::1"):
         delays = [(await penalties.turn(remote, "ann")).failed() for _ in range(40)]
