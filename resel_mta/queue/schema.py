@@ -7,6 +7,9 @@ two connections meet; ours is one, but an older library is refused all the same.
 
 from __future__ import annotations
 
+import contextlib
+import os
+
 import apsw
 
 from resel_mta.queue.ledger import TABLE
@@ -106,10 +109,11 @@ class UnknownVersion(Exception):
 def open_database(path: str, vfs: str | None = None) -> apsw.Connection:
     """Open (or make) the queue's database; `settle` it before anything is changed.
 
-    Raises UnusableLibrary, UnknownVersion, apsw.Error.
+    Raises OSError, UnusableLibrary, UnknownVersion, apsw.Error.
     """
     if apsw.SQLITE_VERSION_NUMBER < MINIMUM_SQLITE:
         raise UnusableLibrary(f"SQLite {apsw.sqlite_lib_version()} is older than 3.51.3")
+    _keep_private(path)
     db = apsw.Connection(path, vfs=vfs, statementcachesize=200)
     try:
         _prepare(db)
@@ -117,6 +121,16 @@ def open_database(path: str, vfs: str | None = None) -> apsw.Connection:
         db.close()
         raise
     return db
+
+
+def _keep_private(path: str) -> None:
+    """Mail is in it, whatever the umask of whoever comes first (a root's `mailq`); SQLite gives
+    the WAL the mode of the database. Raises OSError."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    for each in (path, f"{path}-wal"):
+        with contextlib.suppress(FileNotFoundError):
+            os.chmod(each, 0o600)
 
 
 def _prepare(db: apsw.Connection) -> None:

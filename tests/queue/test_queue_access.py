@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import apsw
@@ -38,3 +40,19 @@ def test_a_spool_that_is_not_there_is_named(
     (tmp_path / "spool").rmdir()
     assert main(["-p", *where]) == 69
     assert f"{tmp_path}/spool does not exist yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_the_queue_is_private_whoever_opens_it_first(tmp_path: Path, before: bool) -> None:
+    """A listing before the daemon's first start, with root's umask, makes the database."""
+    where = configured(tmp_path)
+    database = tmp_path / "spool" / "queue.db"
+    if before:
+        database.touch(0o644)
+    mask = os.umask(0o022)
+    try:
+        assert main(["-p", *where]) == 0
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE(database.stat().st_mode) == 0o600
+    assert {each.name for each in database.parent.iterdir() if each.stat().st_mode & 0o077} == set()
