@@ -116,7 +116,7 @@ class Rights:
                 raise Refused(f"anyone may write to {spec.name}: it names no commands and files")
             if errand.do == errands.INCLUDE:
                 # Root's alias file may name a list that only its owner can read.
-                return source.owner or _file_owner(errand.argument)
+                return source.owner or _file_owner(errand.argument, is_asked=True)
             return source.owner if errand.source == "alias" else _file_owner(errand.source)
         raise Refused(f"there is no alias {errand.alias} any more")
 
@@ -196,9 +196,11 @@ def _with(errand: Errand, user: User, *, is_user: bool) -> Errand:
     return replace(errand, is_user=is_user, job=replace(errand.job, user=user))
 
 
-def _file_owner(path: str) -> int:
+def _file_owner(path: str, *, is_asked: bool = False) -> int:
     """Raises Refused."""
     try:
         return os.stat(path, follow_symlinks=False).st_uid
     except OSError as error:
-        raise Refused(f":include: file {path}: {error.strerror}") from error
+        reason = error.strerror or str(error)
+        # Who asks for the file itself knows which one it was.
+        raise Refused(reason if is_asked else f":include: file {path}: {reason}") from error
