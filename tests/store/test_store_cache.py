@@ -12,7 +12,10 @@ from test_store_mailbox import append, drop, make_store
 
 from resel_lda.maildir import reading
 from resel_lda.maildir.cache import LAYERS, CacheFile
+from resel_lda.maildir.database import _STATE_STEPS, StateFile
 from resel_lda.maildir.folder import MaildirFolder
+from resel_mta.disk import Disk
+from resel_mta.maillog import MailLog, StreamSink
 
 MAIL = (
     b"From: Ada <ada@x.org>\r\nTo: b@x.org\r\nSubject: number %d\r\nDate: Mon, 7 Feb 2000 10:00:00 +0000\r\n"
@@ -126,3 +129,25 @@ async def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
     assert await folder.find("subject", "number 1") == {2}
     assert len(await folder.envelopes([1, 2, 3])) == 3
     await store.close()
+
+
+def test_a_state_of_an_earlier_version_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    old = apsw.Connection(str(path))
+    old.execute(_STATE_STEPS[0])
+    old.execute("PRAGMA user_version = 1")
+    old.execute("INSERT INTO folder VALUES (1, 'g', 7, 500, 3, 100)")
+    old.execute("INSERT INTO message VALUES (1, 2, 450, 1.5, 'S')")
+    old.close()
+    state = StateFile(str(path), Disk(), MailLog(StreamSink(2)))
+    found = state.load("g", 7, 4)
+    assert (found.floor, found.is_new, found.next_uid) == (500, False, 0)
+    assert found.rows == {2: (450, 1.5, "S")}
+    state.database.close()
+    # One of a program to come is not understood: it is set aside, not overwritten.
+    newer = apsw.Connection(str(path))
+    newer.execute("PRAGMA user_version = 99")
+    newer.close()
+    assert state.load("g", 7, 4).is_new
+    assert list(tmp_path.glob("state.damaged.*"))
+    state.database.close()
