@@ -73,12 +73,24 @@ def parser(program: str, description: str, epilog: str = "", *, short_help: bool
     return made
 
 
+def _open_standard_files() -> None:
+    """Whoever calls us may have closed them: no other file may get their numbers, and what is said
+    has to go somewhere."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    for fd, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(fd, "w", closefd=False))
+
+
 def run(
     program: str,
     body: Callable[[Sequence[str]], int],
     arguments: Sequence[str] | None = None,
 ) -> int:
     """Run a command's body; every failure becomes lines on standard error and an exit status."""
+    _open_standard_files()
     try:
         status = body(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()

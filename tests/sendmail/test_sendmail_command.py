@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import pwd
 import re
 import socket
+import subprocess
 
 import pytest
 from sendmail_helpers import NOBODY, Office
@@ -300,3 +302,17 @@ async def test_sendmail_command_a_daemon_that_stops_finishes(office: Office) -> 
     assert (await running).returncode == 0
     assert len(office.intake.taken) == 1
     assert not list(office.drop.iterdir())
+
+
+def test_sendmail_command_without_standard_files(closed: Office) -> None:
+    """A daemon that has closed all of them calls it: no other file gets their numbers."""
+    for closing in ("exec <&- >&- 2>&-", "exec >&- 2>&-", "exec 2>&-"):
+        words = ["sh", "-c", f'{closing}; exec "$@"', "sh", *closed.words(["-v", "root"])]
+        done = subprocess.run(
+            words, input=b"", env=closed.environment(), cwd="/", timeout=60, check=False
+        )
+        assert done.returncode == 0, closing
+        (path,) = closed.drop.iterdir()
+        envelope, _, content = path.read_bytes().partition(b"\n")
+        assert json.loads(envelope)["size"] == len(content)
+        path.unlink()
