@@ -178,6 +178,15 @@ async def test_junk_commands_become_errors(start: Start) -> None:
     assert len(answers) == 8
 
 
+async def test_trusted_clients_may_keep_a_connection_alive(start: Start) -> None:
+    server = await start(smtpd_junk_command_limit="3", mynetworks="127.0.0.0/8")
+    peer = await server.connect()
+    await peer.hello()
+    await peer.send(b"NOOP\r\n" * 50 + b"QUIT\r\n")
+    assert [await peer.reply() for _ in range(50)] == ["250 2.0.0 Ok"] * 50
+    assert (await peer.reply()).startswith("221")
+
+
 async def test_stop_ends_idle_sessions_and_lets_a_transaction_finish(start: Start) -> None:
     server = await start()
     idle, busy = await server.connect(), await server.connect()
