@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import pwd
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from resel_mta.config import Settings
+from resel_mta.mail import TempFail
+from resel_mta.users.ldap import LdapDirectory
+from resel_mta.users.ldap_config import parse_ldap_config
 from resel_mta.users.passwd_file import Entry, parse
 from resel_mta.users.user import User
+
+# Seconds that the supervisor waits for a directory, and for which it believes an answer.
+_PATIENCE = 3.0
+_KEPT = 60.0
+_MAX_ASKED = 10_000
 
 
 class Accounts:
@@ -20,6 +32,7 @@ class Accounts:
             .replace(",", " ")
             .split()
         )
+        self._asked: dict[tuple[str, str], tuple[float, User]] = {}
         self._read: dict[str, tuple[tuple[int, int, int], dict[str, Entry]]] = {}
 
     def find(self, name: str) -> User | None:
@@ -27,12 +40,45 @@ class Accounts:
         for source in self._sources:
             kind, _, path = source.partition(":")
             if kind == "ldap":
-                # A directory that hangs must not hold up the supervisor.
-                continue
-            user = self._in_file(path, name) if kind == "passwd-file" else _in_system(name)
+                user = self._in_directory(path, name)
+            elif kind == "passwd-file":
+                user = self._in_file(path, name)
+            else:
+                user = _in_system(name)
             if user is not None:
                 return user
         return None
+
+    def _in_directory(self, path: str, name: str) -> User | None:
+        """A directory that hangs holds up the supervisor: it is asked rarely, and not for long. The
+        network process has found the user there just now."""
+        key, now = (path, name.lower()), time.monotonic()
+        known = self._asked.get(key)
+        if known is not None and known[0] > now:
+            return known[1]
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+
+        async def ask() -> User | None:
+            directory = LdapDirectory(parse_ldap_config(text, path), lambda warning: None)
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    return await directory.find(name)
+            finally:
+                directory.close()
+
+        try:
+            # In a thread: the supervisor's own has no loop, and handles signals.
+            with ThreadPoolExecutor(1) as thread:
+                user = thread.submit(asyncio.run, ask()).result()
+        except (TempFail, TimeoutError, ValueError) as error:
+            raise OSError(errno.EAGAIN, "the directory does not answer", path) from error
+        if len(self._asked) >= _MAX_ASKED:
+            self._asked.clear()
+        if user is not None:
+            user = user if user.uid is None or user.gid is not None else _with_group(user, user.uid)
+            self._asked[key] = (now + _KEPT, user)
+        return user
 
     def _in_file(self, path: str, name: str) -> User | None:
         status = os.stat(path)

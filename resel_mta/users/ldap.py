@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from resel_mta.mail import Reply, TempFail
+from resel_mta.users import schemes
 from resel_mta.users.ldap_config import LdapConfig, fill, filter_for
+from resel_mta.users.libcrypt import CryptUnavailable
 from resel_mta.users.pam import PamFailure
 from resel_mta.users.user import User, parse_quota_rule, parse_size
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 #: Seconds for a connection and for an answer.
 _PATIENCE = 10.0
 _MAX_NAME = 256
+# Entries of one answer (RFC 2696): directories give no more than 500 or 1,000 at a time.
+_PAGE = 500
 
 
 class LdapDirectory:
@@ -45,23 +49,41 @@ class LdapDirectory:
     async def names(self) -> list[str]:
         """All users. Raises TempFail."""
         attribute = self._config.list_attribute
-        rows = await self._search(self._config.list_filter, [attribute])
+        rows = await self._search(self._config.list_filter, [attribute], paged=True)
         return [name for row in rows if (name := _values(row).get(attribute.lower()))]
 
     async def check(self, name: str, password: bytes) -> bool:
-        """Whether a bind as the user's entry with the password succeeds. Raises PamFailure."""
+        """Whether a bind as the user's entry with the password succeeds, or it is one of those that
+        the entry has. Raises PamFailure."""
         # A bind without a password is one as nobody, and succeeds (RFC 4513 §5.1.2).
         if not password or b"\0" in password:
             return False
         try:
-            found = await self._one(self._config.login_filter, name, ["1.1"])
-            if found is None:
+            rows = await self._rows(
+                self._config.login_filter, name, [self._config.password_attribute or "1.1"]
+            )
+            if not rows:
                 return False
-            return await self._bind(found["dn"], password.decode("utf-8"))
+            if self._config.password_attribute:
+                return await self._matches(name, rows[0], password)
+            return await self._bind(str(rows[0].dn), password.decode("utf-8"))
         except UnicodeDecodeError:
             return False
         except TempFail as failure:
             raise PamFailure(failure.reply.text) from failure
+
+    async def _matches(self, name: str, row: Any, password: bytes) -> bool:
+        """Raises PamFailure."""
+        for value in row.get(self._config.password_attribute, ()):
+            stored = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+            if not stored.startswith("{"):
+                stored = f"{{{self._config.default_scheme}}}{stored}"
+            try:
+                if await asyncio.to_thread(schemes.verify, stored, password):
+                    return True
+            except (schemes.SchemeError, CryptUnavailable) as error:
+                raise PamFailure(f"password of user {name[:64]}: {error}") from error
+        return False
 
     async def _bind(self, dn: str, password: str) -> bool:
         """Raises TempFail."""
@@ -77,22 +99,29 @@ class LdapDirectory:
     async def _one(
         self, template: str, name: str, attributes: Sequence[str]
     ) -> dict[str, str] | None:
-        """The only entry that a filter finds, None for none. Raises TempFail."""
+        """The attributes of the only entry that a filter finds, None for none. Raises TempFail."""
+        rows = await self._rows(template, name, attributes)
+        return _values(rows[0]) if rows else None
+
+    async def _rows(self, template: str, name: str, attributes: Sequence[str]) -> list[Any]:
+        """At most one. Raises TempFail."""
         if not 0 < len(name) <= _MAX_NAME or not name.isprintable() or "/" in name:
-            return None
+            return []
         rows = await self._search(filter_for(template, name), attributes or ["1.1"])
         if len(rows) > 1:
             raise self._failure(f"{len(rows)} entries for user {name[:64]}")
-        return _values(rows[0]) if rows else None
+        return rows
 
-    async def _search(self, filter_: str, attributes: Sequence[str]) -> list[Any]:
+    async def _search(
+        self, filter_: str, attributes: Sequence[str], paged: bool = False
+    ) -> list[Any]:
         """Raises TempFail."""
         import bonsai
 
         for attempt in (1, 2):
             try:
                 async with asyncio.timeout(_PATIENCE):
-                    return await self._search_once(filter_, list(attributes))
+                    return await self._search_once(filter_, list(attributes), paged)
             except TimeoutError:
                 raise self._failure("the directory does not answer") from None
             except bonsai.LDAPError as error:
@@ -101,13 +130,18 @@ class LdapDirectory:
                     raise self._failure(str(error)) from error
         raise AssertionError
 
-    async def _search_once(self, filter_: str, attributes: list[str]) -> list[Any]:
+    async def _search_once(self, filter_: str, attributes: list[str], paged: bool) -> list[Any]:
         """Raises bonsai.LDAPError, TempFail."""
         config = self._config
         # bonsai waits for one answer at a time on a connection.
         async with self._searching:
             try:
                 connection = await self._searcher()
+                if paged:
+                    pages = await connection.paged_search(
+                        config.base, config.scope, filter_, attributes, page_size=_PAGE
+                    )
+                    return [row async for row in pages]
                 found = await connection.search(config.base, config.scope, filter_, attributes)
             except BaseException:
                 # Whatever is still to come on it is no answer to the next question.

@@ -1,7 +1,8 @@
 """The file behind ``ldap:FILE``, in the format of Dovecot's dovecot-ldap.conf.ext.
 
 Of Dovecot's settings those below are understood; any other is an error, since to leave one out
-could let somebody in. Passwords are checked by binding as the user (``auth_bind = yes``).
+could let somebody in. Passwords are checked by binding as the user (``auth_bind = yes``), or
+against the attribute that ``pass_attrs`` calls ``password``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+
+from resel_mta.users.schemes import SCHEMES
 
 _SCOPES: Mapping[str, int] = MappingProxyType({"base": 0, "onelevel": 1, "subtree": 2})
 # What changes nothing here, with the values for which that is so.
@@ -25,6 +28,8 @@ class LdapConfig:
     """uris: of the servers, best first. dn, password: for searches, "" for none. starttls: on an
     ldap:// connection. user_filter, login_filter, list_filter: with %u, %n, %d.
     fields: what a user has (uid, gid, home, mail, quota_…) as templates of attributes.
+    password_attribute: what log-ins are checked against, "" for binding as the user; default_scheme:
+    of one without ``{SCHEME}``.
     """
 
     uris: tuple[str, ...]
@@ -40,6 +45,8 @@ class LdapConfig:
     list_filter: str = "(objectClass=posixAccount)"
     list_attribute: str = "uid"
     fields: Mapping[str, str] = field(default_factory=dict)
+    password_attribute: str = ""
+    default_scheme: str = "CRYPT"
 
     def attributes(self) -> list[str]:
         """What must be asked for, to fill in the fields."""
@@ -70,7 +77,7 @@ _KNOWN = frozenset(
     (
         *("hosts", "uris", "dn", "dnpass", "tls", "tls_ca_cert_file", "tls_require_cert"),
         *("auth_bind", "base", "scope", "user_filter", "pass_filter", "user_attrs"),
-        *("iterate_filter", "iterate_attrs", "pass_attrs"),
+        *("iterate_filter", "iterate_attrs", "pass_attrs", "default_pass_scheme"),
     )
 )
 
@@ -79,8 +86,6 @@ def _build(values: Mapping[str, str]) -> LdapConfig:
     for name, allowed in _HARMLESS.items():
         if values.get(name, allowed[0]) not in allowed:
             raise ValueError(f"{name} = {values[name]} is not supported")
-    if values.get("auth_bind", "no") != "yes":
-        raise ValueError("auth_bind = yes is needed: passwords are checked by binding as the user")
     uris = values.get("uris", "").split()
     uris += [f"ldap://{host}" for host in values.get("hosts", "").split()]
     if not uris or not values.get("base"):
@@ -109,7 +114,34 @@ def _build(values: Mapping[str, str]) -> LdapConfig:
         values.get("iterate_filter", str(default["list_filter"].default)),
         listed[0].strip(),
         _fields(attributes),
+        _password_attribute(values),
+        _scheme(values.get("default_pass_scheme", "CRYPT")),
     )
+
+
+def _password_attribute(values: Mapping[str, str]) -> str:
+    bind = values.get("auth_bind", "no")
+    if bind not in ("yes", "no"):
+        raise ValueError(f"auth_bind = {bind}: allowed are yes and no")
+    found = ""
+    for item in values.get("pass_attrs", "uid=user, userPassword=password").split(","):
+        attribute, _, name = (part.strip() for part in item.partition("="))
+        if name == "password" and attribute:
+            found = attribute
+        elif item.strip() and name != "user" and not name.startswith("userdb_"):
+            # Such as allow_nets, which would say who may not log in.
+            raise ValueError(f"pass_attrs: {item.strip()} is not supported")
+    if bind == "yes":
+        return ""
+    if not found:
+        raise ValueError("auth_bind = no, so that pass_attrs must name a password")
+    return found
+
+
+def _scheme(name: str) -> str:
+    if name.upper() not in SCHEMES:
+        raise ValueError(f"default_pass_scheme = {name}: there is no such scheme")
+    return name.upper()
 
 
 def _fields(text: str) -> dict[str, str]:

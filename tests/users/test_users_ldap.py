@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import subprocess
 import time
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 from resel_mta.config import ConfigError, Settings
 from resel_mta.mail import TempFail
 from resel_mta.users import User, open_users
+from resel_mta.users.accounts import Accounts
 from resel_mta.users.ldap_config import filter_for, parse_ldap_config
+from resel_mta.users.making import make_password
 
 SLAPD = """\
 include /etc/ldap/schema/core.schema
@@ -29,8 +32,9 @@ suffix "dc=resel,dc=fr"
 rootdn "cn=admin,dc=resel,dc=fr"
 rootpw adminsecret
 directory DIR/db
-access to attrs=userPassword by anonymous auth by * none
-access to * by dn="cn=admin,dc=resel,dc=fr" read by * none
+access to attrs=userPassword by anonymous auth by dn="uid=reader,dc=resel,dc=fr" read by * none
+access to * by dn="uid=reader,dc=resel,dc=fr" read by * none
+limits dn="uid=reader,dc=resel,dc=fr" size.soft=500 size.hard=500 size.prtotal=unlimited
 """
 PERSON = """
 dn: uid={0},ou=people,dc=resel,dc=fr
@@ -54,11 +58,17 @@ dc: resel
 dn: ou=people,dc=resel,dc=fr
 objectClass: organizationalUnit
 ou: people
+
+dn: uid=reader,dc=resel,dc=fr
+objectClass: account
+objectClass: simpleSecurityObject
+uid: reader
+userPassword: adminsecret
 """
 CONFIG = """\
 # As Dovecot has it.
 uris = ldap://127.0.0.1:{port}
-dn = cn=admin,dc=resel,dc=fr
+dn = uid=reader,dc=resel,dc=fr
 dnpass = adminsecret
 auth_bind = yes
 ldap_version = 3
@@ -158,10 +168,136 @@ async def test_two_entries_are_none(directory: Directory) -> None:
     users.close()
 
 
+def change(directory: Directory, ldif: str) -> None:
+    admin = ["-D", "cn=admin,dc=resel,dc=fr", "-w", "adminsecret", "-x"]
+    subprocess.run(
+        ["ldapmodify", "-H", f"ldap://127.0.0.1:{directory.port}", *admin],
+        input=ldif, text=True, check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+
+
+async def test_more_users_than_one_answer_holds(
+    directory: Directory, need: Callable[[str], str]
+) -> None:
+    need("ldapmodify")
+    people = (PERSON.format(f"u{n}", 3000 + n) for n in range(1200))
+    add = "".join(
+        p.replace("objectClass: account", "changetype: add\nobjectClass: account", 1)
+        for p in people
+    )
+    change(directory, add.lstrip())
+    users = open_users(Settings.build(passdb=f"ldap:{directory.file}"))
+    assert len(await users.names()) == 1202
+    users.close()
+
+
+async def test_the_second_server_when_the_first_is_down(directory: Directory) -> None:
+    with socket.socket() as taken:
+        # Bound and not listening: refused at once.
+        taken.bind(("127.0.0.1", 0))
+        text = directory.file.read_text()
+        first = f"uris = ldap://127.0.0.1:{taken.getsockname()[1]}"
+        directory.file.write_text(text.replace("uris =", first))
+        users = open_users(Settings.build(passdb=f"ldap:{directory.file}"))
+        assert await users.authenticate("ann", b"annsecret")
+        assert await users.authenticate("ann", b"no") is None
+        users.close()
+
+
+async def test_passwords_read_from_the_directory(
+    directory: Directory, need: Callable[[str], str]
+) -> None:
+    need("ldapmodify")
+    text = directory.file.read_text().replace("auth_bind = yes", "auth_bind = no")
+    directory.file.write_text(f"{text}default_pass_scheme = PLAIN\n")
+    sha512 = make_password("SHA512-CRYPT", b"second")
+    change(
+        directory,
+        "dn: uid=bob,ou=people,dc=resel,dc=fr\nchangetype: modify\nreplace: userPassword\n"
+        f"userPassword: {make_password('SSHA', b'first')}\n"
+        f"userPassword: {sha512.replace('SHA512-CRYPT', 'CRYPT')}\n",
+    )
+    users = open_users(Settings.build(passdb=f"ldap:{directory.file}", auth_cache_ttl="0"))
+    for name, password, right in (
+        ("ann", b"annsecret", True), ("ann", b"bobsecret", False), ("bob", b"first", True),
+        ("bob", b"second", True), ("bob", b"third", False), ("carl", b"x", False), ("ann", b"", False),
+    ):  # fmt: skip
+        assert (await users.authenticate(name, password) is not None) is right
+    change(
+        directory,
+        "dn: uid=bob,ou=people,dc=resel,dc=fr\nchangetype: modify\nreplace: userPassword\n"
+        "userPassword: {NOPE}x\n",
+    )
+    with pytest.raises(TempFail, match="Temporary authentication failure"):
+        await users.authenticate("bob", b"x")
+    users.close()
+
+
+async def test_what_is_remembered_of_a_directory(
+    directory: Directory, need: Callable[[str], str]
+) -> None:
+    need("ldapmodify")
+    new = (
+        "dn: uid=ann,ou=people,dc=resel,dc=fr\nchangetype: modify\nreplace: userPassword\n"
+        "userPassword: changed\n"
+    )
+    settings = Settings.build(passdb=f"ldap:{directory.file}", auth_cache_ttl="1s")
+    users = open_users(settings)
+    assert await users.authenticate("ann", b"annsecret")
+    change(directory, new)
+    # The new one counts at once, the old one no longer than auth_cache_ttl.
+    assert await users.authenticate("ann", b"changed")
+    await asyncio.sleep(1.1)
+    assert await users.authenticate("ann", b"annsecret") is None
+    users.close()
+
+
+async def test_a_hanging_directory_is_a_temporary_failure(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resel_mta.users.ldap._PATIENCE", 0.5)
+    users = open_users(Settings.build(passdb=f"ldap:{directory.file}"))
+    assert await users.find("ann")
+    directory.process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(TempFail):
+            await users.find("ann")
+        with pytest.raises(TempFail):
+            await users.authenticate("ann", b"annsecret")
+    finally:
+        directory.process.send_signal(signal.SIGCONT)
+    assert await users.find("ann")
+    users.close()
+
+
+def test_the_supervisor_asks_for_itself(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resel_mta.users.accounts._PATIENCE", 0.5)
+    with directory.file.open("a") as file:
+        file.write("user_attrs = homeDirectory=home,uidNumber=uid,gidNumber=gid\n")
+    settings = Settings.build(userdb=f"ldap:{directory.file}")
+    accounts = Accounts(settings)
+    assert accounts.find("ann") == User("ann", 2000, 100, "/home/ann")
+    assert accounts.find("nobody") is None
+    directory.process.send_signal(signal.SIGSTOP)
+    try:
+        assert accounts.find("ann") == User("ann", 2000, 100, "/home/ann")
+        with pytest.raises(OSError, match="does not answer"):
+            accounts.find("bob")
+    finally:
+        directory.process.send_signal(signal.SIGCONT)
+    directory.stop()
+    with pytest.raises(OSError, match="does not answer"):
+        Accounts(settings).find("ann")
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("auth_bind = no", "auth_bind = yes is needed"),
+        ("auth_bind = maybe", "auth_bind = maybe: allowed are yes and no"),
+        ("pass_attrs = uid=user,net=allow_nets", "pass_attrs: net=allow_nets is not supported"),
+        ("default_pass_scheme = ROT13", "ROT13: there is no such scheme"),
         ("sasl_bind = yes", "ldap.conf:10: sasl_bind is not supported"),
         ("scope = all", "scope = all: allowed are"),
         ("nonsense", 'ldap.conf:10: "name = value" was expected'),
