@@ -306,7 +306,7 @@ def _open(
 def _open_ldap(parameter: str, path: str, warn: Callable[[str], None]) -> LdapDirectory:
     """Raises ConfigError."""
     if importlib.util.find_spec("bonsai") is None:
-        text = 'ldap: needs the package bonsai (pip install "resel-mta[ldap]")'
+        text = 'ldap: needs the package bonsai (make install EXTRAS=ldap)'
         raise ConfigError([Problem("", parameter, text)])
     try:
         text = Path(path).read_text(encoding="utf-8")
