@@ -8,9 +8,10 @@ from collections.abc import Callable
 from resel_mta.config import values_net
 from resel_mta.config.grammar import split_items
 from resel_mta.config.listen import parse_listen
-from resel_mta.config.mapspec import parse_map
+from resel_mta.config.mapspec import MapSpec, parse_map
 from resel_mta.config.networks import parse_network_item
 from resel_mta.config.parameters import Parameter
+from resel_mta.config.tables import memory_table
 
 Value = str | bool | int | tuple[str, ...]
 
@@ -104,8 +105,16 @@ def _list(parameter: Parameter, text: str) -> Value:
 def _maps(parameter: Parameter, text: str) -> Value:
     items = tuple(split_items(text))
     for item in items:
-        parse_map(item)
+        _check_map(parse_map(item))
     return items
+
+
+def _check_map(spec: MapSpec) -> None:
+    """What stands in main.cf itself. Files are `check`'s."""
+    if spec.type == "inline":
+        memory_table(spec, [])
+    for part in spec.parts:
+        _check_map(part)
 
 
 def _domains(parameter: Parameter, text: str) -> Value:
@@ -115,7 +124,7 @@ def _domains(parameter: Parameter, text: str) -> Value:
         if not bare:
             raise ValueError('"!" with nothing after it')
         if ":" in bare and bare[0] not in "/[":
-            parse_map(bare)
+            _check_map(parse_map(bare))
     return items
 
 

@@ -88,6 +88,13 @@ def test_files_are_looked_at_beside_bad_values(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("wrong", ["inline:{x.fr=smtp:y z}", "inline:x", "unionmap:{inline:{a}}"])
+def test_a_table_in_main_cf_itself(tmp_path: Path, wrong: str) -> None:
+    (found,) = errors(tmp_path, f"transport_maps={wrong}")
+    assert found.startswith("transport_maps: ")
+    assert "inline:" in found
+
+
 def test_networks_are_named_once(tmp_path: Path) -> None:
     """Other lists have mynetworks in them by default."""
     assert errors(tmp_path, f"mynetworks={tmp_path}/no-such") == [
