@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,10 +14,11 @@ from resel_mta.commands import cli
 from resel_mta.commands.cli import Failure
 from resel_mta.config.live import LiveFile, live_file
 from resel_mta.config.load import load
-from resel_mta.config.maps import MapSet
+from resel_mta.config.maps import RECHECK, MapSet
 from resel_mta.config.mapspec import FILE_TYPES, MapSpec, parse_map
 from resel_mta.config.settings import Settings
 from resel_mta.config.tables import KeyTable
+from resel_mta.control import control_path
 from resel_mta.disk import Disk
 from resel_mta.mail import TempFail
 from resel_mta.routing.alias_check import check_aliases
@@ -52,6 +55,7 @@ def _main(arguments: Sequence[str]) -> int:
     failed = 0
     for spec in specs:
         failed = _publish(settings, spec) or failed
+    await_daemon(settings)
     return failed
 
 
@@ -148,6 +152,13 @@ def publish(program: str, file: LiveFile) -> int:
     if not any(problem.is_error for problem in problems):
         return cli.EX_OK
     return cli.EX_CONFIG if not file.source.exists() else cli.EX_DATAERR
+
+
+def await_daemon(settings: Settings) -> None:
+    """Once this returns, a daemon that runs uses what was just made live: the next command may
+    rely on it."""
+    if os.path.exists(control_path(settings.text("data_directory"))):
+        time.sleep(RECHECK)
 
 
 if __name__ == "__main__":

@@ -329,7 +329,7 @@ def _newaliases(program: str, options: Options) -> int:
     """Check every alias file and make it live; a broken one keeps its last good copy."""
     import asyncio
 
-    from resel_mta.commands.map import publish
+    from resel_mta.commands.map import await_daemon, publish
     from resel_mta.config.live import live_file
     from resel_mta.config.mapspec import parse_map
     from resel_mta.routing.alias_check import check_aliases
@@ -360,6 +360,7 @@ def _newaliases(program: str, options: Options) -> int:
                 good.append(spec.name)
     for problem in asyncio.run(check_aliases(settings, good)):
         print(f"{program}: {problem}", file=sys.stderr)
+    await_daemon(settings)
     return status
 
 

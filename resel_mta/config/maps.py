@@ -15,9 +15,8 @@ from resel_mta.config.settings import Settings
 from resel_mta.config.tables import FailTable, Table, memory_table
 from resel_mta.mail import Reply, TempFail
 
-# How long a table in memory is used before its live copy is looked at again, in seconds.
-_RECHECK = 1.0
-_RECHECK_WATCHED = 0.25
+#: How long a table in memory is used before its live copy is looked at again, in seconds.
+RECHECK = 0.25
 _MAX_FILES = 10
 
 # Lists in which a name may also stand for its subdomains; all others hold whole names.
@@ -27,7 +26,7 @@ _DOMAIN_LISTS = frozenset(("relay_domains", "fast_flush_domains", "permit_mx_bac
 class MapSet:
     """The maps of one parameter, asked in order; the first that knows a key answers.
 
-    A new live copy (newaliases, resel-map) is noticed within a second.
+    A new live copy (newaliases, resel-map) is noticed within `RECHECK` seconds.
     """
 
     def __init__(self, name: str, specs: Iterable[MapSpec], settings: Settings) -> None:
@@ -44,10 +43,8 @@ class MapSet:
         self._stamps: dict[MapSpec, Stamp | None] = {}
         self._read: dict[MapSpec, Table] = {}
         self._tables: list[tuple[str, Table]] = []
-        watched = any(spec.watched for spec in self._files)
-        self._interval = _RECHECK_WATCHED if watched else _RECHECK
         self._load()
-        self._recheck = time.monotonic() + self._interval if self._files else float("inf")
+        self._recheck = time.monotonic() + RECHECK if self._files else float("inf")
 
     def __bool__(self) -> bool:
         return bool(self._specs)
@@ -60,7 +57,7 @@ class MapSet:
     async def find(self, key: str) -> tuple[str, str] | None:
         """(value, "type:table" of the map that has it). Raises TempFail."""
         if time.monotonic() >= self._recheck:
-            self._recheck = time.monotonic() + self._interval
+            self._recheck = time.monotonic() + RECHECK
             await asyncio.to_thread(self._reload_changed)
         for label, table in self._tables:
             try:

@@ -32,7 +32,7 @@ def settings(tmp_path: Path, **values: str) -> Settings:
 
 
 def fresh(maps: MapSet) -> None:
-    """As if a second had gone by."""
+    """As if a while had gone by."""
     maps._recheck = 0.0
 
 
