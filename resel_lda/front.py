@@ -363,9 +363,7 @@ class ImapService(LoginService):
     service = "imap"
 
     def dialog(self, client: Client, admit: Callable[[User], str]) -> LoginDialog:
-        return Dialog(
-            client.stream, self.sasl, self.tls, client.from_here, admit, client.remote[0]
-        )
+        return Dialog(client.stream, self.sasl, self.tls, client.from_here, admit, client.remote[0])
 
     def last_words(self, said: str) -> bytes:
         return f"* BYE {said}\r\n".encode()

@@ -124,7 +124,9 @@ def list_aliases(text: str, file: str) -> tuple[list[Alias], list[Problem]]:
             problems.append(Problem(where, "", f'"{name}" has no target'))
             continue
         if name in found:
-            text = f'"{name}" is here a second time; the first one, in line {found[name].line}, counts'
+            text = (
+                f'"{name}" is here a second time; the first one, in line {found[name].line}, counts'
+            )
             problems.append(Problem(where, "", text, is_error=False))
             continue
         problems += _warnings(where, name, targets)

@@ -73,7 +73,7 @@ def test_included_files_are_read_by_their_owner(
         _, identity = rights.grant(ask(errands.INCLUDE, str(path), alias="l"))
         assert identity == Identity(expected.pw_uid, expected.pw_gid)
     path.unlink()
-    with pytest.raises(Refused, match="^No such file"):
+    with pytest.raises(Refused, match=r"^No such file"):
         rights.grant(ask(errands.INCLUDE, str(path), alias="l"))
 
 

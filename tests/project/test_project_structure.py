@@ -55,8 +55,7 @@ WITHIN_VOCABULARY = {
 
 LINES, FUNCTION_LINES = 400, 50
 LONGER_FILES: dict[str, tuple[int, str]] = {}
-LONGER_FUNCTIONS = {
-}
+LONGER_FUNCTIONS = {}
 
 
 def python_files(*folders: str) -> list[Path]:
