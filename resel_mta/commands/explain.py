@@ -20,6 +20,7 @@ from resel_mta.mail import TempFail
 from resel_mta.maillog import MailLog
 from resel_mta.routing.explain import Step
 from resel_mta.users import open_users
+from resel_mta.wire.path import PathError, parse_address
 
 DESCRIPTION = """\
 What happens to mail for ADDRESS, rule by rule, each with the file and line that says so, down to
@@ -65,6 +66,7 @@ def explain(settings: Settings, options: argparse.Namespace) -> int:
     speaker = Speaker(os.environ)
     status = cli.EX_OK
     for address in options.address:
+        _must_be_address(address)
         followed = asyncio.run(_follow(settings, address, options.sender))
         if options.json:
             print(json.dumps(_row(followed), ensure_ascii=False))
@@ -76,6 +78,14 @@ def explain(settings: Settings, options: argparse.Namespace) -> int:
     if not options.json:
         _print_state(settings, speaker)
     return status
+
+
+def _must_be_address(text: str) -> None:
+    """Nobody could name it. Raises Failure(65)."""
+    try:
+        parse_address(text)
+    except PathError as error:
+        raise Failure(cli.EX_DATAERR, f'"{text}" is not an address: {error}') from None
 
 
 async def _follow(settings: Settings, address: str, sender: str) -> Followed:

@@ -39,10 +39,11 @@ _ENDS: dict[str, Text] = {
     "bounce": ("returned to the sender", "renvoyé à l'expéditeur"),
     "wait": ("waits in the queue, for now", "attend dans la file, pour l'instant"),
 }  # fmt: skip
+_END: Text = ("{address}: {what}", "{address} : {what}")
 _DEFAULT: Text = ("default", "valeur par défaut")
 _COMMAND_LINE: Text = ("command line", "ligne de commande")
 _ROLE: Text = ("role {role}", "rôle {role}")
-_BY: Text = ("{line} ({parameter}, set at {set_at})", "{line} ({parameter}, fixé à {set_at})")
+_BY: Text = ("{line} ({parameter}, set at {set_at})", "{line} ({parameter}, défini dans {set_at})")
 _BY_DEFAULT: Text = ("{line} ({parameter}, {set_at})", "{line} ({parameter}, {set_at})")
 _ACCEPTED: Text = ("Mail for {address} is accepted.", "Le courrier pour {address} est accepté.")
 _RELAYED: Text = (
@@ -132,7 +133,8 @@ class Report:
 
     def _end(self, end: End, indent: str) -> Iterator[str]:
         recipient = end.destination.recipient
-        line = f"{indent}  => {recipient.address}: {self._say(_ENDS[end.kind], what=end.what)}"
+        what = self._say(_ENDS[end.kind], what=end.what)
+        line = f"{indent}  => {self._say(_END, address=recipient.address, what=what)}"
         if end.kind in ("smtp", "lmtp") and end.what.startswith("["):
             line += f" {self._say(_NO_MX)}"
         yield line

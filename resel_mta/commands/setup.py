@@ -20,6 +20,7 @@ from resel_mta.commands.setup_plan import (
     alias_file,
     base,
     guess_role,
+    is_elsewhere,
     plan,
     present_answers,
     settings_of,
@@ -99,7 +100,7 @@ def setup(options: argparse.Namespace) -> int:
     for change in changes:
         _write(change)
         _say(speaker.say(texts.WRITTEN, path=change.path))
-    return _finish(own, speaker)
+    return _finish(own, speaker, answers)
 
 
 def _say(text: str) -> None:
@@ -196,12 +197,15 @@ def _present(start: Start | None, own: Path, role: str) -> Settings:
 
 def _mailname(text: str) -> str:
     text = text.strip()
-    if not text or any(not (c.isalnum() or c in "-._") for c in text) or "." not in text:
+    labels = text.split(".")
+    plain = all(char.isalnum() or char in "-._" for char in text)
+    if not plain or not all(labels) or len(labels) < 2:
         raise ValueError(f'"{text}" is not a full domain such as vm.adm.resel.fr')
     return text
 
 
 def _relayhost(text: str) -> str:
+    _one_line(text)
     words = text.replace(",", " ").split()
     for word in words:
         parse_destination(word)
@@ -209,9 +213,16 @@ def _relayhost(text: str) -> str:
 
 
 def _root(text: str) -> str:
+    _one_line(text)
     if text.strip() and not read_targets(text):
         raise ValueError(f'"{text}" names nobody')
     return text.strip()
+
+
+def _one_line(text: str) -> None:
+    """It becomes one line of a file. Raises ValueError."""
+    if not text.isprintable():
+        raise ValueError("holds a line break or another control character")
 
 
 def _confirmed(speaker: Speaker) -> bool:
@@ -234,7 +245,7 @@ def _write(change: Change) -> None:
         raise Failure(status, f"{change.path}: {error.strerror}") from None
 
 
-def _finish(own: Path, speaker: Speaker) -> int:
+def _finish(own: Path, speaker: Speaker, answers: Answers) -> int:
     """newaliases, the check, and what to do next; the exit status."""
     settings, problems = read(str(own))
     errors = [problem for problem in problems if problem.is_error]
@@ -249,6 +260,9 @@ def _finish(own: Path, speaker: Speaker) -> int:
     if errors:
         return cli.EX_CONFIG
     _say(speaker.say(texts.GOOD, path=own, role=settings.role))
+    origin = settings.text("myorigin")
+    if answers.root not in ("", f"root@{origin}") and is_elsewhere(settings, origin):
+        _say(speaker.say(texts.NOT_LOCAL, origin=origin))
     status = running(settings)
     if status is None:
         _say(speaker.say(texts.BEGIN))

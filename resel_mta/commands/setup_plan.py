@@ -140,6 +140,13 @@ def alias_file(settings: Settings) -> Path | None:
     return None
 
 
+def is_elsewhere(settings: Settings, domain: str) -> bool:
+    """Whether mydestination does certainly not hold it: a table or file is not looked into."""
+    items = settings.items("mydestination")
+    plain = not any(":" in item or "/" in item for item in items)
+    return plain and domain.lower() not in {item.lower() for item in items}
+
+
 def plan(start: Start | None, own: Path, answers: Answers) -> list[Change]:
     """The files to be written; none that would stay as it is. Raises OSError."""
     text, source = base(start, own, answers.role)

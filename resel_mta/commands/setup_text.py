@@ -37,6 +37,12 @@ NOT_WRITTEN: Text = ("Nothing was written.", "Rien n'a été écrit.")
 WRITTEN: Text = ("written: {path}", "écrit : {path}")
 ALIASES: Text = ("the aliases are live", "les alias sont actifs")
 GOOD: Text = ("{path}: role {role}, no errors", "{path} : rôle {role}, aucune erreur")
+NOT_LOCAL: Text = (
+    "note: mail for root goes to root@{origin} by the next hop, and its alias does not count:\n"
+    "  {origin} is not in mydestination (resel-mta explain root)",
+    "note : le courrier de root va à root@{origin} par le relais, et son alias ne compte pas :\n"
+    "  {origin} n'est pas dans mydestination (resel-mta explain root)",
+)
 BAD: Text = (
     "To be mended before a start or reload (resel-conf -e, -#):",
     "À corriger avant un démarrage ou un reload (resel-conf -e, -#) :",

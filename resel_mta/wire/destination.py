@@ -53,6 +53,8 @@ def parse_destination(word: str) -> Destination:
         host, port = rest, ""
     else:
         host, _, port = rest.partition(":")
+        if "[" in host or "]" in host:
+            raise ValueError(f'"{word}": unbalanced []')
     host = host.rstrip(".").lower()
     if not host:
         raise ValueError(f'"{word}": no host name')

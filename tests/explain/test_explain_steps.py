@@ -132,13 +132,22 @@ def test_explain_an_alias_to_the_next_hop(say: Say) -> None:
     assert say.status == 0
 
 
+@pytest.mark.parametrize("address", ["", "@", "ann@", "a\nb@vm.resel.fr"])
+def test_explain_what_is_no_address(
+    say: Say, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert say("--", address) == []
+    assert say.status == 65
+
+
 def test_explain_in_french(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LC_MESSAGES", "fr_FR.UTF-8")
     lines = say("www")
     assert lines[0] == "Le courrier pour www est accepté."
     assert "  3. www@vm.resel.fr est un alias pour root" in lines
-    assert "       /aliases:3 (alias_maps, fixé à /main.cf:4)" in lines
+    assert "       /aliases:3 (alias_maps, défini dans /main.cf:4)" in lines
     assert "       myorigin (valeur par défaut)" in lines
+    assert any(line.startswith("  => root@resel.fr : par SMTP à ") for line in lines)
     assert lines[-1] == "Le démon ne tourne pas : le courrier attend qu'il tourne."
 
 

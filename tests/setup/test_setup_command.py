@@ -201,6 +201,18 @@ def test_setup_system_mail_name(run: Run, tmp_path: Path, postfix: str) -> None:
     assert "\nmyorigin = b.example\n" in (tmp_path / "own/main.cf").read_text()
 
 
+def test_setup_says_when_the_alias_of_root_does_not_count(
+    run: Run, tmp_path: Path, postfix: str
+) -> None:
+    run("--yes")
+    own(tmp_path, mail_owner="nobody", data_directory=f"{tmp_path}/data")
+    said = run("--yes", "--mailname", "elsewhere.example", "--root", "root@resel.fr")[1]
+    assert "elsewhere.example is not in mydestination" in said
+    assert "mydestination" not in run("--yes", "--root", "root@elsewhere.example")[1]
+    said = run("--yes", "--mailname", "VM.adm.resel.fr", "--root", "root@resel.fr")[1]
+    assert "is not in mydestination" not in said
+
+
 def test_setup_takes_what_is_there_as_it_is(run: Run, tmp_path: Path, postfix: str) -> None:
     (tmp_path / "mailname").write_text("vm\n")
     _, said, errors = run("--yes")
@@ -211,7 +223,16 @@ def test_setup_takes_what_is_there_as_it_is(run: Run, tmp_path: Path, postfix: s
 
 @pytest.mark.parametrize(
     "options",
-    [("--mailname", "vm"), ("--relayhost", "[x"), ("--root", '"a'), ("--root", "|")],
+    [
+        ("--mailname", "vm"),
+        ("--mailname", "vm..fr"),
+        ("--relayhost", "[x"),
+        ("--relayhost", "x]"),
+        ("--relayhost", "x\ny"),
+        ("--root", '"a'),
+        ("--root", "|"),
+        ("--root", "a\nb: c"),
+    ],
 )
 def test_setup_refuses_answers_that_make_no_sense(
     run: Run, tmp_path: Path, postfix: str, options: tuple[str, ...]
