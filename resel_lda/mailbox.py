@@ -19,12 +19,14 @@ SYSTEM_FLAGS = ("\\Answered", "\\Flagged", "\\Deleted", "\\Seen", "\\Draft")
 
 class MailboxError(Exception):
     """A request that cannot be fulfilled. code: an RFC 5530 response code such as "NONEXISTENT",
-    "ALREADYEXISTS", "CANNOT", "OVERQUOTA", "UNAVAILABLE", "EXPUNGEISSUED", "TRYCREATE"."""
+    "ALREADYEXISTS", "CANNOT", "OVERQUOTA", "UNAVAILABLE", "EXPUNGEISSUED", "TRYCREATE".
+    name: the folder's, where the text has it: a client has another separator."""
 
-    def __init__(self, text: str, code: str = "") -> None:
+    def __init__(self, text: str, code: str = "", name: str = "") -> None:
         super().__init__(text)
         self.text = text
         self.code = code
+        self.name = name
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from resel_lda.imap import utf7
 from resel_lda.imap.errors import Refused
+from resel_lda.mailbox import MailboxError
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,10 @@ class Names:
         if name == "INBOX":
             return name
         return self.prefix + name.replace("/", self.separator)
+
+    def explain(self, error: MailboxError) -> str:
+        """What went wrong, with the folder's name as the client knows it."""
+        return error.text.replace(error.name, self.shown(error.name)) if error.name else error.text
 
     def wire(self, name: str) -> bytes:
         """A store's name as sent (an astring still has to be made of it)."""

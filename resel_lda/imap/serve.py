@@ -186,7 +186,7 @@ class Server:
         except Refused as error:
             answer = error.response()
         except MailboxError as error:
-            answer = Refused("NO", error.text, error.code).response()
+            answer = Refused("NO", session.names.explain(error), error.code).response()
         except Exception as error:
             session.report(f"error: {_command_name(incoming)} failed: {error!r}")
             answer = Refused("NO", "Internal error occurred.", "SERVERBUG").response()

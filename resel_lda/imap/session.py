@@ -134,5 +134,5 @@ class Session:
             return await self.store.open(name)
         except MailboxError as error:
             if error.code in ("NONEXISTENT", "TRYCREATE"):
-                raise Refused("NO", error.text, missing) from None
+                raise Refused("NO", self.names.explain(error), missing) from None
             raise

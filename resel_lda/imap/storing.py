@@ -117,7 +117,7 @@ async def copy(session: Session, args: Parser, by_uid: bool) -> str:
     try:
         validity, copied = await view.mailbox.copy(uids, target)
     except MailboxError as error:
-        raise _try_create(error) from None
+        raise _try_create(session, error) from None
     return f"{_copyuid(validity, copied)}Copy completed."
 
 
@@ -130,7 +130,7 @@ async def move(session: Session, args: Parser, by_uid: bool) -> str:
     try:
         validity, moved = await view.mailbox.move(uids, target)
     except MailboxError as error:
-        raise _try_create(error) from None
+        raise _try_create(session, error) from None
     code = _copyuid(validity, moved)
     if code:
         session.untagged(f"OK {code}Moved UIDs.".encode("ascii"))
@@ -151,9 +151,9 @@ def _targets(session: Session, args: Parser, by_uid: bool) -> tuple[View, list[i
     return view, uids, session.names.store_name(wire)
 
 
-def _try_create(error: MailboxError) -> Exception:
+def _try_create(session: Session, error: MailboxError) -> Exception:
     if error.code in ("NONEXISTENT", "TRYCREATE"):
-        return Refused("NO", error.text, "TRYCREATE")
+        return Refused("NO", session.names.explain(error), "TRYCREATE")
     return error
 
 

@@ -117,7 +117,7 @@ class Layout:
             else:
                 bad = bad or "." in level
         if bad:
-            raise MailboxError(f"Invalid mailbox name: {name}", "CANNOT")
+            raise MailboxError(f"Invalid mailbox name: {name}", "CANNOT", name)
 
     def directory(self, name: str) -> str:
         """The Maildir of a folder, whether it exists or not."""

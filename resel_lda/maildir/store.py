@@ -158,7 +158,7 @@ class MaildirStore:
             self.layout.check_name(name)
         directory, control, exists = await self._thread(self._locate_folder, name)
         if not exists:
-            raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT")
+            raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT", name)
         index = FolderIndex(
             MaildirFiles(self._disk, directory, self._maker),
             control,
@@ -288,7 +288,7 @@ class MaildirStore:
 
     def _delete(self, name: str) -> None:
         if not self.layout.exists(name):
-            raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT")
+            raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT", name)
         directory = self.layout.directory(name)
         control = self.layout.control_directory(name)
         guid = read_uidlist(os.path.join(control, FILE_NAME)).guid
@@ -328,7 +328,7 @@ class MaildirStore:
         layout = self.layout
         there = [one for one in affected if layout.exists(one)]
         if not there:
-            raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT")
+            raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT", name)
         pairs = [(one, new_name + one[len(name) :]) for one in there]
         for _, target in pairs:
             if layout.exists(target):
