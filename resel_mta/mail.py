@@ -61,11 +61,12 @@ class Reply:
 
 
 class TempFail(Exception):
-    """Try again later. Carries the 4xx reply that says why."""
+    """Try again later. Carries the 4xx reply that says why. why: more, for the log only."""
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, reply: Reply, why: str = "") -> None:
         super().__init__(str(reply))
         self.reply = reply
+        self.why = why
 
 
 class PermFail(Exception):

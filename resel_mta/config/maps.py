@@ -63,8 +63,7 @@ class MapSet:
             try:
                 value = await asyncio.to_thread(table.get, key) if table.blocks else table.get(key)
             except (LookupError, OSError) as error:
-                # The reason is the administrator's, not the client's: it is in `problems`.
-                raise TempFail(Reply(451, "4.3.0", "Temporary lookup failure")) from error
+                raise _failure(f'{self.name}: {label} lookup error for "{key}": {error}') from error
             if value is not None:
                 return value, label
         return None
@@ -99,6 +98,11 @@ class MapSet:
                 changed = True
         if changed:
             self._tables = [(str(spec), self._table(spec)) for spec in self._specs]
+
+
+def _failure(why: str) -> TempFail:
+    """why: for the administrator, who finds it in the log; not for the client."""
+    return TempFail(Reply(451, "4.3.0", "Temporary lookup failure"), why)
 
 
 def open_maps(settings: Settings, name: str) -> MapSet:
@@ -166,7 +170,7 @@ class MatchList:
                 if self._is_named(item, domain):
                     return include
             elif isinstance(item, FailTable):
-                raise TempFail(Reply(451, "4.3.0", "Temporary lookup failure"))
+                raise _failure(f"{self.name}: {item.reason}")
             elif await self._in_table(item, domain):
                 return include
         return False

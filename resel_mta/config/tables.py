@@ -65,14 +65,14 @@ class StaticTable:
 class FailTable:
     """fail: every look-up fails for now. Also stands for a table that cannot be read."""
 
-    __slots__ = ("_reason",)
+    __slots__ = ("reason",)
     blocks = False
 
     def __init__(self, reason: str) -> None:
-        self._reason = reason
+        self.reason = reason
 
     def get(self, key: str) -> str | None:
-        raise LookupError(self._reason)
+        raise LookupError(self.reason)
 
 
 class UnixTable:

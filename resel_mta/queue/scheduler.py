@@ -363,6 +363,8 @@ class Scheduler:
         try:
             route = await self._router.route(recipient.address, reverse_path, recipient.via)
         except TempFail as failure:
+            if failure.why:
+                self._journal.warning(failure.why, message.queue_id)
             return Deferred(failure.reply)
         except PermFail as failure:
             return Bounced(failure.reply)

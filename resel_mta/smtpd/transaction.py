@@ -166,6 +166,8 @@ class TransactionCommands(LoginCommands):
         try:
             refusal = await self.access.settle(check)
         except TempFail as failure:
+            if failure.why:
+                self.log(f"warning: {failure.why}")
             refusal = failure.reply
         self._answer_rcpt(envelope, recipient, shown, refusal)
 

@@ -324,3 +324,14 @@ def test_only_files_can_be_watched() -> None:
     assert str(parse_map("watch:hash:/x")) == "hash:/x"
     with pytest.raises(ValueError, match="can be watched"):
         parse_map("watch:static:x")
+
+
+async def test_a_failing_map_says_why_to_the_log_only() -> None:
+    settings = Settings.build(transport_maps="fail:now", relay_domains="/no-such-list")
+    with pytest.raises(TempFail) as failure:
+        await open_maps(settings, "transport_maps").lookup("x.fr")
+    assert str(failure.value.reply) == "451 4.3.0 Temporary lookup failure"
+    assert failure.value.why.startswith('transport_maps: fail:now lookup error for "x.fr": ')
+    with pytest.raises(TempFail) as failure:
+        await MatchList(settings, "relay_domains").matches("x.fr")
+    assert failure.value.why == "relay_domains: /no-such-list: No such file or directory"

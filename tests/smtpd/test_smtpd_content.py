@@ -210,11 +210,14 @@ async def test_a_bug_is_told_to_nobody_but_the_log(start: Start, where: str) -> 
 
 async def test_a_map_that_fails_is_temporary(start: Start) -> None:
     server = await start()
-    server.router.failure = TempFail(Reply(451, "4.3.0", "Temporary lookup failure"))
+    reply = Reply(451, "4.3.0", "Temporary lookup failure")
+    server.router.failure = TempFail(reply, "alias_maps: hash:/etc/aliases lookup error")
     peer = await server.connect()
     await peer.hello()
     answer = await peer.ask("MAIL FROM:<a@b.example>", "RCPT TO:<lcarr@example.org>")
     assert answer == "451 4.3.0 Temporary lookup failure"
+    warning = "warning: alias_maps: hash:/etc/aliases lookup error"
+    assert any(line.endswith(warning) for line in await server.log())
 
 
 @given(
