@@ -93,17 +93,14 @@ class Machine:
 
     def start(self) -> None:
         """Returns when the daemon says that it is ready (sd_notify). Raises MachineError."""
-        channel_path = self.directory / "notify"
-        channel_path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-            channel.bind(str(channel_path))
-            channel_path.chmod(0o666)
+            # A name of the kernel's choice and no file: the folder's path may be too long for one.
+            channel.bind("")
+            name = channel.getsockname()[1:].decode()
             channel.settimeout(0.05)
             words = self._words("resel-mta", "--role", self.role)
             self._output = self.log_path.open("ab")
-            self._process = self._launcher.start(
-                words, self._output, {"NOTIFY_SOCKET": str(channel_path)}
-            )
+            self._process = self._launcher.start(words, self._output, {"NOTIFY_SOCKET": f"@{name}"})
             self._await_ready(channel, self._process)
 
     def _await_ready(self, channel: socket.socket, process: subprocess.Popen[bytes]) -> None:

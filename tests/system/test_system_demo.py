@@ -39,8 +39,9 @@ def daemons(temporary: Path) -> list[str]:
 
 
 def world_readable(path: Path) -> Path:
-    """A temporary directory that the account of the daemons can enter."""
-    directory = Path("/tmp") / f"{path.parent.parent.name}-{path.name}-{os.getpid()}"
+    """A temporary directory that the account of the daemons can enter. Its path leaves no room
+    for the name of a unix socket."""
+    directory = Path("/tmp") / f"{path.parent.parent.name}-{path.name}-{os.getpid()}{'x' * 60}"
     directory.mkdir(mode=0o755)
     return directory
 
