@@ -34,7 +34,7 @@ lock:
 	@tools/lock
 
 install: venv
-	@DESTDIR="$(DESTDIR)" SENDMAIL="$(SENDMAIL)" EXTRAS="$(EXTRAS)" tools/deploy install "$(ROLE)"
+	@DESTDIR="$(DESTDIR)" SENDMAIL="$(SENDMAIL)" tools/deploy install "$(ROLE)"
 
 uninstall:
 	@DESTDIR="$(DESTDIR)" tools/deploy uninstall

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import pwd
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from resel_mta.config import Settings
-from resel_mta.mail import TempFail
-from resel_mta.users.ldap import LdapDirectory
+from resel_mta.users.ldap import DirectoryError, LdapClient
 from resel_mta.users.ldap_config import parse_ldap_config
 from resel_mta.users.passwd_file import Entry, parse
 from resel_mta.users.user import User
@@ -59,20 +56,14 @@ class Accounts:
         with open(path, encoding="utf-8") as file:
             text = file.read()
 
-        async def ask() -> User | None:
-            directory = LdapDirectory(parse_ldap_config(text, path), lambda warning: None)
-            try:
-                async with asyncio.timeout(_PATIENCE):
-                    return await directory.find(name)
-            finally:
-                directory.close()
-
         try:
-            # In a thread: the supervisor's own has no loop, and handles signals.
-            with ThreadPoolExecutor(1) as thread:
-                user = thread.submit(asyncio.run, ask()).result()
-        except (TempFail, TimeoutError, ValueError) as error:
-            raise OSError(errno.EAGAIN, "the directory does not answer", path) from error
+            client = LdapClient(parse_ldap_config(text, path), _PATIENCE)
+            try:
+                user = client.find(name)
+            finally:
+                client.close()
+        except (DirectoryError, ValueError) as error:
+            raise OSError(errno.EAGAIN, f"the directory does not answer: {error}", path) from error
         if len(self._asked) >= _MAX_ASKED:
             self._asked.clear()
         if user is not None:

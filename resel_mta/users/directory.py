@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ from resel_mta.users import schemes
 from resel_mta.users.ldap import LdapDirectory
 from resel_mta.users.ldap_config import parse_ldap_config
 from resel_mta.users.libcrypt import CryptUnavailable
+from resel_mta.users.libldap import LdapUnavailable, library
 from resel_mta.users.login_cache import LoginCache
 from resel_mta.users.pam import PamFactory, PamFailure, PamLogin, ThreadPam, temporary_failure
 from resel_mta.users.passwd_file import Entry, PasswdFile
@@ -273,6 +273,13 @@ def _open(
     def passwd_file(path: str) -> PasswdFile:
         return files.setdefault(path, PasswdFile(path, warn))
 
+    directories: dict[str, LdapDirectory] = {}
+
+    def ldap(parameter: str, path: str) -> LdapDirectory:
+        if path not in directories:
+            directories[path] = _open_ldap(parameter, path, warn)
+        return directories[path]
+
     passdb_items = settings.text("passdb").replace(",", " ").split()
     userdb_items = settings.text("userdb").replace(",", " ").split()
     passdb: list[PasswdFile] = []
@@ -283,7 +290,7 @@ def _open(
         if kind == "passwd-file" and argument:
             passdb.append(passwd_file(argument))
         elif kind == "ldap" and argument:
-            logins.append(_open_ldap("passdb", argument, warn))
+            logins.append(ldap("passdb", argument))
         elif kind == "pam" and argument and "/" not in argument:
             logins.append(make_pam(argument))
         else:
@@ -295,7 +302,7 @@ def _open(
         if kind == "passwd-file" and argument:
             userdb.append(passwd_file(argument))
         elif kind == "ldap" and argument:
-            userdb.append(_open_ldap("userdb", argument, warn))
+            userdb.append(ldap("userdb", argument))
         elif item == "system":
             userdb.append(SystemUsers())
         else:
@@ -305,9 +312,10 @@ def _open(
 
 def _open_ldap(parameter: str, path: str, warn: Callable[[str], None]) -> LdapDirectory:
     """Raises ConfigError."""
-    if importlib.util.find_spec("bonsai") is None:
-        text = 'ldap: needs the package bonsai (make install EXTRAS=ldap)'
-        raise ConfigError([Problem("", parameter, text)])
+    try:
+        library()
+    except LdapUnavailable as error:
+        raise ConfigError([Problem("", parameter, str(error))]) from error
     try:
         text = Path(path).read_text(encoding="utf-8")
         return LdapDirectory(parse_ldap_config(text, path), warn)

@@ -111,7 +111,6 @@ class Directory:
 
 @pytest.fixture
 def directory(tmp_path: Path, need: Callable[[str], str]) -> Iterator[Directory]:
-    pytest.importorskip("bonsai", reason='the extra "ldap" is not installed')
     slapd, slapadd = need("slapd"), need("slapadd")
     (tmp_path / "db").mkdir()
     (tmp_path / "slapd.conf").write_text(SLAPD.replace("DIR", str(tmp_path)))
@@ -255,7 +254,8 @@ async def test_what_is_remembered_of_a_directory(
 async def test_a_hanging_directory_is_a_temporary_failure(
     directory: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resel_mta.users.ldap._PATIENCE", 0.5)
+    monkeypatch.setattr("resel_mta.users.ldap.PATIENCE", 0.5)
+    monkeypatch.setattr("resel_mta.users.ldap._AVOIDED", 1.0)
     users = open_users(Settings.build(passdb=f"ldap:{directory.file}"))
     assert await users.find("ann")
     directory.process.send_signal(signal.SIGSTOP)
@@ -264,9 +264,53 @@ async def test_a_hanging_directory_is_a_temporary_failure(
             await users.find("ann")
         with pytest.raises(TempFail):
             await users.authenticate("ann", b"annsecret")
+        began = time.monotonic()
+        with pytest.raises(TempFail):
+            await users.find("ann")
+        assert time.monotonic() - began < 0.3, "it waited again"
     finally:
         directory.process.send_signal(signal.SIGCONT)
+    await asyncio.sleep(1.1)
     assert await users.find("ann")
+    users.close()
+
+
+@pytest.mark.parametrize("uri", ["ldap://127.0.0.1", "ldaps://127.0.0.1"])
+async def test_a_server_that_says_nothing_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    """Not in a TLS handshake either, where libldap keeps no timeout."""
+    monkeypatch.setattr("resel_mta.users.ldap.PATIENCE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        file = tmp_path / "ldap.conf"
+        file.write_text(f"uris = {uri}:{silent.getsockname()[1]}\nbase = dc=x\nauth_bind = yes\n")
+        users = open_users(Settings.build(passdb=f"ldap:{file}"))
+        asked = [asyncio.create_task(users.find("ann")) for _ in range(3)]
+        began = time.monotonic()
+        ticks = 0
+        while not all(task.done() for task in asked):
+            await asyncio.sleep(0.01)
+            ticks += 1
+        assert all(isinstance(task.exception(), TempFail) for task in asked)
+        assert 0.4 < time.monotonic() - began < 3
+        assert ticks > 20
+        users.close()
+
+
+async def test_waiting_for_a_slow_directory_is_no_work(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resel_mta.users.ldap.PATIENCE", 1.0)
+    users = open_users(Settings.build(passdb=f"ldap:{directory.file}"))
+    assert await users.find("ann")
+    directory.process.send_signal(signal.SIGSTOP)
+    used = time.process_time()
+    try:
+        with pytest.raises(TempFail):
+            await users.find("ann")
+        assert time.process_time() - used < 0.5
+    finally:
+        directory.process.send_signal(signal.SIGCONT)
     users.close()
 
 
@@ -308,7 +352,6 @@ def test_the_supervisor_asks_for_itself(
 def test_what_is_not_understood_is_an_error(tmp_path: Path, line: str, words: str) -> None:
     path = tmp_path / "ldap.conf"
     path.write_text(CONFIG.format(port=1) + line + "\n")
-    pytest.importorskip("bonsai", reason='the extra "ldap" is not installed')
     with pytest.raises(ConfigError) as error:
         open_users(Settings.build(passdb=f"ldap:{path}"))
     assert words in str(error.value)
