@@ -161,6 +161,21 @@ def names_a_mailbox(node: Node) -> bool:
     return False
 
 
+def names_messages(node: Node) -> bool:
+    """Whether every way to match says which messages too, if only by "all"."""
+    if isinstance(node, InMailbox):
+        return False
+    if isinstance(node, WithGuid):
+        return not node.folder
+    if isinstance(node, Not):
+        return names_messages(node.node)
+    if isinstance(node, AllOf):
+        return any(names_messages(one) for one in node.nodes)
+    if isinstance(node, AnyOf):
+        return all(names_messages(one) for one in node.nodes)
+    return True
+
+
 def exact_mailboxes(node: Node) -> list[str] | None:
     """The folders a query can match in, where it names each without wildcards; else None."""
     if isinstance(node, InMailbox):

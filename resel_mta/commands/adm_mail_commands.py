@@ -8,7 +8,7 @@ from pathlib import Path
 
 from resel_lda.admin.fields import UnknownField, available, field_values, is_stream
 from resel_lda.admin.folders import BIN_FIELDS, STATUS_FIELDS, SUMMABLE
-from resel_lda.admin.query import Node, QueryError, names_a_mailbox, parse_query
+from resel_lda.admin.query import Node, QueryError, names_a_mailbox, names_messages, parse_query
 from resel_lda.mailbox import MailboxError
 from resel_lda.maildir.flags import canonical_flags
 from resel_mta.commands import cli
@@ -55,6 +55,8 @@ def _list(options: Options) -> Request:
 
 def _status(options: Options) -> Request:
     asked = options.words[0].split()
+    if not asked:
+        raise Fatal(cli.EX_USAGE, "Fatal: No status fields")
     total = "t" in options.letters
     fields: list[str] = []
     for name in asked:
@@ -114,7 +116,7 @@ def _search(options: Options) -> Request:
 
 
 def _fetch(options: Options) -> Request:
-    fields = options.words[0].split()
+    fields = options.words[0].lower().split()
     try:
         field_values(fields)
     except UnknownField as error:
@@ -126,8 +128,16 @@ def _fetch(options: Options) -> Request:
 
 
 def _expunge(options: Options) -> Request:
-    if not names_a_mailbox(_query(options.words)):
+    query = _query(options.words)
+    text = ""
+    if not names_a_mailbox(query):
         text = "search query must contain MAILBOX in all search branches"
+    elif not names_messages(query):
+        text = (
+            "each branch in search query must contain something else besides MAILBOX "
+            '(e.g. just add "all" if you want everything)'
+        )
+    if text:
         raise Fatal(cli.EX_USAGE, f"Fatal: expunge: To avoid accidents, {text}")
     args = {
         "query": options.words,

@@ -173,7 +173,8 @@ def test_undo_commands(place: Place, capsys: pytest.CaptureFixture[str]) -> None
     for number in range(1, 5):
         message.write_bytes(MAIL % number)
         assert place.adm("save", "-u", "lcarr", str(message)) == 0
-    assert place.adm("expunge", "-u", "lcarr", "mailbox", "INBOX", "or", "mailbox", "x*") == 0
+    folders = ("(", "mailbox", "INBOX", "or", "mailbox", "x*", ")")
+    assert place.adm("expunge", "-u", "lcarr", *folders, "all") == 0
     out, error = capsys.readouterr()
     assert out == ""
     assert re.fullmatch(
