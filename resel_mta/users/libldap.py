@@ -145,6 +145,7 @@ class Connection:
         self._ldap = library()
         self._handle = c_void_p()
         self._open = False
+        self._socket: socket.socket | None = None
         self._seconds = timeout
         self._timeout = _TimeVal(int(timeout), int(timeout % 1 * 1e6))
         self._check(self._ldap.ldap_initialize(byref(self._handle), uri.encode()))
@@ -158,7 +159,6 @@ class Connection:
         self._option(_TLS_REQUIRE_CERT, byref(c_int(_TLS_DEMAND if verify else _TLS_NEVER)))
         # Without a context of its own it would use the process's, with another's certificates.
         self._option(_TLS_NEWCTX, byref(c_int(0)))
-        self._socket: socket.socket | None = None
         self._callback = _ConnectCallback(_Connected(self._connected), _Closed(_ignore), None)
         self._option(_CONNECT_CB, byref(self._callback))
 
@@ -187,9 +187,10 @@ class Connection:
             timer.cancel()
 
     def _abort(self) -> None:
-        with contextlib.suppress(OSError):
-            if self._socket is not None:
-                self._socket.shutdown(socket.SHUT_RDWR)
+        connected = self._socket
+        if connected is not None:
+            with contextlib.suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
 
     def _option(self, option: int, value: Any) -> None:
         if self._ldap.ldap_set_option(self._handle, option, value) != 0:

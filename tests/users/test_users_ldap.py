@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import imaplib
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from demo.network import TOAD, Network
 from resel_mta.config import ConfigError, Settings
 from resel_mta.mail import TempFail
 from resel_mta.users import User, open_users
@@ -312,6 +314,47 @@ async def test_waiting_for_a_slow_directory_is_no_work(
     finally:
         directory.process.send_signal(signal.SIGCONT)
     users.close()
+
+
+def test_a_whole_daemon_with_a_directory(directory: Directory) -> None:
+    with Network({"toad": {"mydestination": "resel.fr", "alias_maps": ""}}) as network:
+        toad = network.toad
+        file = toad.directory / "ldap.conf"
+        file.write_text(
+            CONFIG.format(port=directory.port).replace("/var/vmail", str(toad.directory / "mail"))
+        )
+        network.launcher.give(file)
+        source = f"ldap:{file}"
+        toad.configure({"passdb": source, "userdb": source, "auth_failure_delay": "0"})
+        toad.start()
+        with network.smtp(toad) as client:
+            client.sendmail("ann@resel.fr", ["bob@resel.fr"], b"Subject: hello\r\n\r\ntext\r\n")
+            client.mail("ann@resel.fr")
+            assert client.rcpt("carl@resel.fr")[0] == 550
+        until = time.monotonic() + 10
+        while not list(toad.directory.glob("mail/bob/new/*")):
+            assert time.monotonic() < until, toad.log()
+            time.sleep(0.05)
+        with imaplib.IMAP4(TOAD, network.imap_port, timeout=20) as imap:
+            assert "SCRAM" not in str(imap.capabilities)
+            with pytest.raises(imaplib.IMAP4.error, match="AUTHENTICATIONFAILED"):
+                imap.login("bob", "annsecret")
+            imap.login("bob", "bobsecret")
+            assert imap.select()[1] == [b"1"]
+        directory.stop()
+        with network.smtp(toad) as client:
+            client.ehlo()
+            client.mail("ann@resel.fr")
+            assert client.rcpt("ann@resel.fr")[0] == 451
+        with imaplib.IMAP4(TOAD, network.imap_port, timeout=20) as imap:
+            with pytest.raises(imaplib.IMAP4.error, match="UNAVAILABLE"):
+                imap.login("bob", "other")
+        directory.start()
+        with network.smtp(toad) as client:
+            client.ehlo()
+            client.mail("ann@resel.fr")
+            assert client.rcpt("bob@resel.fr")[0] == 250
+        toad.stop()
 
 
 def test_the_supervisor_asks_for_itself(
