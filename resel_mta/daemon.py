@@ -107,11 +107,11 @@ class Daemon:
     async def _publish_maps(self, settings: Settings) -> None:
         """Tables as their sources have them now; a broken one keeps its last good copy."""
         for problem in await asyncio.to_thread(publish_maps, settings):
-            self._log.warning("master", str(problem))
+            self._log.warning("master", problem.plain())
 
     def _announce(self) -> None:
         for warning in self._settings.warnings:
-            self._log.warning("master", str(warning))
+            self._log.warning("master", warning.plain())
         where = ", ".join(
             f"{entry.listener.service} on {sockets.describe(entry.listener)}"
             for entry in self._bound
@@ -153,8 +153,8 @@ class Daemon:
                 await self._reload()
             except ConfigError as error:
                 for problem in error.problems:
-                    word = "error: " if problem.is_error else ""
-                    self._log.event("master", f"{word}{problem}")
+                    word = "error" if problem.is_error else "warning"
+                    self._log.event("master", f"{word}: {problem.plain()}")
                 self._log.warning("master", "reload refused: the old configuration stays in force")
                 text = "\n".join(str(problem) for problem in error.problems)
                 raise ControlError(78, f"{text}\nthe old configuration stays in force") from error
@@ -177,7 +177,7 @@ class Daemon:
         self._settings, self._configured = settings, read_at
         await self._relisten(settings)
         for warning in settings.warnings:
-            self._log.warning("master", str(warning))
+            self._log.warning("master", warning.plain())
         self._log.event("master", f"reload -- version {__version__}, configuration {settings.path}")
 
     async def _relisten(self, settings: Settings) -> None:

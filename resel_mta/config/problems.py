@@ -23,9 +23,16 @@ class Problem:
     is_error: bool = True
 
     def __str__(self) -> str:
+        return self._line("" if self.is_error else "warning: ")
+
+    def plain(self) -> str:
+        """For a log that says itself that it is a warning."""
+        return self._line("")
+
+    def _line(self, word: str) -> str:
         place = f"{self.where}: " if self.where else ""
         name = f"{self.parameter}: " if self.parameter else ""
-        return place + ("" if self.is_error else "warning: ") + name + self.text
+        return place + word + name + self.text
 
 
 class ConfigError(Exception):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from resel_mta.commands.mta import main
-from resel_mta.config import ConfigError, load
+from resel_mta.config import ConfigError, Problem, load
 from resel_mta.config.check import check
 from resel_mta.config.load import read
 
@@ -122,3 +122,9 @@ def test_a_start_lists_them_line_by_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as failure:
         load(str(path))
     assert [each.where.rpartition(":")[2] for each in failure.value.problems] == list("1234")
+
+
+def test_a_problem_in_a_log_is_called_a_warning_once() -> None:
+    problem = Problem("main.cf:3", "biif", "unknown parameter", is_error=False)
+    assert str(problem) == "main.cf:3: warning: biif: unknown parameter"
+    assert problem.plain() == "main.cf:3: biif: unknown parameter"
