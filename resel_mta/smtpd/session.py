@@ -194,7 +194,8 @@ class Session(Conduct):
         elif not verb:
             self.refuse("UNKNOWN", replies.BAD_SYNTAX)
         elif verb in options.forbidden_commands:
-            self.log(f"warning: non-SMTP command from {label}: {verb.decode()}")
+            said = line[:100].decode("ascii", "replace").strip()
+            self.log(f"warning: non-SMTP command from {label}: {said}")
             self.hang_up(replies.NON_SMTP)
         elif verb in options.noop_commands:
             self.say(replies.OK)
