@@ -117,13 +117,23 @@ class Queue:
         try:
             # Not row by row: a reader that takes its time must not hold the queue's lock.
             with tempfile.SpooledTemporaryFile(MEMORY, "w+") as answer:
-                asyncio.run(self._answer(verb, args, answer))
+                try:
+                    asyncio.run(self._answer(verb, args, answer))
+                except TempFail:
+                    # Damage that came to light at the commit; what was saved is there now.
+                    answer.seek(0)
+                    answer.truncate()
+                    asyncio.run(self._answer(verb, args, answer))
                 answer.seek(0)
                 yield from map(json.loads, answer)
         except ControlError as error:
             raise Failure(error.exit_code, error.text) from None
         except QueueLocked as error:
             raise Failure(cli.EX_TEMPFAIL, f"{error}, which does not answer") from None
+        except TempFail as error:
+            raise Failure(
+                cli.EX_TEMPFAIL, f"queue in {self._directory}: {error.reply.text}"
+            ) from None
         except (UnusableLibrary, UnknownVersion, apsw.Error) as error:
             raise Failure(
                 cli.EX_UNAVAILABLE, f"the queue in {self._directory} cannot be used: {error}"

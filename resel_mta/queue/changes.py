@@ -74,6 +74,8 @@ def _entry(
     row: tuple[Any, ...], recipients: list[RecipientEntry], deleted: float, now: float
 ) -> Entry:
     number, state, owner, arrival, size, sender, next_attempt, expires, packed = row
+    if row.count(None) > (owner is None):
+        raise apsw.CorruptError("message: a value is missing")
     for recipient in unpack(packed) if packed else ():
         recipients.append(
             RecipientEntry(

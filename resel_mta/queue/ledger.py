@@ -84,6 +84,8 @@ class Ledger:
         """Go on where a database ends; one without a ledger is taken as it is."""
         self._first = None
         row = db.execute("SELECT * FROM ledger ORDER BY interval DESC LIMIT 1").fetchone()
+        if row is not None and not all(isinstance(count, int) for count in row[:-1]):
+            raise apsw.CorruptError("ledger: not numbers")
         if row is None and _numbers(db):
             (waiting,) = db.execute(f"SELECT coalesce(sum({PENDING}), 0) FROM message").fetchall()[
                 0
@@ -93,7 +95,7 @@ class Ledger:
         self._interval, self._kept = interval, counts
         try:
             self._kept_sketch = Sketch(data)
-        except ValueError:
+        except (ValueError, TypeError):
             self._kept_sketch = _sketch_of(db)
         self.begin()
 
@@ -293,5 +295,7 @@ def read(db: apsw.Connection, ledger: Ledger, since: float, now: float) -> Audit
     audit.named = found.complete
     for what, query in _DAMAGES:
         for (number,) in db.execute(query):
+            if number is None:
+                raise apsw.CorruptError("recipient: a value is missing")
             audit.damaged.setdefault(format_id(number), what)
     return audit

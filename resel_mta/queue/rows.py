@@ -113,7 +113,11 @@ def _pack_usual(recipient: Recipient) -> str:
 
 
 def unpack(packed: str) -> list[Recipient]:
-    return [_recipient((*values, row)) for row, values in enumerate(_decode(packed), 1)]
+    """Raises apsw.CorruptError for what `pack` did not write."""
+    try:
+        return [_recipient((*values, row)) for row, values in enumerate(_decode(packed), 1)]
+    except (ValueError, TypeError, IndexError, AttributeError) as error:
+        raise apsw.CorruptError(f"recipients: {error}") from error
 
 
 def unfold(db: apsw.Connection, number: int) -> None:
@@ -291,6 +295,8 @@ def read_all(
     for row in db.execute(_MESSAGE, (listed,)):
         number: int = row[0]
         packed: str = row[13]
+        if None in row:
+            raise apsw.CorruptError("message: a value is missing")
         message = messages[number] = _message(row)
         message.whole = True
         if packed:

@@ -24,6 +24,8 @@ FREE_PAGES = 4096
 """So many pages may stay free in the database; of more, those at its end go when it is idle."""
 FREED_AT_ONCE = 2048
 
+ROWS_LOST = "rows_lost"
+"""meta.key of a database that cannot know of every body in content/: it is new, or was salvaged."""
 LIVE, HELD, CORRUPT, TRASHED = 0, 1, 2, 3
 """message.state"""
 PENDING, DONE = 0, 1
@@ -98,6 +100,16 @@ CREATE INDEX IF NOT EXISTS trash_at ON trash(at);
 """
 
 
+TABLES = ("message", "content", "recipient", "owner", "meta", "token", "trash", "ledger")
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error means that what lies in the database is not what was written."""
+    if isinstance(error, apsw.SQLError):
+        return str(error).startswith("malformed JSON")
+    return isinstance(error, apsw.CorruptError | apsw.NotADBError | UnicodeDecodeError)
+
+
 class UnusableLibrary(Exception):
     """SQLite is too old to be trusted with WAL."""
 
@@ -118,9 +130,15 @@ def open_database(path: str, vfs: str | None = None) -> apsw.Connection:
     try:
         _prepare(db)
     except BaseException:
-        db.close()
+        close_damaged(db)
         raise
     return db
+
+
+def close_damaged(db: apsw.Connection) -> None:
+    """Close a database of which nothing more is wanted; a damaged one may fail even at that."""
+    with contextlib.suppress(apsw.Error):
+        db.close()
 
 
 def _keep_private(path: str) -> None:
@@ -150,12 +168,36 @@ def _prepare(db: apsw.Connection) -> None:
     db.pragma("journal_size_limit", WAL_PAGES * PAGE_SIZE)
     db.wal_autocheckpoint(WAL_PAGES)
     if version == 0:
-        with db:
-            db.execute(SCHEMA)
-            db.pragma("user_version", VERSION)
+        try:
+            with db:
+                db.execute(SCHEMA)
+                db.execute("INSERT INTO meta VALUES(?, 1)", (ROWS_LOST,))
+                db.pragma("user_version", VERSION)
+        except apsw.SQLError as error:
+            # It is there already: not a new file after all.
+            raise apsw.CorruptError(f"schema: {error}") from error
     elif version != VERSION:
         raise UnknownVersion(f"the queue has format {version}, this release reads {VERSION}")
-    db.execute(BESIDE + TABLE)
+    try:
+        db.execute(BESIDE + TABLE)
+        for table in TABLES:
+            db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchall()
+    except apsw.SQLError as error:
+        raise apsw.CorruptError(f"schema: {error}") from error
+
+
+def check_envelopes(db: apsw.Connection) -> None:
+    """Raises apsw.CorruptError if a row of `message` or `recipient` may be there and not be found:
+    mail that nobody would ever try again. What is wrong with a content shows when it is read."""
+    for table in ("message", "recipient"):
+        check = db.execute(f"PRAGMA integrity_check({table})").get
+        if check != "ok":
+            raise apsw.CorruptError(" ".join(str(check).split()))
+
+
+def may_lack_rows(db: apsw.Connection) -> bool:
+    """Whether there may have been messages that have no row now."""
+    return db.execute("SELECT 1 FROM meta WHERE key = ?", (ROWS_LOST,)).get is not None
 
 
 def settle(db: apsw.Connection) -> None:

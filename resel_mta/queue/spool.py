@@ -176,15 +176,22 @@ class Spool:
             self.disk.write_file(self._corrupt / f"{name}.header", [header])
         self.disk.sync_directory(self._corrupt)
 
-    def sweep(self, started: float, mentioned: Callable[[str], bool]) -> int:
-        """At start: remove files older than `started` that no row mentions; how many."""
-        removed = 0
+    def sweep(
+        self, started: float, mentioned: Callable[[str], bool], keep: Callable[[], bool]
+    ) -> int:
+        """At start: remove files older than `started` that no row mentions. keep: whether rows may
+        have been lost; then what was of a message goes to corrupt/. How many did."""
+        kept = 0
         for path in [*self._incoming.iterdir(), *self._content.glob("*/*")]:
             with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime < started and not mentioned(path.name):
+                if path.stat().st_mtime >= started or mentioned(path.name):
+                    continue
+                if path.parent != self._incoming and keep():
+                    self.set_aside(path.name, b"")
+                    kept += 1
+                else:
                     self.remove(str(path))
-                    removed += 1
-        return removed
+        return kept
 
 
 class SpoolSink:

@@ -29,8 +29,16 @@ from resel_mta.queue.door import Result, Watcher
 from resel_mta.queue.ids import IdSource, format_id, parse_id
 from resel_mta.queue.ledger import Ledger
 from resel_mta.queue.lock import lock_queue
-from resel_mta.queue.salvage import salvage
-from resel_mta.queue.schema import open_database, settle, shrink
+from resel_mta.queue.salvage import open_or_salvage
+from resel_mta.queue.schema import (
+    ROWS_LOST,
+    check_envelopes,
+    close_damaged,
+    is_damage,
+    may_lack_rows,
+    settle,
+    shrink,
+)
 from resel_mta.queue.spool import THRESHOLD, FileBody, Spool, SpoolSink, disk_failure
 from resel_mta.queue.writer import Writer
 
@@ -105,22 +113,35 @@ class SQLiteStore(Contents):
         self._spool.disk.make_directories(root)
         self._lock_fd = lock_queue(root)
         self._spool.make()
+        self._spool.disk.sync_directory(root)
+        try:
+            db, settled = self._begin(started)
+        except Exception as error:
+            if not is_damage(error):
+                raise
+            self._suspect = True
+            db, settled = self._begin(started)
+        self._writer.start(db, settled)
+
+    def _begin(self, started: float) -> tuple[apsw.Connection, bool]:
+        """The database, and whether it may be changed already."""
         db = self._reopen()
         try:
-            self._spool.disk.sync_directory(root)
+            check_envelopes(db)
             found = db.execute("SELECT value FROM meta WHERE key = 'id_ceiling'").get
             self._ids = IdSource(found or 0, self._clock)
-            settled = self._can_settle(db)
 
             def mentioned(name: str) -> bool:
                 number = parse_id(name)
                 return number is not None and rows.exists(db, number)
 
-            self._spool.sweep(started, mentioned)
+            kept = self._spool.sweep(started, mentioned, lambda: may_lack_rows(db))
+            if kept:
+                self._report(f"{kept} files of messages that were lost moved to corrupt/")
+            return db, self._can_settle(db)
         except BaseException:
-            db.close()
+            close_damaged(db)
             raise
-        self._writer.start(db, settled)
 
     def _can_settle(self, db: apsw.Connection) -> bool:
         """A disk that is completely full is no reason not to start: the queue can be read, and
@@ -137,23 +158,18 @@ class SQLiteStore(Contents):
     # What the writer calls, in its thread.
 
     def _reopen(self) -> apsw.Connection:
-        try:
-            db = open_database(self._path, self._vfs)
-            if self._suspect:
-                check = db.pragma("quick_check")
-                if check != "ok":
-                    db.close()
-                    raise apsw.CorruptError(str(check))
-        except (apsw.CorruptError, apsw.NotADBError):
-            corrupt = self._spool.root / "corrupt"
-            db, text = salvage(self._path, corrupt, self._spool.disk, self._vfs)
-            self._report(text)
+        corrupt = self._spool.root / "corrupt"
+        db, text = open_or_salvage(
+            self._path,
+            corrupt,
+            self._spool.disk,
+            self._vfs,
+            self._ledger.load,
+            damaged=self._suspect,
+        )
         self._suspect = False
-        try:
-            self._ledger.load(db)
-        except BaseException:
-            db.close()
-            raise
+        if text:
+            self._report(text)
         return db
 
     def _settle(self, db: apsw.Connection) -> None:
@@ -162,6 +178,7 @@ class SQLiteStore(Contents):
             with db:
                 db.execute("UPDATE message SET owner = NULL WHERE owner IS NOT NULL")
                 db.execute("DELETE FROM owner")
+                db.execute("DELETE FROM meta WHERE key = ?", (ROWS_LOST,))
                 self._store_ceiling(db, self._ids.ceiling)
             self._begun = True
 

@@ -32,6 +32,7 @@ from resel_mta.mail import PermFail, TempFail
 from resel_mta.queue.door import AlreadyEntered
 from resel_mta.queue.ledger import Ledger
 from resel_mta.queue.rows import Row, insert_rows
+from resel_mta.queue.schema import is_damage
 from resel_mta.queue.spool import DISK_FULL, STORE_FAILED
 
 Operation = Callable[[apsw.Connection], Any]
@@ -105,6 +106,7 @@ class Writer:
         self._doubtful: list[int] = []
         self._db: apsw.Connection | None = None
         self._settled = False
+        self._committing = False
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="queue-writer", daemon=True)
         self._closed: ThreadFuture[None] = ThreadFuture()
@@ -199,14 +201,15 @@ class Writer:
             return self._idle(self._db)
         except (apsw.Error, OSError) as error:
             self._report(f"queue database: {type(error).__name__}: {error}")
+            if is_damage(error):
+                self._damaged()
             # As after any commit that failed; but nobody was waiting for this one.
             self._close_database()
             return False
 
     def _work(self, group: list[Job]) -> None:
         try:
-            db = self._usable(any(job.changes for job in group))
-            self._commit(db, group)
+            self._attempt(group)
         except Exception as error:
             # apsw.Error, or OSError out of a VFS.
             self._fail(group, error)
@@ -214,7 +217,22 @@ class Writer:
             # Whatever happens, nobody waits for ever.
             self._loop.call_soon_threadsafe(_answer, group)
 
-    def _usable(self, changes: bool) -> apsw.Connection:
+    def _attempt(self, group: list[Job]) -> None:
+        try:
+            self._commit(self._usable(group), group)
+        except Exception as error:
+            if not is_damage(error) or self._committing:
+                raise
+            # Nothing was committed: it is done with what can be saved.
+            self._report(f"queue database: {type(error).__name__}: {error}")
+            self._damaged()
+            self._close_database()
+            for job in group:
+                job.error = None
+            self._commit(self._usable(group), group)
+
+    def _usable(self, group: Iterable[Job]) -> apsw.Connection:
+        self._committing = False
         if self._db is None:
             self._ledger.doubt()
             self._settled = False
@@ -224,7 +242,7 @@ class Writer:
                 self._settle(self._db)
                 self._settled = True
             except apsw.FullError:
-                if changes or self._refused:
+                if self._refused or any(job.changes for job in group):
                     raise
         if self._refused:
             self._withdraw(self._db, self._refused)
@@ -248,9 +266,9 @@ class Writer:
                 for job in group:
                     if job.operation is not None:
                         job.result = job.operation(db)
-        except _FATAL:
-            raise
-        except Exception:
+        except Exception as error:
+            if _is_fatal(error):
+                raise
             return False
         return True
 
@@ -273,11 +291,11 @@ class Writer:
                 self._ledger.entered([job.row.noted])
             if job.operation is not None:
                 job.result = job.operation(db)
-        except _FATAL:
-            raise
         except (TempFail, PermFail, AlreadyEntered) as error:
             job.error = error
         except Exception as error:
+            if _is_fatal(error):
+                raise
             job.error = TempFail(STORE_FAILED)
             for line in "".join(traceback.format_exception(error)).splitlines():
                 self._report(f"queue operation: {line}")
@@ -291,6 +309,7 @@ class Writer:
             yield
             self._before_commit(db)
             self._ledger.write(db)
+            self._committing = True
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:
@@ -310,7 +329,7 @@ class Writer:
             for job in group:
                 self._doubtful.extend(job.entering)
             return
-        if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+        if is_damage(error):
             self._damaged()
         for job in group:
             self._refused.extend(job.entering)
@@ -327,7 +346,8 @@ class Writer:
                 self._report(f"queue database: closing: {error}")
 
 
-_FATAL = (apsw.IOError, apsw.FullError, apsw.CorruptError, apsw.NotADBError, OSError)
+def _is_fatal(error: BaseException) -> bool:
+    return is_damage(error) or isinstance(error, apsw.IOError | apsw.FullError | OSError)
 
 
 def _answer(group: list[Job]) -> None:

@@ -394,12 +394,12 @@ async def test_damage_that_cost_messages_is_told(tmp_path: Path) -> None:
     await store.close()
     path = tmp_path / "queue.db"
     data = bytearray(path.read_bytes())
-    middle = len(data) // 2 // 4096 * 4096
-    data[middle : middle + 9 * 4096] = b"\xa5" * (9 * 4096)
+    # A page of envelopes; the first that has the text is the table's root, from before it grew.
+    place = data.rindex(messages[100].envelope.reverse_path.encode()) // 4096 * 4096
+    data[place : place + 4096] = b"\xa5" * 4096
     path.write_bytes(data)
-    db, text = salvage(str(path), tmp_path / "corrupt", Disk(), None)
-    db.close()
-    assert "could not be read" in text
+    text = salvage(str(path), tmp_path / "corrupt", Disk(), None)
+    assert "only the content is left" in text
     store = await SQLiteStore.open(tmp_path)
     left = {entry.queue_id async for entry in store.walk()}
     audit = await store.audit(0)
