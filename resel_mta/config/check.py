@@ -88,11 +88,10 @@ def _user_files(settings: Settings) -> list[Problem]:
     problems = []
     for kind, names in _FILES_BEHIND.items():
         for name in names:
-            found, colon, path = settings.text(name).partition(":")
-            # Dovecot's passwd-file takes options before the path.
-            path = path.split()[-1] if path.split() else ""
-            if colon and found == kind and "%" not in path and (why := _unreadable(path)):
-                problems.append(_problem(settings, name, why))
+            for item in settings.text(name).replace(",", " ").split():
+                found, colon, path = item.partition(":")
+                if colon and found == kind and "%" not in path and (why := _unreadable(path)):
+                    problems.append(_problem(settings, name, why))
     return problems
 
 

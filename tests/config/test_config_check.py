@@ -128,3 +128,14 @@ def test_a_problem_in_a_log_is_called_a_warning_once() -> None:
     problem = Problem("main.cf:3", "biif", "unknown parameter", is_error=False)
     assert str(problem) == "main.cf:3: warning: biif: unknown parameter"
     assert problem.plain() == "main.cf:3: biif: unknown parameter"
+
+
+def test_every_file_of_users_is_looked_at(tmp_path: Path) -> None:
+    here, missing = tmp_path / "users", tmp_path / "missing"
+    here.touch()
+    assert (
+        errors(tmp_path, f"passdb=passwd-file:{here}, pam:x", f"userdb=passwd-file:{here},system")
+        == []
+    )
+    found = errors(tmp_path, f"passdb=passwd-file:{here} passwd-file:{missing}", "userdb=system")
+    assert found == [f"passdb: {missing}: No such file or directory"]
