@@ -74,8 +74,10 @@ class DovecotImap:
     def __exit__(self, *_: object) -> None:
         process = self._process
         for stream in (process.stdin, process.stdout, process.stderr):
-            if stream:
-                stream.close()
+            # One that was killed has not read all.
+            with contextlib.suppress(BrokenPipeError):
+                if stream:
+                    stream.close()
         process.wait(10)
 
     def _response(self) -> bytes:

@@ -191,8 +191,7 @@ def test_both_killed(root: Path) -> None:
         killer.join()
         ours.stdout.close()
         ours.wait(10)
-        with contextlib.suppress(BrokenPipeError):
-            dovecot.__exit__()
+        dovecot.__exit__()
         check(root, user, kept, gone)
 
 
