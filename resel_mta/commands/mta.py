@@ -16,12 +16,13 @@ from resel_mta.commands import explain as explaining
 from resel_mta.commands import setup as setting_up
 from resel_mta.commands.cli import Failure
 from resel_mta.commands.mta_client import ask
+from resel_mta.commands.start_checks import mailbox_problems, start_checks
 from resel_mta.commands.status import report
 from resel_mta.composition import open_log
 from resel_mta.config import ConfigError, Settings, load
 from resel_mta.config.check import check
 from resel_mta.config.load import read
-from resel_mta.config.problems import Problem, in_file_order
+from resel_mta.config.problems import in_file_order
 from resel_mta.config.roles import ROLES
 from resel_mta.daemon import Daemon, bind_all
 from resel_mta.disk import Disk
@@ -40,7 +41,6 @@ from resel_mta.sockets import BindError, Bound
 from resel_mta.spawning import can_run
 from resel_mta.supervised import SupervisorLink, from_environment
 from resel_mta.supervisor import ENVIRONMENT, Supervisor
-from resel_mta.tls import ServerTLS
 
 # Seconds beyond shutdown_timeout that `stop` waits.
 STOP_PATIENCE = 40.0
@@ -125,8 +125,13 @@ def _main(arguments: Sequence[str]) -> int:
 
 def _start(settings: Settings, options: argparse.Namespace) -> int:
     def reread() -> Settings:
-        return load(options.config, options.override, options.role)
+        found = load(options.config, options.override, options.role)
+        if problems := mailbox_problems(found):
+            raise ConfigError(problems)
+        return found
 
+    if problems := mailbox_problems(settings):
+        raise ConfigError(problems)
     told = os.environ.pop(ENVIRONMENT, "")
     if told:
         link, bound = from_environment(told)
@@ -202,24 +207,13 @@ def _check(options: argparse.Namespace) -> int:
     settings, problems = read(options.config, options.override, options.role)
     problems += check(settings, problems)
     if not any(problem.is_error for problem in problems):
-        problems += _certificates(settings)
+        problems += start_checks(settings)
     for problem in in_file_order(problems, settings.path):
         print(f"resel-mta: {'fatal: ' if problem.is_error else ''}{problem}", file=sys.stderr)
     if any(problem.is_error for problem in problems):
         return cli.EX_CONFIG
     print(f"{settings.path}: role {settings.role}, no errors")
     return cli.EX_OK
-
-
-def _certificates(settings: Settings) -> list[Problem]:
-    """Certificates and keys that can be read and yet do not serve."""
-    problems: list[Problem] = []
-    for service in ("", "smtpd", "submission", "submissions"):
-        try:
-            ServerTLS(settings.service(service) if service else settings)
-        except ConfigError as error:
-            problems += [each for each in error.problems if each not in problems]
-    return problems
 
 
 def _reload(settings: Settings) -> int:

@@ -139,3 +139,26 @@ def test_every_file_of_users_is_looked_at(tmp_path: Path) -> None:
     )
     found = errors(tmp_path, f"passdb=passwd-file:{here} passwd-file:{missing}", "userdb=system")
     assert found == [f"passdb: {missing}: No such file or directory"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("passdb = sql:/etc/x", "sql:/etc/x: only passwd-file:FILE"),
+        ("mail_location = mbox:/var/mail/%u", "must be maildir:PATH, not mbox:/var/mail/%u"),
+        ("mail_location = maildir:mail/%u", "path is not absolute"),
+    ],
+)
+def test_users_and_mailboxes_that_cannot_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, words: str
+) -> None:
+    path = tmp_path / "main.cf"
+    path.write_text(
+        f"role = server\nmail_owner = nobody\nalias_maps =\ninet_interfaces = 127.0.0.1\n"
+        f"smtpd_listen = :0\nsubmission_listen =\nsubmissions_listen =\nimap_listen =\n"
+        f"imaps_listen =\nqueue_directory = {tmp_path}/q\ndata_directory = {tmp_path}/d\n{line}\n"
+    )
+    assert main(["-c", str(path), "check"]) == 78
+    (said,) = [each for each in capsys.readouterr().err.splitlines() if "fatal: " in each]
+    assert f"main.cf:12: {line.partition(' ')[0]}: " in said
+    assert words in said
