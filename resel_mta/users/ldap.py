@@ -44,6 +44,7 @@ class LdapClient:
         self._patience = patience
         self._idle: deque[Connection] = deque()
         self._avoided: dict[str, float] = {}
+        self._closed = False
 
     def find(self, name: str) -> User | None:
         """Raises DirectoryError."""
@@ -123,7 +124,10 @@ class LdapClient:
                 if kept and error.code == -1:
                     continue
                 raise DirectoryError(str(error)) from error
-            self._idle.append(connection)
+            if self._closed:
+                connection.close()
+            else:
+                self._idle.append(connection)
             return found
 
     def _connect(self, dn: str, password: str | bytes) -> Connection:
@@ -158,7 +162,8 @@ class LdapClient:
         raise DirectoryError(last)
 
     def close(self) -> None:
-        """Close what is kept."""
+        """Close what is kept, and do not keep what is in use."""
+        self._closed = True
         while self._idle:
             self._idle.pop().close()
 

@@ -167,6 +167,8 @@ class Connection:
         again and again: `_deadline` ends that, by what is kept here."""
         descriptor = c_int(-1)
         self._ldap.ber_sockbuf_ctrl(buffer, _GET_FD, byref(descriptor))
+        if self._socket is not None:
+            self._socket.close()
         if descriptor.value >= 0:
             self._socket = socket.socket(fileno=os.dup(descriptor.value))
         return 0
