@@ -125,6 +125,8 @@ def test_system_big_mails_do_not_stop_the_others(need: Callable[[str], str]) -> 
         print(f"NOOP: {waits[-1] * 1000:.0f} ms at most, {peak / 1e6:.0f} MB")
         assert peak < 150e6
         assert waits[len(waits) * 95 // 100] < 0.1, waits[-10:]
+        # A busy machine may hold up one of them; a NOOP that is made to wait takes a second.
+        assert waits[-1] < 0.8, waits[-10:]
 
 
 def test_system_stop_leaves_mail_queued_and_commands_work_while_down(network: Network) -> None:
