@@ -171,7 +171,10 @@ async def test_pop3_auth(tmp_path: Path, initial: bool) -> None:
         assert await talk.say("AUTH LOGIN") == "+ VXNlcm5hbWU6"
         assert await talk.say("*") == "-ERR Authentication aborted by client."
         assert await talk.say("AUTH") == "+OK"
-        assert await talk.lines() == ["PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-1"]
+        offered = await talk.lines()
+        assert offered[:2] == ["PLAIN", "LOGIN"]
+        # Once it is known that all users have secrets for it.
+        assert set(offered[2:]) <= {"SCRAM-SHA-256", "SCRAM-SHA-1"}
         if initial:
             assert await talk.say(f"AUTH plain {coded}") == "+OK Logged in."
         else:
