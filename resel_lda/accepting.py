@@ -63,6 +63,14 @@ def address_of(name: object) -> tuple[str, int]:
     return "", 0
 
 
+def is_gone(transport: asyncio.BaseTransport) -> bool:
+    """Whether it is a TCP connection that was reset already: its peer has no address any more, and
+    must not be taken for one on a unix socket."""
+    return bool(address_of(transport.get_extra_info("sockname"))[0]) and not isinstance(
+        transport.get_extra_info("peername"), tuple
+    )
+
+
 def ends_of(connection: socket.socket) -> tuple[str, str]:
     """The addresses of the client and of this side; "" when the client is gone already."""
     try:

@@ -24,6 +24,7 @@ from resel_lda.accepting import (
     address_of,
     ends_of,
     handshake_failure,
+    is_gone,
     is_loopback,
 )
 from resel_lda.handover import Handover
@@ -179,6 +180,9 @@ class LoginService(ABC):
         await self._welcome(stream)
 
     async def _welcome(self, stream: Stream) -> None:
+        if is_gone(stream.transport):
+            stream.abort()
+            return
         client = Client(
             stream,
             base64.b64encode(os.urandom(9), b"+/").decode(),

@@ -6,6 +6,7 @@ import asyncio
 import imaplib
 import socket
 import ssl
+import struct
 from pathlib import Path
 
 import uvloop
@@ -102,3 +103,25 @@ async def test_imap_front_logs_as_dovecot(
             "lip=127.0.0.1, TLS handshaking: SSL_accept() failed: wrong version number"
         )
         await find(f"Login: user=<lcarr>, {rest}, mpid=", ", TLS, session=<")
+
+
+def test_imap_front_trusts_no_connection_whose_address_is_gone(tmp_path: Path) -> None:
+    """Reset before it was accepted: it has no peer any more, as a unix socket has none."""
+
+    def log_in_and_out(port: int) -> None:
+        with imaplib.IMAP4("127.0.0.1", port) as client:
+            client.login("lcarr", PASSWORD)
+
+    async def main() -> list[str]:
+        async with imap_service(tmp_path) as running:
+            gone = socket.create_connection(("127.0.0.1", running.port), timeout=5)
+            gone.sendall(b"a LOGIN ada wrong\r\n")
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            gone.close()
+            # Accepted in their order, so that the first has been looked at by now.
+            await asyncio.to_thread(log_in_and_out, running.port)
+            await running.log.wait_for("Disconnected: Logged out")
+            return running.log.lines
+
+    lines = uvloop.run(main())
+    assert [line for line in lines if "rip=," in line or "ada" in line] == []
