@@ -8,11 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
-# Mail of this machine's programs and of other machines; no mailboxes here, only aliases.
-_NO_MAILBOXES = {
-    "local_recipient_maps": "$alias_maps",
-    "local_transport": "error:5.1.1 this machine has no mailboxes, and no alias for this name",
-}
 _TLS_WHEN_OFFERED = {"smtp_tls_security_level": "may"}
 # Users log in before anything else is permitted.
 _USERS_ONLY = {
@@ -32,7 +27,6 @@ ROLES: Mapping[str, Mapping[str, str]] = MappingProxyType(
                 "inet_interfaces": "loopback-only",
                 "smtpd_listen": ":25",
                 "local_header_rewrite_clients": "permit_mynetworks",
-                **_NO_MAILBOXES,
                 **_TLS_WHEN_OFFERED,
             }
         ),
@@ -40,7 +34,6 @@ ROLES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             {
                 "inet_interfaces": "all",
                 "smtpd_listen": ":25",
-                **_NO_MAILBOXES,
                 **_TLS_WHEN_OFFERED,
             }
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import signal
@@ -232,6 +233,28 @@ def test_sendmail_daemon_of_root_reads_what_others_dropped(daemon: Daemon) -> No
     assert "a file with 2 names" in text
     assert "not a regular file" in text
     assert len(list((daemon.queue / "aside").iterdir())) == 2
+
+
+@needs_root
+def test_sendmail_daemon_users_without_an_alias_have_a_mailbox(daemon: Daemon) -> None:
+    """As on a satellite machine of Postfix's: in the spool, with the rights of the user."""
+    spool = daemon.directory / "mail"
+    spool.mkdir()
+    os.chown(spool, 0, grp.getgrnam("mail").gr_gid)
+    spool.chmod(0o2775)
+    with (daemon.directory / "main.cf").open("a") as config:
+        config.write(f"mail_spool_directory = {spool}\n")
+    daemon.start()
+    assert daemon.run("-bv", OTHER.pw_name, "no-such-user").stdout.splitlines()[0].endswith(
+        "deliverable"
+    )
+    done = daemon.run(OTHER.pw_name, data=b"Subject: for you\n\nhi\n", uid=OTHER.pw_uid)
+    assert (done.returncode, done.stderr) == (0, "")
+    daemon.await_log("status=sent (delivered to mailbox)")
+    mailbox = spool / OTHER.pw_name
+    assert b"Subject: for you\n" in mailbox.read_bytes()
+    assert (mailbox.stat().st_uid, mailbox.stat().st_mode & 0o777) == (OTHER.pw_uid, 0o600)
+    assert daemon.run("no-such-user").returncode == 67
 
 
 @needs_root
