@@ -245,9 +245,7 @@ def test_sendmail_daemon_users_without_an_alias_have_a_mailbox(daemon: Daemon) -
     with (daemon.directory / "main.cf").open("a") as config:
         config.write(f"mail_spool_directory = {spool}\n")
     daemon.start()
-    assert daemon.run("-bv", OTHER.pw_name, "no-such-user").stdout.splitlines()[0].endswith(
-        "deliverable"
-    )
+    assert daemon.run("-bv", OTHER.pw_name).returncode == 0
     done = daemon.run(OTHER.pw_name, data=b"Subject: for you\n\nhi\n", uid=OTHER.pw_uid)
     assert (done.returncode, done.stderr) == (0, "")
     daemon.await_log("status=sent (delivered to mailbox)")
