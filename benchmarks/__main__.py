@@ -3,6 +3,8 @@
 make bench                          the main case, three pairs
 make bench BENCH_ARGS="--all"       all cases
 make bench BENCH_ARGS="--imap"      mailboxes beside the real Dovecot
+make bench BENCH_ARGS="--syncs"     how often each syncs, in all cases
+make bench BENCH_ARGS="--profile"   where the CPU time of one message goes
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import imap, relay, report
+from benchmarks import imap, relay, report, stages
 from benchmarks.load import BenchmarkError
+from benchmarks.servers import BareServer, PostfixServer, ReselServer
 from demo.launcher import CHECKOUT, LaunchError
 from demo.machines import MachineError
 
@@ -35,16 +39,21 @@ def main() -> int:
     if not shutil.which("smtp-source", path="/usr/sbin:/usr/bin"):
         print("Skipped: smtp-source and smtp-sink are missing. Install them: apt install postfix")
         return 0
+    if options.profile:
+        return profile(options)
     with_postfix = os.geteuid() == 0 and "postfix" not in options.without
     if os.geteuid() != 0:
         print("Postfix is not measured: its master needs root. Only resel-mta's figures follow.")
+    kinds = chosen(options, with_postfix)
     try:
-        results = measure(options, with_postfix)
+        results = measure(options, kinds)
     except (BenchmarkError, MachineError, LaunchError, subprocess.TimeoutExpired, OSError) as error:
         print(f"The benchmark failed: {error}", file=sys.stderr)
         for line in getattr(error, "log", [])[-15:]:
             print(f"  | {line}", file=sys.stderr)
         return 1
+    if not results:
+        return 0
     print()
     print(report.table(results))
     for path in report.write(results, CHECKOUT / "benchmarks" / "results"):
@@ -59,16 +68,39 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=3, help="measurements of each (3)")
     parser.add_argument("--messages", type=int, default=0, help="per measurement")
     parser.add_argument("--imap", action="store_true", help="IMAP beside Dovecot instead")
+    parser.add_argument("--profile", action="store_true", help="CPU time of one message, by stage")
+    parser.add_argument(
+        "--syncs", action="store_true", help="count the syncs of a message, by strace"
+    )
     parser.add_argument("--octets", type=int, default=6000, help="of each message, with --imap")
     parser.add_argument("--directory", default="/var/tmp", help="where the queues lie; a real disk")
     parser.add_argument(
         "--without",
         action="append",
         default=[],
-        choices=["postfix", "dovecot", "resel-mta"],
+        choices=["postfix", "dovecot", "resel-mta", "bare"],
         help="leave out",
     )
     return parser.parse_args()
+
+
+def profile(options: argparse.Namespace) -> int:
+    """Where the time goes; the exit code."""
+    count = options.messages or 6000
+    try:
+        with tempfile.TemporaryDirectory(prefix="resel-bench-", dir=options.directory) as name:
+            directory = Path(name)
+            directory.chmod(0o755)
+            found = stages.measure(directory, count)
+    except (BenchmarkError, MachineError, LaunchError, OSError) as error:
+        print(f"The benchmark failed: {error}", file=sys.stderr)
+        return 1
+    print(stages.table(found))
+    path = report.write_picture(
+        "profile", stages.picture_of(found), CHECKOUT / "benchmarks/results"
+    )
+    print(f"Written: {path.relative_to(CHECKOUT)}")
+    return 0
 
 
 def compare_imap(options: argparse.Namespace) -> int:
@@ -88,26 +120,40 @@ def compare_imap(options: argparse.Namespace) -> int:
     print(outcome.table())
     path = report.write_imap(outcome.as_json(), count, CHECKOUT / "benchmarks" / "results")
     print(f"Written: {path.relative_to(CHECKOUT)}")
+    picture = report.write_picture(
+        "imap", report.imap_picture(outcome.as_json(), count), CHECKOUT / "benchmarks" / "results"
+    )
+    print(f"Written: {picture.relative_to(CHECKOUT)}")
     return 0
 
 
-def measure(options: argparse.Namespace, with_postfix: bool) -> list[relay.Result]:
-    """The results of the cases asked for."""
+def chosen(options: argparse.Namespace, with_postfix: bool) -> list[relay.Kind]:
+    """What is measured. The bare loop goes last: it writes as much as ours did before."""
+    kinds: list[relay.Kind] = [PostfixServer] if with_postfix else []
+    if "resel-mta" not in options.without:
+        kinds.append(ReselServer)
+    if "bare" not in options.without:
+        kinds.append(BareServer)
+    return kinds
+
+
+def measure(options: argparse.Namespace, kinds: Sequence[relay.Kind]) -> list[relay.Result]:
+    """The results of the cases asked for; none with --syncs, which only prints."""
     if filesystem(options.directory) in ("tmpfs", "ramfs"):
         raise BenchmarkError(f"{options.directory} is not on a disk; choose with --directory")
-    cases = [relay.MAIN_CASE, *(relay.EXTRA_CASES if options.all or options.case else ())]
+    every = options.all or options.case or options.syncs
+    cases = [relay.MAIN_CASE, *(relay.EXTRA_CASES if every else ())]
     cases = [case for case in cases if options.case in case.name]
     if options.messages:
         cases = [dataclasses.replace(case, messages=options.messages) for case in cases]
-    results = []
     with tempfile.TemporaryDirectory(prefix="resel-bench-", dir=options.directory) as name:
         directory = Path(name)
         directory.chmod(0o755)
-        without_ours = "resel-mta" in options.without
-        with relay.contenders(directory, with_postfix, not without_ours) as rivals:
-            for case in cases:
-                results.append(relay.run_case(case, options.pairs, rivals, print))
-    return results
+        with relay.contenders(directory, kinds) as rivals:
+            if options.syncs:
+                relay.count_syncs(cases, options.messages or 1000, rivals, print)
+                return []
+            return [relay.run_case(case, options.pairs, rivals, print) for case in cases]
 
 
 def filesystem(directory: str) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import threading
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
+SYNCS = ("fsync", "fdatasync", "sync_file_range", "msync")
 
 
 def process_tree(pid: int) -> list[int]:
@@ -46,6 +49,45 @@ def pss_bytes(pid: int) -> int:
             if line.startswith("Pss:"):
                 total += int(line.split()[1]) * 1024
     return total
+
+
+def written_octets(pid: int) -> int:
+    """What a process tree has caused to be written to disks so far, as the kernel counts it."""
+    total = 0
+    for one in process_tree(pid):
+        try:
+            text = Path(f"/proc/{one}/io").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended just now
+        for line in text.splitlines():
+            if line.startswith("write_bytes:"):
+                total += int(line.split()[1])
+    return total
+
+
+class Syncs:
+    """Counts what a process tree syncs while the block runs, by strace, which slows it down."""
+
+    def __init__(self, pid: int) -> None:
+        self.count = 0
+        words = ["strace", "-f", "-c", "-e", f"trace={','.join(SYNCS)}"]
+        for one in process_tree(pid):
+            words += ["-p", str(one)]
+        self._words = words
+
+    def __enter__(self) -> Syncs:
+        self._strace = subprocess.Popen(
+            self._words, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        assert self._strace.stderr is not None
+        self._strace.stderr.readline()  # it is attached
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._strace.send_signal(signal.SIGINT)
+        summary = self._strace.communicate(timeout=30)[1]
+        rows = [row.split() for row in summary.splitlines()]
+        self.count = sum(int(row[3]) for row in rows if row and row[-1] in SYNCS)
 
 
 def _stat(pid: int) -> list[str]:

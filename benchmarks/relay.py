@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load import BenchmarkError, Case, Sink, send
-from benchmarks.meter import PeakMemory, cpu_seconds
-from benchmarks.servers import PostfixServer, ReselServer, Server
+from benchmarks.meter import PeakMemory, Syncs, cpu_seconds, written_octets
+from benchmarks.servers import BareServer, PostfixServer, ReselServer, Server
 
 MAIN_CASE = Case("5 KB, 20 sessions")
 EXTRA_CASES = (
@@ -22,19 +22,22 @@ EXTRA_CASES = (
     Case("5 KB, a connection per message", keep=False, messages=2000),
     Case("20,000 deferred messages", messages=20_000, backlog=True),
 )
-WARM_UP = 200
+Kind = type[PostfixServer] | type[ReselServer] | type[BareServer]
+WARM_UP = 500
 TIME_LIMIT = 300.0
 
 
 @dataclass(frozen=True)
 class Run:
     """One measurement. accepted, drained: messages per second until the client had its last 250,
-    and until the queue was empty; cpu_ms: per message; pss_mb: the peak of all processes."""
+    and until the queue was empty; cpu_ms: per message; pss_mb: the peak of all processes;
+    written_kb: to the disk, per message."""
 
     accepted: float
     drained: float
     cpu_ms: float
     pss_mb: float
+    written_kb: float
 
 
 @dataclass
@@ -46,43 +49,42 @@ class Contender:
 
     def measure(self, case: Case, messages: int) -> Run:
         """Raises BenchmarkError, also when the sink got more or fewer messages than were sent."""
-        if case.backlog:
-            return self._measure_backlog(case, messages)
         before = self.sink.count()
+        if case.backlog:
+            sending = self._fill(case, messages)
+        written = written_octets(self.server.pid)
         cpu = cpu_seconds(self.server.pid)
         with PeakMemory(self.server.pid) as memory:
             started = time.monotonic()
-            sending = send(case, self.server.port, messages, TIME_LIMIT)
+            if case.backlog:
+                self.server.flush()
+            else:
+                sending = send(case, self.server.port, messages, TIME_LIMIT)
             # A next hop may be given one message's recipients in several transactions.
             self.sink.await_count(before + messages, TIME_LIMIT)
             self.server.await_empty(messages, TIME_LIMIT)
             draining = time.monotonic() - started
         cpu = cpu_seconds(self.server.pid) - cpu
+        written = written_octets(self.server.pid) - written
         arrived = self.sink.count() - before
         if case.recipients == 1 and arrived != messages:
             raise BenchmarkError(f"{self.server.name}: {messages} sent, {arrived} arrived")
         return Run(
-            messages / sending, messages / draining, cpu / messages * 1000, memory.bytes / 1e6
+            accepted=messages / sending,
+            drained=messages / draining,
+            cpu_ms=cpu / messages * 1000,
+            pss_mb=memory.bytes / 1e6,
+            written_kb=written / messages / 1000,
         )
 
-    def _measure_backlog(self, case: Case, messages: int) -> Run:
-        """CPU and memory are those of the draining alone."""
-        before = self.sink.count()
+    def _fill(self, case: Case, messages: int) -> float:
+        """Messages that wait for the next hop; the seconds until they were accepted."""
         self.sink.away()
+        self.server.hold()
         sending = send(case, self.server.port, messages, TIME_LIMIT)
         self.server.await_deferred(messages, TIME_LIMIT)
         self.sink.back()
-        cpu = cpu_seconds(self.server.pid)
-        with PeakMemory(self.server.pid) as memory:
-            started = time.monotonic()
-            self.server.flush()
-            self.sink.await_count(before + messages, TIME_LIMIT)
-            self.server.await_empty(messages, TIME_LIMIT)
-            draining = time.monotonic() - started
-        cpu = cpu_seconds(self.server.pid) - cpu
-        return Run(
-            messages / sending, messages / draining, cpu / messages * 1000, memory.bytes / 1e6
-        )
+        return sending
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,8 @@ class Result:
 
 
 @contextlib.contextmanager
-def contenders(directory: Path, with_postfix: bool, with_ours: bool) -> Iterator[list[Contender]]:
+def contenders(directory: Path, kinds: Sequence[Kind]) -> Iterator[list[Contender]]:
     """The servers, started; stopped at the end."""
-    kinds: list[type[PostfixServer] | type[ReselServer]] = []
-    if with_postfix:
-        kinds.append(PostfixServer)
-    if with_ours:
-        kinds.append(ReselServer)
     with contextlib.ExitStack() as stack:
         found: list[Contender] = []
         for kind in kinds:
@@ -131,11 +128,38 @@ def run_case(
     """Measure a case `pairs` times on each, in turns, so that a slow minute of the machine meets both."""
     runs: dict[str, list[Run]] = {rival.server.name: [] for rival in rivals}
     for rival in rivals:
-        rival.measure(case, min(WARM_UP, case.messages))
+        run = rival.measure(case, min(WARM_UP, case.messages))
+        _pad(case, rival, run, rivals)
     for number in range(pairs):
         # The one that goes first takes turns too.
         for rival in rivals if number % 2 == 0 else reversed(rivals):
             run = rival.measure(case, case.messages)
+            _pad(case, rival, run, rivals)
             runs[rival.server.name].append(run)
             tell(f"{case.name}: {rival.server.name} {run.drained:.0f} messages/s")
     return Result(case, runs)
+
+
+def _pad(case: Case, measured: Contender, run: Run, rivals: Sequence[Contender]) -> None:
+    """The bare loop writes as much as ours did."""
+    if isinstance(measured.server, ReselServer):
+        octets = int(run.written_kb * 1000)
+        for rival in rivals:
+            if isinstance(rival.server, BareServer):
+                rival.server.pad(*((0, octets) if case.backlog else (octets, 0)))
+
+
+def count_syncs(
+    cases: Sequence[Case], messages: int, rivals: Sequence[Contender], tell: Callable[[str], None]
+) -> None:
+    """How many syncs a message takes of each, case by case, under strace."""
+    for case in cases:
+        for rival in rivals:
+            run = rival.measure(case, min(WARM_UP, messages))
+            _pad(case, rival, run, rivals)
+            with Syncs(rival.server.pid) as syncs:
+                run = rival.measure(case, messages)
+            tell(
+                f"{case.name}: {rival.server.name} {syncs.count / messages:.3f} syncs and "
+                f"{run.written_kb:.1f} KB a message"
+            )

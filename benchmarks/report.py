@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+import statistics
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,38 +14,42 @@ from pathlib import Path
 from benchmarks.chart import Group, bar_chart
 from benchmarks.relay import Result
 
+OURS = "resel-mta"
+LONGEST = 10.0
+"""What the longest bar stands for, as so many times as fast."""
 FIGURES = (
     ("accepted", "accepted/s", 0),
     ("drained", "drained/s", 0),
     ("cpu_ms", "CPU ms/message", 2),
     ("pss_mb", "peak PSS MB", 0),
+    ("written_kb", "KB written/mes.", 1),
 )
 
 
 def table(results: Sequence[Result]) -> str:
-    """Medians side by side, and how many times as fast ours drains."""
-    lines = [f"{'':<32}{'':<11}" + "".join(f"{title:>16}" for _, title, _ in FIGURES)]
+    """Medians side by side, and how many times as fast ours drains as each of the others."""
+    lines = [f"{'':<32}{'':<22}" + "".join(f"{title:>16}" for _, title, _ in FIGURES)]
     for result in results:
         for name in result.runs:
             values = "".join(
                 f"{result.median(name, key):>16.{digits}f}" for key, _, digits in FIGURES
             )
-            lines.append(f"{result.case.name:<32}{name:<11}{values}")
-        factor = ratio(result)
-        if factor is not None:
-            lines.append(f"{'':<32}{'ratio':<11}{'':>16}{factor:>15.1f}×")
+            lines.append(f"{result.case.name:<32}{name:<22}{values}")
+        for name, factor in ratios(result).items():
+            lines.append(f"{'':<32}{f'{OURS} / {name}':<22}{'':>16}{factor:>15.2f}×")
     return "\n".join(lines)
 
 
-def ratio(result: Result) -> float | None:
-    """Ours to Postfix's in messages drained per second; None if only one was measured."""
-    if len(result.runs) < 2:
-        return None
-    return result.median("resel-mta", "drained") / result.median("Postfix", "drained")
+def ratios(result: Result) -> dict[str, float]:
+    """Ours to each of the others' in messages drained per second, as far as both were measured."""
+    if OURS not in result.runs:
+        return {}
+    ours = result.median(OURS, "drained")
+    return {name: ours / result.median(name, "drained") for name in result.runs if name != OURS}
 
 
 def write(results: Sequence[Result], directory: Path) -> list[Path]:
-    """relay-DATE.json and a relay.svg; their paths. Raises OSError."""
+    """relay-DATE.json, relay.svg and relay-cpu.svg; their paths. Raises OSError."""
     directory.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.UTC)
     record = {
@@ -55,9 +60,11 @@ def write(results: Sequence[Result], directory: Path) -> list[Path]:
     }
     data = directory / f"relay-{now:%Y%m%dT%H%M%S}.json"
     data.write_text(json.dumps(record, indent=1) + "\n")
-    picture = directory / "relay.svg"
-    picture.write_text(picture_of(results))
-    return [data, picture]
+    return [
+        data,
+        write_picture("relay", picture_of(results), directory),
+        write_picture("relay-cpu", cpu_picture(results), directory),
+    ]
 
 
 def write_imap(rows: dict[str, dict[str, list[float]]], messages: int, directory: Path) -> Path:
@@ -76,6 +83,34 @@ def write_imap(rows: dict[str, dict[str, list[float]]], messages: int, directory
     return data
 
 
+def write_picture(name: str, picture: str, directory: Path) -> Path:
+    """NAME.svg. Raises OSError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{name}.svg"
+    path.write_text(picture)
+    return path
+
+
+def imap_picture(rows: dict[str, dict[str, list[float]]], messages: int) -> str:
+    """How many times as fast as Dovecot each row is; milliseconds alone if only one was measured."""
+    names = list(rows)
+    labels = list(dict.fromkeys(label for times in rows.values() for label in times))
+    medians = {
+        name: {label: statistics.median(found) for label, found in times.items()}
+        for name, times in rows.items()
+    }
+    if len(names) < 2:
+        groups = [Group(label, [medians[names[0]].get(label)]) for label in labels]
+        note = f"milliseconds, medians; {messages} messages"
+        return bar_chart("IMAP", note, "ms", names, groups)
+    groups = []
+    for label in labels:
+        theirs, ours = (medians[name].get(label) for name in names)
+        groups.append(Group(label, [theirs / ours if theirs and ours else None]))
+    note = f"{names[0]}'s time / {names[1]}'s, medians; over 1 is faster; bars end at {LONGEST:.0f}"
+    return bar_chart(f"IMAP, {messages} messages", note, "×", [""], groups, mark=1.0, limit=LONGEST)
+
+
 def picture_of(results: Sequence[Result]) -> str:
     """Messages drained per second, by case."""
     series = list(results[0].runs)
@@ -85,6 +120,17 @@ def picture_of(results: Sequence[Result]) -> str:
     ]
     note = f"messages per second to the empty queue, medians; {os.cpu_count()} cores, {platform.machine()}"
     return bar_chart("Relay: client → server → next hop", note, "/s", series, groups)
+
+
+def cpu_picture(results: Sequence[Result]) -> str:
+    """What a message costs, by case."""
+    series = list(results[0].runs)
+    groups = [
+        Group(result.case.name, [result.median(name, "cpu_ms") for name in series])
+        for result in results
+    ]
+    note = "CPU milliseconds per message of all processes, medians; less is better"
+    return bar_chart("Relay: what a message costs", note, "ms", series, groups)
 
 
 def machine() -> dict[str, str]:

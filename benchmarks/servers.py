@@ -1,4 +1,4 @@
-"""The two that are compared, each a relay to a sink: a private Postfix, and resel-mta.
+"""What is compared, each a relay to a sink: a private Postfix, resel-mta, and the bare loop.
 
 Both with the sync settings they are shipped with, a queue on a real disk, and logs in a file.
 """
@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import smtplib
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Protocol
 
 from benchmarks.load import BenchmarkError, tool
-from demo.launcher import Launcher
+from demo.launcher import CHECKOUT, Launcher
 from demo.machines import Machine, free_port
 
 MASTER_CF = """\
@@ -71,6 +73,10 @@ class Server(Protocol):
 
     def await_deferred(self, messages: int, timeout: float) -> None:
         """Returns when `messages` messages wait for a next hop that is away."""
+        ...
+
+    def hold(self) -> None:
+        """The next hop is away from now on."""
         ...
 
     def flush(self) -> None:
@@ -145,6 +151,9 @@ class PostfixServer:
                 raise BenchmarkError("Postfix did not defer everything")
             time.sleep(0.2)
 
+    def hold(self) -> None:
+        """It finds that out by itself."""
+
     def flush(self) -> None:
         self._run("postqueue", "-f")
 
@@ -157,14 +166,14 @@ class ReselServer:
 
     name = "resel-mta"
 
-    def __init__(self, directory: Path, sink_port: int) -> None:
+    def __init__(self, directory: Path, sink_port: int, launcher: Launcher | None = None) -> None:
         self.port = free_port(["127.0.0.1"])
         overrides = {
             "myhostname": "mta.bench.example",
             "smtpd_listen": f":{self.port}",
             "relayhost": f"[127.0.0.1]:{sink_port}",
         }
-        launcher = Launcher(directory)
+        launcher = launcher or Launcher(directory)
         self._machine = Machine(
             "resel", "relay", "127.0.0.1", directory / "resel", launcher, overrides
         )
@@ -178,6 +187,9 @@ class ReselServer:
 
     def await_deferred(self, messages: int, timeout: float) -> None:
         self._await_lines(b" status=deferred ", messages, timeout)
+
+    def hold(self) -> None:
+        """It finds that out by itself."""
 
     def flush(self) -> None:
         result = self._machine.command("resel-queue", "-f")
@@ -206,3 +218,66 @@ class ReselServer:
 
     def kill(self) -> None:
         self._machine.kill()
+
+
+class BareServer:
+    """`bare.py`: the same bytes and syncs, and nothing else."""
+
+    name = "bare loop"
+
+    def __init__(self, directory: Path, sink_port: int) -> None:
+        self.port = free_port(["127.0.0.1"])
+        words = [sys.executable, str(CHECKOUT / "benchmarks/bare.py"), str(self.port)]
+        self._process = subprocess.Popen([*words, str(sink_port), str(directory / "bare")])
+        self.pid = self._process.pid
+        self._gone = self._taken = 0
+        until = time.monotonic() + 10
+        while True:
+            try:
+                self._client = smtplib.SMTP("127.0.0.1", self.port, timeout=30)
+            except OSError:
+                if time.monotonic() > until or self._process.poll() is not None:
+                    self._process.kill()
+                    raise BenchmarkError("the bare loop did not start") from None
+                time.sleep(0.05)
+            else:
+                return
+
+    def pad(self, coming: int, going: int) -> None:
+        """So many octets are written for each message from now on."""
+        self._ask(f"XPAD {coming} {going}")
+
+    def hold(self) -> None:
+        self._ask("XHOLD")
+
+    def flush(self) -> None:
+        self._ask("XFLUSH")
+
+    def syncs(self) -> int:
+        return self._counts()[2]
+
+    def await_empty(self, messages: int, timeout: float) -> None:
+        self._await(1, self._gone + messages, timeout)
+        self._taken, self._gone, _ = self._counts()
+
+    def await_deferred(self, messages: int, timeout: float) -> None:
+        self._await(0, self._taken + messages, timeout)
+
+    def _await(self, which: int, wanted: int, timeout: float) -> None:
+        until = time.monotonic() + timeout
+        while self._counts()[which] < wanted:
+            if time.monotonic() > until:
+                raise BenchmarkError(f"the bare loop did not get through: {self._counts()}")
+            time.sleep(0.005)
+
+    def _ask(self, command: str) -> bytes:
+        return self._client.docmd(command)[1]
+
+    def _counts(self) -> tuple[int, int, int]:
+        taken, gone, syncs = self._ask("XCOUNT").split()
+        return int(taken), int(gone), int(syncs)
+
+    def stop(self) -> None:
+        self._client.close()
+        self._process.terminate()
+        self._process.wait(10)
