@@ -1,4 +1,4 @@
-"""Deliveries by way of the worker: for a front that may not write the mailboxes itself.
+"""Deliveries by way of the workers: for a front that may not write the mailboxes itself.
 
 The fields of a DELIVER packet are {"number", "header": octets of the header block, "jobs"}; of
 its answer {"number", "outcomes"}. A worker that dies leaves its deliveries deferred: one that was
@@ -11,6 +11,7 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any, Protocol
 
 from resel_lda.deposit import Depositor
@@ -30,7 +31,11 @@ class WorkerGone(Exception):
 class Courier(Protocol):
     """What `WorkerDepositor` needs of the pool."""
 
-    async def deliver(self, fields: Mapping[str, object], descriptor: int) -> list[Any]:
+    def owner(self, user: str) -> int:
+        """The number of the worker that owns a user."""
+        ...
+
+    async def deliver(self, owner: int, fields: Mapping[str, object], descriptor: int) -> list[Any]:
         """The answer's outcomes. Raises WorkerGone."""
         ...
 
@@ -49,12 +54,25 @@ class WorkerDepositor:
         """The pool is its owner's to stop."""
 
     async def deposit(self, content: Content, jobs: Sequence[Job]) -> list[Outcome]:
+        owned: dict[int, list[int]] = {}
+        for index, job in enumerate(jobs):
+            owned.setdefault(self._courier.owner(job.user.name), []).append(index)
+        found = await asyncio.gather(
+            *(
+                self._by_one(owner, content, [jobs[index] for index in indexes])
+                for owner, indexes in owned.items()
+            )
+        )
+        outcomes = dict(zip(chain(*owned.values()), chain(*found), strict=True))
+        return [outcomes[index] for index in range(len(jobs))]
+
+    async def _by_one(self, owner: int, content: Content, jobs: Sequence[Job]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for some in _packets(jobs):
-            outcomes += await self._deposit(content, some)
+            outcomes += await self._deposit(owner, content, some)
         return outcomes
 
-    async def _deposit(self, content: Content, jobs: Sequence[Job]) -> list[Outcome]:
+    async def _deposit(self, owner: int, content: Content, jobs: Sequence[Job]) -> list[Outcome]:
         try:
             if is_small(content):
                 descriptor = wrap(content, self._directory)
@@ -65,7 +83,7 @@ class WorkerDepositor:
             return [deferred(job, text, "4.3.0") for job in jobs]
         fields = {"header": len(content.header.raw), "jobs": [asdict(job) for job in jobs]}
         try:
-            found = await self._courier.deliver(fields, descriptor)
+            found = await self._courier.deliver(owner, fields, descriptor)
         except WorkerGone:
             return [deferred(job, "the mailbox process went away", "4.3.0") for job in jobs]
         finally:

@@ -30,8 +30,9 @@ from resel_lda.accepting import (
 from resel_lda.handover import Handover
 from resel_lda.imap.login import Attempts, Dialog, LoggedIn, Rejected, TLSSource
 from resel_lda.imap.stream import ConnectionLost, Stream
+from resel_lda.keeper import WorkerUnavailable
 from resel_lda.pump import pump
-from resel_lda.worker_pool import WorkerPool, WorkerUnavailable
+from resel_lda.worker_pool import WorkerPool
 from resel_mta.config import Settings
 from resel_mta.maillog import MailLog
 from resel_mta.users import User, Users
@@ -44,13 +45,14 @@ _TLS_TIMEOUT = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Active:
-    """Who is logged in. session: as in the log. since: seconds since the epoch."""
+    """Who is logged in. session: as in the log. pid: of the worker that serves it."""
 
     user: str
     service: str
     remote_address: str
     session: str
     secured: bool
+    pid: int
 
 
 class LoginDialog(Protocol):
@@ -288,7 +290,7 @@ class LoginService(ABC):
             unread = stream.take_unread()
             request, connection = await self._prepare(client, found, secured, unread)
             with connection:
-                await self._pool.hand_over(request, connection, lambda: self._ended(client))
+                pid = await self._pool.hand_over(request, connection, lambda: self._ended(client))
         except (ConnectionLost, WorkerUnavailable, OSError, asyncio.CancelledError) as error:
             self._ended(client)
             if isinstance(error, WorkerUnavailable):
@@ -299,9 +301,9 @@ class LoginService(ABC):
                 raise
             return
         self._active[client.session] = Active(
-            user.name, self.service, client.remote[0], client.session, secured
+            user.name, self.service, client.remote[0], client.session, secured, pid
         )
-        where = self._where(client, self._pool.pid)
+        where = self._where(client, pid)
         self._log.event(
             self._log_service,
             f"Login: user=<{user.name}>, method={found.method}, {where}",

@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 from resel_lda import errand as errands
 from resel_lda.errand import MAX_ANSWER, Errand
+from resel_lda.keeper import child_environment
 from resel_lda.parcel import is_small, wrap
-from resel_lda.worker_pool import child_environment
 from resel_mta.config import Settings
 from resel_mta.content import Content
 from resel_mta.users import User

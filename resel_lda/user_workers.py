@@ -1,4 +1,4 @@
-"""Workers of users who have a uid of their own, beside the one that serves all others.
+"""Workers of users who have a uid of their own, beside those that serve all others.
 
 Started when such a user logs in, and let go some minutes after his last session. A user's own
 programs may kill or stop his worker: his sessions end, and nobody else's.
@@ -13,11 +13,12 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from resel_lda.handover import Handover
-from resel_lda.worker_pool import Spawned, WorkerPool, WorkerUnavailable
+from resel_lda.keeper import Keeper, Spawned, WorkerUnavailable
+from resel_lda.worker_pool import WorkerPool
 from resel_mta.config import Settings
 from resel_mta.maillog import MailLog
 
-#: Workers beside the common one, and seconds for which one is kept without sessions.
+#: Workers beside the common ones, and seconds for which one is kept without sessions.
 _MOST = 48
 _KEEP = 300.0
 _STOP = 10.0
@@ -29,7 +30,7 @@ class SpawnFor(Protocol):
     """Starts workers. Both raise OSError."""
 
     def is_own(self, uid: int | None) -> bool:
-        """Whether the common worker serves users of this uid."""
+        """Whether the common workers serve users of this uid."""
         ...
 
     async def spawn(self) -> Spawned: ...
@@ -57,30 +58,29 @@ class _UserLog(MailLog):
         self._log.warning(service, text)
 
 
-class _UserPool:
-    def __init__(self, pool: WorkerPool, log: _UserLog) -> None:
-        self.pool = pool
+class _UserWorker:
+    def __init__(self, keeper: Keeper, log: _UserLog) -> None:
+        self.keeper = keeper
         self.log = log
         self.sessions: set[str] = set()
         self.used = time.monotonic()
 
 
 class Workers(WorkerPool):
-    """The common worker, and one for each uid that needs its own."""
+    """The common workers, and one for each uid that needs its own."""
 
     def __init__(self, settings: Settings, log: MailLog, spawner: SpawnFor) -> None:
         super().__init__(settings, log, spawner.spawn)
         self._spawner = spawner
-        self._users: dict[int, _UserPool] = {}
+        self._users: dict[int, _UserWorker] = {}
         self._stopping: set[asyncio.Task[None]] = set()
 
     async def hand_over(
         self, request: Handover, connection: socket.socket, ended: Callable[[], None]
-    ) -> None:
+    ) -> int:
         uid = request.uid
         if uid is None or self._spawner.is_own(uid):
-            await super().hand_over(request, connection, ended)
-            return
+            return await super().hand_over(request, connection, ended)
         users = self._users.get(uid) or self._start(uid, request.user)
         users.sessions.add(request.session)
         users.log.users.add(request.user)
@@ -92,12 +92,12 @@ class Workers(WorkerPool):
             asyncio.get_running_loop().call_later(_KEEP, self._let_idle_go)
 
         try:
-            await users.pool.hand_over(request, connection, over)
+            return await users.keeper.hand_over(request, connection, over)
         except WorkerUnavailable:
             users.sessions.discard(request.session)
             raise
 
-    def _start(self, uid: int, user: str) -> _UserPool:
+    def _start(self, uid: int, user: str) -> _UserWorker:
         """Raises WorkerUnavailable."""
         if len(self._users) >= _MOST:
             idle = [key for key, users in self._users.items() if not users.sessions]
@@ -109,9 +109,9 @@ class Workers(WorkerPool):
             return await self._spawner.spawn_for(user)
 
         log = _UserLog(self._log, uid)
-        pool = WorkerPool(self._settings, log, spawn)
-        pool.start()
-        users = self._users[uid] = _UserPool(pool, log)
+        keeper = Keeper(self._settings, log, spawn)
+        keeper.start()
+        users = self._users[uid] = _UserWorker(keeper, log)
         return users
 
     def _let_idle_go(self) -> None:
@@ -121,21 +121,25 @@ class Workers(WorkerPool):
                 self._drop(uid)
 
     def _drop(self, uid: int) -> None:
-        task = asyncio.get_running_loop().create_task(self._users.pop(uid).pool.stop(_STOP))
+        task = asyncio.get_running_loop().create_task(self._users.pop(uid).keeper.stop(_STOP))
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
+
+    def pids(self) -> list[int]:
+        """With those of users' own workers at the end."""
+        return [*super().pids(), *(users.keeper.pid for users in self._users.values())]
 
     async def kick(self, session: str) -> None:
         for users in self._users.values():
             if session in users.sessions:
-                await users.pool.kick(session)
+                await users.keeper.kick(session)
                 return
         await super().kick(session)
 
     def reconfigure(self, settings: Settings) -> None:
         super().reconfigure(settings)
         for users in self._users.values():
-            users.pool.reconfigure(settings)
+            users.keeper.reconfigure(settings)
 
     async def stop(self, timeout: float) -> None:
         for uid in list(self._users):

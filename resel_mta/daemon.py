@@ -224,6 +224,7 @@ class Daemon:
                 {"service": e.listener.service, "where": sockets.describe(e.listener)}
                 for e in self._bound
             ],
+            "mailbox_processes": self._parts.pool.pids() if self._parts.logins else [],
             "queue": {
                 "active": stats.active,
                 "incoming": stats.incoming,

@@ -14,8 +14,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from resel_lda.handover import Handover
+from resel_lda.keeper import WorkerUnavailable
 from resel_lda.sessions import ADMIN, DELIVERY
-from resel_lda.worker_pool import WorkerPool, WorkerUnavailable
+from resel_lda.worker_pool import WorkerPool
 from resel_mta.control import ControlError, Input, Row, Verb
 from resel_mta.mail import TempFail
 from resel_mta.users import User, Users
@@ -38,6 +39,9 @@ class Session(Protocol):
 
     @property
     def session(self) -> str: ...
+
+    @property
+    def pid(self) -> int: ...
 
 
 class MailVerbs:
@@ -117,7 +121,7 @@ class MailVerbs:
                 "user": one.user,
                 "service": one.service,
                 "ip": one.remote_address,
-                "pid": self._pool.pid,
+                "pid": one.pid,
                 "session": one.session,
             }
 

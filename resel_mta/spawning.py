@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from resel_lda import handover
-from resel_lda.worker_pool import COMMAND as WORKER_COMMAND
+from resel_lda.keeper import COMMAND as WORKER_COMMAND
 from resel_mta.privileges import Account
 
 Started = tuple[socket.socket, "subprocess.Popen[bytes]"]

@@ -17,7 +17,7 @@ from typing import Any
 
 from resel_lda.errand import Errand
 from resel_lda.helpers import HelperFailure
-from resel_lda.worker_pool import Spawned
+from resel_lda.keeper import Spawned
 from resel_mta.config import ConfigError, Listener, Settings
 from resel_mta.config.problems import Problem
 from resel_mta.pickup.drop import Unfit
@@ -74,7 +74,7 @@ class SuppliedFiles(KeyFiles):
 
 
 class SupervisedWorker:
-    """A mailbox worker that the supervisor started. Implements `worker_pool.Spawned`."""
+    """A mailbox worker that the supervisor started. Implements `keeper.Spawned`."""
 
     def __init__(self, link: SupervisorLink, control: socket.socket, pid: int) -> None:
         self._link = link

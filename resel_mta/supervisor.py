@@ -41,6 +41,7 @@ from typing import Any, Protocol
 
 from resel_lda import errand as errands
 from resel_lda.errand import ErrandError
+from resel_lda.worker_pool import worker_count
 from resel_mta import sockets
 from resel_mta.config import ConfigError, Listener, Settings
 from resel_mta.helper_pool import IDLE, HelperPool
@@ -58,7 +59,7 @@ PACKET = 64 * 1024
 # Seconds. A network process that dies within SETTLED of its start is started again after PAUSE.
 SETTLED = 5.0
 PAUSE = 1.0
-# Processes for mailboxes and PAM.
+# Processes for PAM and for the mailboxes of users with a uid of their own.
 MOST_WORKERS = 64
 # Exit codes that a new start would only repeat: usage, unavailable, cannot create, configuration.
 FINAL = frozenset((0, 64, 69, 73, 77, 78))
@@ -275,7 +276,7 @@ class Supervisor:
         """Raises PrivilegeError, Refused, OSError."""
         account: Account | Identity
         if user:
-            if len(self._workers) >= MOST_WORKERS:
+            if len(self._workers) >= MOST_WORKERS + worker_count(self._settings):
                 raise PrivilegeError("too many workers")
             account = self._rights.worker_of(user)
         else:

@@ -33,6 +33,8 @@ _CONFIGURATION: Text = (
 )
 _LISTENS: Text = ("listens on:", "écoute sur :")
 _NOT_LISTENING: Text = ("listens on nothing", "n'écoute sur rien")
+_MAILBOXES: Text = ("mailbox processes: {pids}", "processus des boîtes aux lettres : {pids}")
+_STARTING: Text = ("starting", "démarrage")
 _QUEUE: Text = ("queue: {counts}", "file d'attente : {counts}")
 _EMPTY: Text = ("empty", "vide")
 _QUEUES: dict[str, Text] = {
@@ -84,6 +86,9 @@ def _lines(status: Row, problems: list[Problem]) -> Iterator[str]:
     yield say(_LISTENS if status["listeners"] else _NOT_LISTENING)
     for listener in status["listeners"]:
         yield f"  {listener['service']:<12} {listener['where']}"
+    workers = status["mailbox_processes"]
+    if workers:
+        yield say(_MAILBOXES, pids=", ".join(str(pid or say(_STARTING)) for pid in workers))
     counts = [say(_QUEUES[name], n=count) for name, count in status["queue"].items() if count]
     yield say(_QUEUE, counts=", ".join(counts) or say(_EMPTY))
     yield say(_PROBLEMS if problems else _GOOD)

@@ -45,6 +45,7 @@ ROLES: Mapping[str, Mapping[str, str]] = MappingProxyType(
                 "submissions_listen": ":465",
                 "imap_listen": ":143",
                 "imaps_listen": ":993",
+                "mailbox_processes": "0",
                 **_TLS_WHEN_OFFERED,
                 **{f"submission/{name}": value for name, value in _USERS_ONLY.items()},
                 **{f"submissions/{name}": value for name, value in _USERS_ONLY.items()},

@@ -114,7 +114,7 @@ async def test_a_dead_worker_is_replaced(tmp_path: Path) -> None:
 
     async def killed(running: Running) -> None:
         await running.log.wait_for("Login:")
-        os.kill(running.pool.pid, signal.SIGKILL)
+        os.kill(running.service.active()[0].pid, signal.SIGKILL)
         await running.log.wait_for("ended with status -9")
 
     async with imap_service(tmp_path) as running:

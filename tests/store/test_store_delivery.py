@@ -92,10 +92,10 @@ async def test_a_worker_that_is_killed_defers_and_the_next_one_delivers(
     content = Content(Header(b""), MemoryBody(b"x\r\n"))
     depositor = WorkerDepositor(pool, str(tmp_path))
     await depositor.deposit(content, [job("lcarr")])
-    os.kill(pool.pid, signal.SIGSTOP)
+    os.kill(pool.pids()[pool.owner("lcarr")], signal.SIGSTOP)
     waiting = asyncio.ensure_future(depositor.deposit(content, [job("lcarr")]))
     await asyncio.sleep(0)
-    os.kill(pool.pid, signal.SIGKILL)
+    os.kill(pool.pids()[pool.owner("lcarr")], signal.SIGKILL)
     outcomes: list[Outcome] = await waiting
     assert isinstance(outcomes[0], Deferred)
     assert not isinstance(outcomes[0], Bounced)
