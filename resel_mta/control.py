@@ -9,6 +9,7 @@ daemon's own uid are heard; the kernel says who is asking (SO_PEERCRED).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -74,7 +75,12 @@ class ControlServer:
 
     verbs: name → async generator over rows. A verb raises ControlError for what the asker
     should read; anything else is a bug, logged, and answered with exit 70 (EX_SOFTWARE).
+    mode: of the socket. request_limit: octets of a request. patience: seconds for all of one.
     """
+
+    mode = 0o600
+    request_limit = REQUEST_LIMIT
+    patience: float | None = None
 
     def __init__(self, path: Path, verbs: Mapping[str, Verb], log: MailLog) -> None:
         self._path = path
@@ -85,10 +91,10 @@ class ControlServer:
 
     async def start(self) -> None:
         """Raises OSError."""
-        listening = bind_unix(self._path, 0o600)
+        listening = bind_unix(self._path, self.mode)
         listening.setblocking(False)
         self._server = await asyncio.start_unix_server(
-            self._serve, sock=listening, limit=REQUEST_LIMIT
+            self._serve, sock=listening, limit=self.request_limit
         )
 
     async def stop(self) -> None:
@@ -105,10 +111,11 @@ class ControlServer:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         try:
-            answer = await self._answer(reader, writer)
-            writer.write(json.dumps(answer).encode() + b"\n")
-            await writer.drain()
-        except (ConnectionError, asyncio.CancelledError):
+            async with asyncio.timeout(self.patience):
+                answer = await self._answer(reader, writer)
+                writer.write(json.dumps(answer).encode() + b"\n")
+                await writer.drain()
+        except (ConnectionError, TimeoutError, asyncio.CancelledError):
             # The command was interrupted, or we are stopping: nobody reads the answer.
             return
         finally:
@@ -116,19 +123,39 @@ class ControlServer:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Row:
         uid = _peer_uid(writer.get_extra_info("socket"))
-        if uid not in (0, os.getuid()):
-            return _error(77, "permission denied: only root and the mail owner may ask the daemon")
+        try:
+            with self.admitted(uid):
+                return await self._take(uid, reader, writer)
+        except ControlError as error:
+            return _error(error.exit_code, error.text)
+
+    async def _take(
+        self, uid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> Row:
+        """Raises ControlError."""
         try:
             request = json.loads(await reader.readline())
             verb = str(request["verb"])
             octets = Input(reader, int(request.get("octets", 0)))
             args = {**request.get("args", {}), "input": octets}
-        except (ValueError, KeyError, TypeError) as error:
-            self._log.warning("control", f"bad request: {error!r}")
+            await self.check(uid, verb, args)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            self._log.warning("control", f"uid={uid}: bad request: {error!r}"[:1000])
             return _error(65, "the daemon could not read the request")
         answer = await self._perform(verb, args, writer)
         await octets.skip()
         return answer
+
+    @contextlib.contextmanager
+    def admitted(self, uid: int) -> Iterator[None]:
+        """While somebody is served. Raises ControlError where he may not ask, or not now."""
+        if uid not in (0, os.getuid()):
+            text = "permission denied: only root and the mail owner may ask the daemon"
+            raise ControlError(77, text)
+        yield
+
+    async def check(self, uid: int, verb: str, args: Mapping[str, Any]) -> None:
+        """Raises ControlError where this is not for that user."""
 
     async def _perform(
         self, verb: str, args: Mapping[str, Any], writer: asyncio.StreamWriter

@@ -21,6 +21,7 @@ from resel_mta.control import ControlError, ControlServer, Row, Verb, control_pa
 from resel_mta.mail_verbs import MailVerbs
 from resel_mta.maillog import MailLog
 from resel_mta.notify import notify, notify_reloading
+from resel_mta.public_queue import PublicQueue
 from resel_mta.sockets import BindError, Bound
 from resel_mta.supervised import SupervisorLink
 from resel_mta.verbs import QueueVerbs
@@ -77,6 +78,7 @@ class Daemon:
         self._reloading = asyncio.Lock()
         self._started = self._configured = time.time()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._public: PublicQueue | None = None
 
     async def run(self) -> None:
         """Serve until SIGTERM, SIGINT or `resel-mta stop`. Raises what `Composition.open` does."""
@@ -85,6 +87,10 @@ class Daemon:
         await self._parts.open(self._bound)
         control = ControlServer(control_path(data), self._verbs(), self._log)
         await control.start()
+        self._public = await asyncio.to_thread(
+            PublicQueue, self._settings, self._verbs(), self._log
+        )
+        await self._public.start()
         record = record_path(data)
         record.write_text(json.dumps({"pid": os.getpid(), "role": self._settings.role}) + "\n")
         self._take_signals()
@@ -97,6 +103,7 @@ class Daemon:
         notify("STOPPING=1")
         timeout = self._settings.seconds("shutdown_timeout")
         await control.stop()
+        await self._public.stop()
         for task in tuple(self._tasks):
             task.cancel()
         await self._parts.close(timeout)
@@ -173,6 +180,8 @@ class Daemon:
             )
         await self._publish_maps(settings)
         await self._parts.reconfigure(settings)
+        if self._public is not None:
+            await asyncio.to_thread(self._public.reconfigure, settings)
         self._watched.reconfigure(settings)
         self._settings, self._configured = settings, read_at
         await self._relisten(settings)

@@ -1,4 +1,7 @@
-"""How resel-queue reaches the queue: it asks the daemon, or takes the queue's lock when none runs."""
+"""How resel-queue reaches the queue: it asks the daemon, or takes the queue's lock when none runs.
+
+Whoever is neither root nor the mail owner asks the daemon's public socket: to list and to flush.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from resel_mta.config import ConfigError, Settings
 from resel_mta.control import ControlClient, ControlError, NotRunning, Row, control_path
 from resel_mta.mail import Route, TempFail
 from resel_mta.maillog import FileSink, MailLog, SyslogSink
+from resel_mta.public_queue import PUBLIC_VERBS, public_queue_path
 from resel_mta.queue.door import Entry
 from resel_mta.queue.lock import QueueLocked
 from resel_mta.queue.retry import Policy
@@ -31,6 +35,11 @@ from resel_mta.verbs import QueueVerbs
 LOCK_PATIENCE = 5.0
 MEMORY = 4 * 1024 * 1024
 """Characters of an answer that are kept in memory."""
+
+_UNAVAILABLE = {
+    "queue.walk": "the queue cannot be listed",
+    "queue.flush": "the queue cannot be flushed",
+}
 
 
 def open_log(settings: Settings) -> MailLog | None:
@@ -105,12 +114,37 @@ class Queue:
 
     def ask(self, verb: str, **args: Any) -> Iterator[Row]:
         """A verb's rows. Raises Failure."""
+        if verb in PUBLIC_VERBS and not self._is_owner():
+            yield from self._ask_publicly(verb, args)
+            return
         try:
             yield from self._client.call(verb, **args)
         except NotRunning:
             yield from self._ask_directly(verb, args)
         except ControlError as error:
             raise Failure(error.exit_code, error.text) from None
+
+    def _is_owner(self) -> bool:
+        """Root, the mail owner, or nobody knows yet who that is."""
+        try:
+            return os.geteuid() in (0, os.stat(self._directory).st_uid)
+        except OSError:
+            return True
+
+    def _ask_publicly(self, verb: str, args: dict[str, Any]) -> Iterator[Row]:
+        client = ControlClient(public_queue_path(self._directory))
+        # The daemon does not wait for a reader that takes its time.
+        with tempfile.SpooledTemporaryFile(MEMORY, "w+") as answer:
+            try:
+                for row in client.call(verb, **args):
+                    answer.write(json.dumps(row) + "\n")
+            except NotRunning:
+                text = f"{_UNAVAILABLE[verb]}: the mail system is down"
+                raise Failure(cli.EX_UNAVAILABLE, text) from None
+            except ControlError as error:
+                raise Failure(error.exit_code, error.text) from None
+            answer.seek(0)
+            yield from map(json.loads, answer)
 
     def _ask_directly(self, verb: str, args: dict[str, Any]) -> Iterator[Row]:
         self._become_owner()

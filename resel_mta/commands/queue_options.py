@@ -28,6 +28,9 @@ resel-queue -p | -j [QUEUE...] [selection]
 
 EPILOG = """\
 ID is a queue id, "-" (ids from standard input, one a line) or ALL; with a selection, ALL may be
+Everybody may list the queue and have it tried again (authorized_mailq_users,
+authorized_flush_users), while the daemon runs; the rest is for root and the mail owner.
+
 left out. QUEUE (active, incoming, deferred, hold, corrupt, trash) limits it; several changes at
 once are done in the order -d -h -H -r --undelete. Deleted mail stays in the queue "trash" for
 queue_trash_time (7d; 0: not at all), or less when the disk gets full; -d ALL trash empties it.

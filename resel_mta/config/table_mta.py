@@ -88,5 +88,7 @@ time default_destination_rate_delay = 0s ## How long to wait between deliveries 
 number(0..) initial_destination_concurrency = 5 ## How many deliveries go to a new destination at a time.
 text undisclosed_recipients_header = ## The To field that is added to mail without recipients' fields.
 flag smtputf8_enable = ${{$compatibility_level} <level {1} ? {no} : {yes}} ## Offer SMTPUTF8 (RFC 6531).
+domains authorized_mailq_users = static:anyone ## Who may list the queue, besides root and mail_owner: login names, !name, /file, type:table.
+domains authorized_flush_users = static:anyone ## Who may have the queue tried again, besides root and mail_owner.
 size(1..) line_length_limit = 2048 ## Lines are read in pieces of this length.
 """

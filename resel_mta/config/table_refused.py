@@ -4,8 +4,6 @@ mail: anything other than Postfix's default stops the start.
 
 ROWS = r"""
 flag allow_percent_hack = yes
-list authorized_flush_users = static:anyone
-list authorized_mailq_users = static:anyone
 list authorized_submit_users = static:anyone
 text best_mx_transport =
 text body_checks =

@@ -32,6 +32,7 @@ DAEMON = {"composition", "daemon", "supervisor", "supervised", "verbs", "mail_ve
     "rights",
     "helper_pool",
     "spawning",
+    "public_queue",
 }
 COMMANDS = {"commands"}
 LEVELS = (VOCABULARY, SYSTEM, JOBS, DAEMON, COMMANDS)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from sendmail_daemon import Daemon
 from sendmail_helpers import Office
 
 
@@ -32,3 +33,12 @@ async def office(closed: Office) -> AsyncIterator[Office]:
     await closed.server.start()
     yield closed
     await closed.server.stop(1)
+
+
+@pytest.fixture
+def daemon(open_folder: Path) -> Iterator[Daemon]:
+    """Not started."""
+    made = Daemon(open_folder)
+    yield made
+    made.stop()
+    assert not made.log.exists() or "Traceback" not in made.log.read_text()
