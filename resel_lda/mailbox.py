@@ -58,7 +58,7 @@ class FolderInfo:
 @dataclass(frozen=True, slots=True)
 class FolderStatus:
     """STATUS of a folder. size: octets (RFC 8438), deleted: messages with \\Deleted, and
-    deleted_size their octets."""
+    deleted_size their octets. mailbox_id: see `Mailbox`."""
 
     messages: int
     recent: int
@@ -69,6 +69,7 @@ class FolderStatus:
     size: int
     deleted: int
     deleted_size: int = 0
+    mailbox_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +223,24 @@ class Mailbox(Protocol):
 
     async def sizes(self, uids: Sequence[int]) -> Mapping[int, int]:
         """RFC822.SIZE of the messages."""
+        ...
+
+    @property
+    def mailbox_id(self) -> str:
+        """The folder's object identifier (RFC 8474 §4): it keeps it when it is renamed."""
+        ...
+
+    async def object_ids(self, uids: Sequence[int]) -> Mapping[int, tuple[str, str]]:
+        """(EMAILID, THREADID) of RFC 8474 §5. Copies have those of what they were copied from."""
+        ...
+
+    async def saved_dates(self, uids: Sequence[int]) -> Mapping[int, int]:
+        """When the messages came into this folder (RFC 8514), seconds since the epoch."""
+        ...
+
+    async def previews(self, uids: Sequence[int], ready: bool = False) -> Mapping[int, str]:
+        """The beginning of the messages' text (RFC 8970). ready: only those that can be had
+        without reading mail."""
         ...
 
     async def store(

@@ -21,8 +21,6 @@ from resel_lda.pop3.uidl import stored_name
 
 T = TypeVar("T")
 
-_PREVIEW = 200
-
 
 class UnknownField(Exception):
     """The text is doveadm's."""
@@ -51,19 +49,19 @@ class Item:
         if self._message is not None:
             root = sections.parse(self._message)
             return sections.header_of(self._message, root, whole=True)
-        return self._there(await self.folder.header_fields([self.info.uid]))
+        return self.there(await self.folder.header_fields([self.info.uid]))
 
     async def part(self) -> Part:
         """Raises MailboxError."""
         if self._part is None:
-            self._part = self._there(await self.folder.parts([self.info.uid]))
+            self._part = self.there(await self.folder.parts([self.info.uid]))
         return self._part
 
     async def size(self) -> int:
         """With CR LF line ends. Raises MailboxError."""
-        return self._there(await self.folder.sizes([self.info.uid]))
+        return self.there(await self.folder.sizes([self.info.uid]))
 
-    def _there(self, found: Mapping[int, T]) -> T:
+    def there(self, found: Mapping[int, T]) -> T:
         if self.info.uid not in found:
             raise MailboxError("The message is gone", "EXPUNGEISSUED")
         return found[self.info.uid]
@@ -173,12 +171,7 @@ async def _decoded(item: Item) -> str:
 
 
 async def _preview(item: Item) -> str:
-    message = await item.message()
-    for node in sections.parse(message).walk():
-        found = sections.decoded_text(message, node)
-        if found:
-            return " ".join(found[: 8 * _PREVIEW].split())[:_PREVIEW].rstrip()
-    return ""
+    return item.there(await item.folder.previews([item.info.uid]))
 
 
 async def _envelope(item: Item) -> str:

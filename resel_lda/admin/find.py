@@ -7,7 +7,6 @@ GUIDs, times to the second) is answered here and stands in it as a set of UIDs.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +33,7 @@ from resel_lda.imap.session import Session, Who
 from resel_lda.imap.stream import Stream
 from resel_lda.imap.view import View
 from resel_lda.mailbox import MailboxError, MessageInfo
+from resel_lda.maildir.facts import saved_dates
 from resel_lda.maildir.folder import MaildirFolder
 from resel_lda.maildir.names import base_of
 from resel_lda.maildir.store import MaildirStore
@@ -160,7 +160,8 @@ class _Compiler:
             case When("received", start, end):
                 return self._those(lambda info: start <= info.internal_date < end)
             case When(_, start, end):
-                return self._those(lambda info: start <= save_date(self._folder, info.uid) < end)
+                saved = saved_dates(self._folder.index, self._folder.reader, self._view.uids)
+                return self._those(lambda info: start <= saved.get(info.uid, 0) < end)
             case Modseq(least):
                 return self._those(lambda info: info.modseq >= least)
             case Numbers(numbers):
@@ -182,13 +183,6 @@ def _uids(uids: Sequence[int]) -> bytes:
     return b"UID " + text.uid_set(uids) if uids else _NOTHING
 
 
-def save_date(folder: MaildirFolder, uid: int) -> float:
-    """When a message came into this folder, as Dovecot reckons it for Maildir: the file's last
-    change of place. Blocks."""
-    name = folder.index.names.get(uid)
-    if name is None:
-        return 0.0
-    try:
-        return os.stat(folder.index.files.path(name)).st_ctime
-    except FileNotFoundError:
-        return 0.0
+def save_date(folder: MaildirFolder, uid: int) -> int:
+    """When a message came into this folder; 0 if it is gone. Blocks."""
+    return saved_dates(folder.index, folder.reader, [uid]).get(uid, 0)

@@ -41,6 +41,9 @@ AFTER_LOGIN = (
     "WITHIN",
     "CONDSTORE",
     "QRESYNC",
+    "SAVEDATE",
+    "OBJECTID",
+    "PREVIEW",
 )
 # Seconds between signs of life to an idling client, as Dovecot's imap_idle_notify_interval.
 _IDLE_NOTIFY = 120.0

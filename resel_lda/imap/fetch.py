@@ -9,6 +9,7 @@ from resel_lda.imap import fetch_items, fetch_ready
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.fetch_binary import parse_binary
 from resel_lda.imap.fetch_items import Item, Loaded, Need
+from resel_lda.imap.fetch_stored import add_stored, parse_stored
 from resel_lda.imap.parser import ParseError, Parser, SequenceSet
 from resel_lda.imap.resync import MAX_MODSEQ, tell_vanished
 from resel_lda.imap.session import Session
@@ -32,7 +33,7 @@ async def fetch(session: Session, args: Parser, by_uid: bool) -> str:
     args.space()
     numbers = args.sequence_set()
     args.space()
-    items = fetch_items.parse_items(args, parse_binary)
+    items = fetch_items.parse_items(args, _other)
     since, vanished = _modifiers(args) if args.skip(b" (") else (None, False)
     args.finish()
     if vanished and not (by_uid and session.qresync):
@@ -52,6 +53,10 @@ async def fetch(session: Session, args: Parser, by_uid: bool) -> str:
     if missing:
         return "[EXPUNGEISSUED] Some messages were already expunged."
     return "Fetch completed."
+
+
+def _other(args: Parser, name: bytes) -> Item | None:
+    return parse_binary(args, name) or parse_stored(args, name)
 
 
 def _modifiers(args: Parser) -> tuple[int | None, bool]:
@@ -99,7 +104,7 @@ async def _run(session: Session, view: View, pairs: Pairs, items: list[Item]) ->
         return await _ready_made(session, view, pairs, plan)
     marks = not view.read_only and any(item.sets_seen for item in items)
     if len(pairs) == 1:
-        loaded = await _load(view, pairs, needs)
+        loaded = await _load(view, pairs, needs, items)
         failure = await _answer(session, view, loaded, items, marks)
         if failure is not None:
             raise failure
@@ -110,12 +115,12 @@ async def _run(session: Session, view: View, pairs: Pairs, items: list[Item]) ->
     ahead: asyncio.Task[list[Loaded]] | None = None
     try:
         for number, batch in enumerate(batches):
-            loading = ahead or asyncio.ensure_future(_load(view, batch, needs))
+            loading = ahead or asyncio.ensure_future(_load(view, batch, needs, items))
             ahead = loading
             loaded = await loading
             ahead = None
             if number + 1 < len(batches):
-                ahead = asyncio.ensure_future(_load(view, batches[number + 1], needs))
+                ahead = asyncio.ensure_future(_load(view, batches[number + 1], needs, items))
             missing += len(batch) - len(loaded)
             failure = await _answer(session, view, loaded, items, marks) or failure
             await session.flush()
@@ -239,7 +244,7 @@ async def _batches(mailbox: Mailbox, pairs: Pairs, needs: Need) -> list[Pairs]:
     return batches
 
 
-async def _load(view: View, batch: Pairs, needs: Need) -> list[Loaded]:
+async def _load(view: View, batch: Pairs, needs: Need, items: list[Item]) -> list[Loaded]:
     """Those of the batch that are still there, with what `needs` asks for."""
     mailbox = view.mailbox
     found = [
@@ -262,6 +267,8 @@ async def _load(view: View, batch: Pairs, needs: Need) -> list[Loaded]:
         for loaded in found:
             loaded.header = headers.get(loaded.info.uid, b"")
         found = [loaded for loaded in found if loaded.info.uid in headers]
+    if needs & Need.STORED:
+        found = await add_stored(mailbox, found, items)
     return found
 
 

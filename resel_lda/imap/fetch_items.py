@@ -25,6 +25,7 @@ class Need(enum.IntFlag):
     PARTS = 2
     HEADER = 4
     MESSAGE = 8
+    STORED = 16
 
 
 @dataclass(slots=True)
@@ -38,6 +39,8 @@ class Loaded:
     parts: Part | None = None
     header: bytes = b""
     message: bytes = b""
+    # What the store knows of it, by item.
+    stored: dict[bytes, bytes] = field(default_factory=dict)
     _structure: sections.Node | None = field(default=None)
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 
 from resel_lda.imap import text
 from resel_lda.imap.fetch_items import Item, Section
+from resel_lda.imap.fetch_stored import SOURCES as STORED
 from resel_lda.imap.view import View
 from resel_lda.mailbox import Mailbox, MessageInfo
 
@@ -36,6 +37,7 @@ _SOURCES: dict[bytes, tuple[bytes, Source, int | None]] = {
     b"BODY": (b"BODY %b", _structures, 0),
     b"BODYSTRUCTURE": (b"BODYSTRUCTURE %b", _structures, 1),
     b"RFC822.SIZE": (b"RFC822.SIZE %d", _sizes, None),
+    **{name: (word + b" %b", source, None) for name, (word, source) in STORED.items()},
 }
 
 

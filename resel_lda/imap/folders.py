@@ -23,6 +23,7 @@ _STATUS_ITEMS = {
     b"APPENDLIMIT": "",
     b"DELETED": "deleted",
     b"DELETED-STORAGE": "deleted_size",
+    b"MAILBOXID": "mailbox_id",
 }
 
 
@@ -46,7 +47,9 @@ async def create(session: Session, args: Parser) -> str:
     if name == "INBOX":
         raise Refused("NO", "Mailbox already exists", "ALREADYEXISTS")
     await session.store.create(name, use)
-    return "Create completed."
+    mailbox = await session.store.open(name)
+    mailbox.release()
+    return f"[MAILBOXID ({mailbox.mailbox_id})] Create completed."
 
 
 def _special_use(args: Parser) -> str:
@@ -120,15 +123,17 @@ def parse_status_items(args: Parser) -> list[bytes]:
         args.space()
 
 
-def _status_value(item: bytes, status: FolderStatus) -> int:
+def _status_value(item: bytes, status: FolderStatus) -> bytes:
     if item == b"APPENDLIMIT":
-        return AUTHENTICATED.message
-    return int(getattr(status, _STATUS_ITEMS[item]))
+        return b"%d" % AUTHENTICATED.message
+    if item == b"MAILBOXID":
+        return b"(%b)" % status.mailbox_id.encode("ascii")
+    return b"%d" % getattr(status, _STATUS_ITEMS[item])
 
 
 def status_response(name: bytes, items: list[bytes], status: FolderStatus) -> bytes:
     """Without ``* `` and CR LF. name: as sent on the wire, before it is made an astring."""
-    values = b" ".join(b"%b %d" % (item, _status_value(item, status)) for item in items)
+    values = b" ".join(b"%b %b" % (item, _status_value(item, status)) for item in items)
     return b"STATUS %b (%b)" % (text.astring(name), values)
 
 

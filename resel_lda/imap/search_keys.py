@@ -168,14 +168,20 @@ def _day_start(day: datetime.date) -> float:
         raise ParseError("Invalid date") from None
 
 
-def received(word: bytes, day: datetime.date) -> Key:
+def days_meant(word: bytes, day: datetime.date) -> tuple[float, float]:
+    """From and up to when, for BEFORE, ON and SINCE."""
     start = _day_start(day)
     if word == b"BEFORE":
-        return lambda candidate: candidate.info.internal_date < start
+        return float("-inf"), start
     if word == b"SINCE":
-        return lambda candidate: candidate.info.internal_date >= start
+        return start, float("inf")
     following = _day_start(day + datetime.timedelta(days=1)) if day.year < 9999 else start + 86400
-    return lambda candidate: start <= candidate.info.internal_date < following
+    return start, following
+
+
+def received(word: bytes, day: datetime.date) -> Key:
+    start, end = days_meant(word, day)
+    return lambda candidate: start <= candidate.info.internal_date < end
 
 
 # Keys on sizes.

@@ -9,6 +9,7 @@ from resel_lda.imap import search_keys as keys
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.parser import ParseError, Parser, SequenceSet
 from resel_lda.imap.search_keys import FlagKey, Key
+from resel_lda.imap.search_stored import StoredKey, parse_stored
 from resel_lda.imap.search_text import FieldKey, SentKey, TextKey
 from resel_lda.imap.view import View
 
@@ -31,6 +32,7 @@ _FLAG_KEYS = {
 }
 _RECENT_KEYS: dict[bytes, Key] = {
     b"ALL": keys.always,
+    b"SAVEDATESUPPORTED": keys.always,
     b"RECENT": lambda candidate: candidate.recent,
     b"OLD": lambda candidate: not candidate.recent,
     b"NEW": lambda candidate: candidate.recent and "\\Seen" not in candidate.info.flags,
@@ -51,8 +53,8 @@ class Program:
     everything: the program is ALL and nothing else."""
 
     key: Key = keys.always
-    fields: list[FieldKey | SentKey] = field(default_factory=list)
-    narrowing: list[FieldKey | FlagKey] = field(default_factory=list)
+    fields: list[FieldKey | SentKey | StoredKey] = field(default_factory=list)
+    narrowing: list[FieldKey | FlagKey | StoredKey] = field(default_factory=list)
     texts: list[TextKey] = field(default_factory=list)
     size: bool = False
     with_modseq: bool = False
@@ -89,7 +91,9 @@ class _KeyParser:
                 break
             every.append(self.key(0))
         self.found.key = keys.all_of(every)
-        self.found.narrowing = [key for key in every if isinstance(key, FieldKey | FlagKey)]
+        self.found.narrowing = [
+            key for key in every if isinstance(key, FieldKey | FlagKey | StoredKey)
+        ]
         self.found.everything = self.args.data[start:].strip().upper() == b"ALL"
         return self.found
 
@@ -156,13 +160,16 @@ class _KeyParser:
             name = args.astring()
             args.space()
             return self._field(FieldKey(name, self._needle()))
+        stored = parse_stored(args, word)
+        if stored is not None:
+            return self._field(stored)
         if word in (b"BODY", b"TEXT"):
             key = TextKey(self._needle(), word == b"TEXT")
             self.found.texts.append(key)
             return key
         raise ParseError(f"Unknown search key {word.decode('ascii')}")
 
-    def _field(self, key: FieldKey | SentKey) -> Key:
+    def _field(self, key: FieldKey | SentKey | StoredKey) -> Key:
         self.found.fields.append(key)
         return key
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 
 from resel_lda.imap.search_keys import Candidate, FlagKey, Key
 from resel_lda.imap.search_program import Program
+from resel_lda.imap.search_stored import StoredKey
 from resel_lda.imap.search_text import FieldKey, SentKey
 from resel_lda.imap.session import Session
 from resel_lda.imap.stream import ConnectionLost
@@ -72,7 +73,9 @@ async def _from_memory(view: View, program: Program) -> tuple[Pairs, list[Candid
     return matched, open_
 
 
-def _chosen(view: View, narrowing: Sequence[FieldKey | FlagKey]) -> Sequence[tuple[int, int]]:
+def _chosen(
+    view: View, narrowing: Sequence[FieldKey | FlagKey | StoredKey]
+) -> Sequence[tuple[int, int]]:
     """Messages to be looked at: not those that the store has excluded already."""
     known: list[Collection[int]] = []
     for key in narrowing:

@@ -56,6 +56,7 @@ def _describe(session: Session, view: View) -> None:
     session.untagged(b"OK [UIDVALIDITY %d] UIDs valid" % mailbox.uidvalidity)
     session.untagged(b"OK [UIDNEXT %d] Predicted next UID" % mailbox.uidnext)
     session.untagged(b"OK [HIGHESTMODSEQ %d] Highest" % view.modseq)
+    session.untagged(b"OK [MAILBOXID (%b)] Ok" % mailbox.mailbox_id.encode("ascii"))
 
 
 async def close(session: Session, args: Parser) -> str:

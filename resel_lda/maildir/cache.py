@@ -6,6 +6,7 @@ folder's messages lie together in the order of their UIDs.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import apsw
 from resel_lda.maildir import fulltext
 from resel_lda.maildir.database import Database, all_rows
 from resel_lda.mime.lookup import SearchRow, SortRow, search_row, sort_row
+from resel_lda.mime.preview import preview_of
 from resel_lda.mime.sections import (
     envelope_of,
     parse,
@@ -48,6 +50,10 @@ def _structure(message: bytes) -> tuple[bytes, bytes]:
     return render_body(root), render_bodystructure(root)
 
 
+def _content(message: bytes) -> tuple[bytes, str]:
+    return hashlib.blake2b(message, digest_size=16).digest(), preview_of(message)
+
+
 LAYERS: Mapping[str, Layer] = {
     "header": Layer(("octets",), lambda header: (header if len(header) <= _MAX_HEADER else None,)),
     "envelope": Layer(("octets",), lambda header: (envelope_of(header),)),
@@ -55,6 +61,7 @@ LAYERS: Mapping[str, Layer] = {
     "size": Layer(("octets",), lambda message: (len(message),), of_message=True),
     "search": Layer(SearchRow._fields, search_row),
     "sort": Layer(SortRow._fields, sort_row),
+    "content": Layer(("digest", "preview"), _content, of_message=True),
 }
 # What SEARCH may be asked of the layer "search".
 TEXT_COLUMNS = frozenset(SearchRow._fields) - {"day"}
@@ -67,15 +74,17 @@ _SCHEMA = (
     + "".join(
         f"CREATE TABLE {name} (key INTEGER PRIMARY KEY, {', '.join(layer.columns)});"
         for name, layer in LAYERS.items()
+        if name != "content"
     )
 )
+_CONTENT = "CREATE TABLE content (key INTEGER PRIMARY KEY, digest, preview)"
 
 
 class CacheFile:
     """Methods block; raise apsw.Error."""
 
     def __init__(self, path: str, disk: Disk, log: MailLog) -> None:
-        self.database = Database(path, (_SCHEMA, fulltext.SCHEMA), disk, log, oldest=1)
+        self.database = Database(path, (_SCHEMA, fulltext.SCHEMA, _CONTENT), disk, log, oldest=1)
         self.fulltext = fulltext.FullText(self.database)
         self._folders: dict[str, int] = {}
         self._field_sets: dict[str, int] = {}

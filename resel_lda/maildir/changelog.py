@@ -29,7 +29,7 @@ class ChangeLog:
         # (modseq, uid), ascending: what changed since it was loaded.
         self.changes: list[tuple[int, int]] = []
         self.changes_floor = 0
-        self._changed_rows: list[tuple[int, int, float, str]] = []
+        self._changed_rows: list[tuple[int, int, float, str, int | None]] = []
         self._expunged_rows: list[tuple[int, int]] = []
 
     def log_unseen(self) -> None:
@@ -54,8 +54,9 @@ class ChangeLog:
         self.highestmodseq += 1
         return self.highestmodseq
 
-    def log_change(self, info: MessageInfo, letters: str) -> None:
-        self._changed_rows.append((info.uid, info.modseq, info.internal_date, letters))
+    def log_change(self, info: MessageInfo, letters: str, saved: int | None = None) -> None:
+        """saved: when the message came, where this is the first that is known of it."""
+        self._changed_rows.append((info.uid, info.modseq, info.internal_date, letters, saved))
         self.changes.append((info.modseq, info.uid))
         if len(self.changes) > 2 * _KEEP_CHANGES:
             self.changes_floor = self.changes[-_KEEP_CHANGES][0]

@@ -12,7 +12,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import apsw
@@ -37,6 +37,8 @@ CREATE TABLE special_use (name TEXT PRIMARY KEY, attribute TEXT NOT NULL) WITHOU
 _STATE_STEPS = (
     _STATE_SCHEMA,
     "ALTER TABLE folder ADD COLUMN next_uid INTEGER NOT NULL DEFAULT 0",
+    # Seconds since the epoch, NULL where it was not noted.
+    "ALTER TABLE message ADD COLUMN saved INTEGER",
 )
 
 
@@ -238,18 +240,21 @@ class StateFile:
     def save(
         self,
         folder_id: int,
-        changed: Iterable[tuple[int, int, float, str]],
+        changed: Iterable[tuple[int, int, float, str, int | None]],
         expunged: Sequence[tuple[int, int]],
         keep_expunged: int,
         next_uid: int,
     ) -> int:
-        """Rows (uid, modseq, date, letters) and (modseq, uid) of what vanished. Not synced: what a
-        power cut takes is seen as a change at the next look. The new expunge floor, or 0."""
+        """Rows (uid, modseq, date, letters, save date) and (modseq, uid) of what vanished. A save
+        date that is there already stays. Not synced: what a power cut takes is seen as a change at
+        the next look. The new expunge floor, or 0."""
 
         def work(db: apsw.Connection) -> int:
             db.executemany(
-                "INSERT OR REPLACE INTO message (folder, uid, modseq, date, letters)"
-                " VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO message (folder, uid, modseq, date, letters, saved)"
+                " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET modseq = excluded.modseq,"
+                " date = excluded.date, letters = excluded.letters,"
+                " saved = coalesce(saved, excluded.saved)",
                 [(folder_id, *row) for row in changed],
             )
             db.execute("UPDATE folder SET next_uid = ? WHERE id = ?", (next_uid, folder_id))
@@ -278,6 +283,28 @@ class StateFile:
             return int(old[0][0])
 
         return self.database.run(work)
+
+    def saved_dates(self, folder_id: int, low: int, high: int) -> dict[int, int]:
+        """uid -> when it came into the folder, of those messages of which that was noted."""
+        return self.database.read(
+            lambda db: dict(
+                all_rows(
+                    db,
+                    "SELECT uid, saved FROM message WHERE folder = ? AND uid BETWEEN ? AND ?"
+                    " AND saved IS NOT NULL",
+                    folder_id, low, high,
+                )
+            )
+        )  # fmt: skip
+
+    def note_saved(self, folder_id: int, dates: Mapping[int, int]) -> None:
+        """Of messages of which it was not noted when they came."""
+        rows = [(saved, folder_id, uid) for uid, saved in dates.items()]
+        self.database.run(
+            lambda db: db.executemany(
+                "UPDATE message SET saved = ? WHERE folder = ? AND uid = ? AND saved IS NULL", rows
+            )
+        )
 
     def set_expunge_floor(self, folder_id: int, floor: int, next_uid: int) -> None:
         """Nothing is known of what was expunged before this MODSEQ."""

@@ -122,22 +122,25 @@ class FolderIndex(ChangeLog):
             if row is not None and row[2] == letters:
                 info = MessageInfo(uid, self.keywords.flags(letters), row[1], row[0])
             else:
-                date = row[1] if row is not None else self._date(name)
+                date, saved = (row[1], None) if row is not None else self._dates(name)
                 if not modseq:
                     # A folder seen for the first time: everything is as old as its state.
                     modseq = self.highestmodseq if self.state.is_new else self.next_modseq()
                 info = MessageInfo(uid, self.keywords.flags(letters), date, modseq)
-                self.log_change(info, letters)
+                self.log_change(info, letters, saved)
             self.infos[uid] = info
             self.names[uid] = name
             self.uids[base] = uid
             self.last_uid = uid
 
-    def _date(self, name: str) -> float:
+    def _dates(self, name: str) -> tuple[float, int]:
+        """(internal date, save date): the latter is the file's last change of place, as Dovecot
+        reckons it, and is noted before a change of flags is one."""
         try:
-            return os.stat(self.files.path(name)).st_mtime
+            found = os.stat(self.files.path(name))
+            return found.st_mtime, int(found.st_ctime)
         except FileNotFoundError:
-            return time.time()
+            return time.time(), int(time.time())
 
     # -- what other programs did --------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import apsw
 
 from resel_lda.mailbox import MailboxError, Part
+from resel_lda.maildir import facts
 from resel_lda.maildir.content import MessageReader
 from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.readahead import ReadAhead
@@ -133,6 +134,19 @@ class ReadableFolder:
 
     async def sizes(self, uids: Sequence[int]) -> Mapping[int, int]:
         return await self._in_thread(self.reader.sizes, uids)
+
+    async def saved_dates(self, uids: Sequence[int]) -> Mapping[int, int]:
+        return await self._in_thread(facts.saved_dates, self.index, self.reader, uids)
+
+    async def object_ids(self, uids: Sequence[int]) -> Mapping[int, tuple[str, str]]:
+        return await self._in_thread(facts.object_ids, self.index, self.reader, uids)
+
+    async def previews(self, uids: Sequence[int], ready: bool = False) -> Mapping[int, str]:
+        return await self._in_thread(facts.previews, self.reader, uids, ready)
+
+    @property
+    def mailbox_id(self) -> str:
+        return f"F{self.index.uidlist.guid}"
 
     # -- the cache ----------------------------------------------------------------------------
 

@@ -250,6 +250,7 @@ class MaildirStore:
                 size=sum(sizes.values()),
                 deleted=len(deleted),
                 deleted_size=sum(sizes.get(uid, 0) for uid in deleted),
+                mailbox_id=folder.mailbox_id,
             )
             return folder.known_status
         finally:

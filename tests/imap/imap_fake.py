@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from resel_lda.maildir.ranges import uid_ranges
 from resel_lda.maildir.transfer import each
 from resel_lda.mime import sections
 from resel_lda.mime.lookup import search_row, sort_row
+from resel_lda.mime.preview import preview_of
 
 
 class FakeMailbox:
@@ -31,6 +33,7 @@ class FakeMailbox:
         self.highestmodseq = 1
         self.infos: dict[int, MessageInfo] = {}
         self.data: dict[int, bytes] = {}
+        self.saved: dict[int, int] = {}
         self.vanished: list[tuple[int, int]] = []
         self.unclaimed: set[int] = set()
         self.watchers: list[Callable[[], None]] = []
@@ -45,6 +48,7 @@ class FakeMailbox:
         when = time.time() if date is None else date
         self.infos[uid] = MessageInfo(uid, frozenset(flags), when, self.highestmodseq)
         self.data[uid] = message
+        self.saved[uid] = int(time.time())
         self.unclaimed.add(uid)
         self.tell()
         return uid
@@ -161,6 +165,22 @@ class FakeMailbox:
 
     async def sizes(self, uids: Sequence[int]) -> Mapping[int, int]:
         return {uid: len(self.data[uid]) for uid in uids if uid in self.data}
+
+    @property
+    def mailbox_id(self) -> str:
+        return f"F{self.uidvalidity}"
+
+    async def object_ids(self, uids: Sequence[int]) -> Mapping[int, tuple[str, str]]:
+        digests = {
+            uid: hashlib.sha256(self.data[uid]).hexdigest() for uid in uids if uid in self.data
+        }
+        return {uid: (f"M{digest}", f"T{digest}") for uid, digest in digests.items()}
+
+    async def saved_dates(self, uids: Sequence[int]) -> Mapping[int, int]:
+        return {uid: self.saved[uid] for uid in uids if uid in self.data}
+
+    async def previews(self, uids: Sequence[int], ready: bool = False) -> Mapping[int, str]:
+        return {uid: preview_of(self.data[uid]) for uid in uids if uid in self.data}
 
     async def store(
         self,
@@ -281,6 +301,7 @@ class FakeStore:
             sum(map(len, box.data.values())),
             sum("\\Deleted" in info.flags for info in infos),
             sum(len(box.data[info.uid]) for info in infos if "\\Deleted" in info.flags),
+            box.mailbox_id,
         )
 
     async def quota(self) -> QuotaInfo | None:

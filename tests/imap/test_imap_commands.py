@@ -27,7 +27,7 @@ async def test_folders(store: MailStore) -> None:
     async with session_on(store, Names("", ".")) as client:
         await client.script(r"""
             C: a CREATE Lists.&AOk-t&AOk-
-            S: a OK Create completed.
+            S: a OK [MAILBOXID (...
             C: b CREATE Lists.&AOk-t&AOk-
             S: b NO [ALREADYEXISTS] ...
             C: c LIST "" Lists.%
@@ -399,6 +399,7 @@ async def test_states_and_odd_commands(store: MailStore) -> None:
             S: * OK [UIDVALIDITY ...
             S: * OK [UIDNEXT 1] Predicted next UID
             S: * OK [HIGHESTMODSEQ ...
+            S: * OK [MAILBOXID (...
             S: f OK [READ-WRITE] Select completed.
             C: g FETCH 1 FLAGS
             S: g BAD Invalid messageset
@@ -499,7 +500,7 @@ async def test_create_with_a_special_use(store: MailStore) -> None:
     async with session_on(store) as client:
         await client.script(r"""
             C: a CREATE Outgoing (USE (\sent))
-            S: a OK Create completed.
+            S: a OK [MAILBOXID (...
             C: b CREATE Some (USE (\All))
             S: b NO [USEATTR] ...
             C: c CREATE Some (USE (\Sent \Trash))

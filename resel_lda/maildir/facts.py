@@ -1,0 +1,68 @@
+"""What IMAP says of messages beside their content: when they came, what they are, how they begin.
+
+An EMAILID is made of the message's octets and its internal date, which is all of a message that
+never changes; so a copy or a moved message has that of the original, also where `state` and `cache`
+are lost (RFC 8474 §5.1). A THREADID is made of the first message id in References, else
+In-Reply-To, else Message-ID: it is known at once and never changes. Everything here blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Sequence
+
+import apsw
+
+from resel_lda.maildir.content import MessageReader
+from resel_lda.maildir.index import FolderIndex
+
+
+def saved_dates(index: FolderIndex, reader: MessageReader, uids: Sequence[int]) -> dict[int, int]:
+    """Of those that are there. Raises apsw.Error."""
+    if not uids:
+        return {}
+    known = reader.state.saved_dates(index.state.id, min(uids), max(uids))
+    late: dict[int, int] = {}
+    for uid in uids:
+        name = None if uid in known else index.names.get(uid)
+        if name is not None:
+            with contextlib.suppress(FileNotFoundError):
+                late[uid] = int(os.stat(index.files.path(name)).st_ctime)
+    if late:
+        # Not noted when it came: as it is from now on, whatever becomes of the file.
+        reader.state.note_saved(index.state.id, late)
+    return {uid: late.get(uid) or known[uid] for uid in uids if uid in known or uid in late}
+
+
+def object_ids(
+    index: FolderIndex, reader: MessageReader, uids: Sequence[int]
+) -> dict[int, tuple[str, str]]:
+    """uid -> (EMAILID, THREADID). Messages that are gone are left out."""
+    contents = reader.rows("content", ("digest",), uids)
+    threads = reader.rows("sort", ("message_id", "ancestors"), uids)
+    found: dict[int, tuple[str, str]] = {}
+    for uid in uids:
+        info = index.infos.get(uid)
+        if info is None or uid not in contents or uid not in threads:
+            continue
+        made_of = contents[uid][0] + b"%d" % int(info.internal_date)
+        email = hashlib.blake2b(made_of, digest_size=16).hexdigest()
+        own, ancestors = threads[uid]
+        first = ancestors.partition(" ")[0] or own
+        made_of = first.encode("utf-8", "replace") if first else bytes.fromhex(email)
+        found[uid] = f"M{email}", f"T{hashlib.blake2b(made_of, digest_size=16).hexdigest()}"
+    return found
+
+
+def previews(reader: MessageReader, uids: Sequence[int], ready: bool) -> dict[int, str]:
+    """ready: those that the cache has."""
+    if not ready:
+        return {uid: row[0] for uid, row in reader.rows("content", ("preview",), uids).items()}
+    try:
+        rows = reader.cache.rows(reader.guid, "content", ("preview",), uids)
+    except apsw.Error:
+        # A damaged cache has nothing ready; who asks without LAZY has it reported.
+        return {}
+    return {uid: row[0] for uid, row in rows.items()}
