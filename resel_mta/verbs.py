@@ -32,6 +32,7 @@ APPLIES = {
     "hold": frozenset(("incoming", "active", "deferred")),
     "release": frozenset(("hold",)),
     "requeue": frozenset(("incoming", "active", "deferred", "hold")),
+    "expire": frozenset(("incoming", "active", "deferred", "hold")),
     "undelete": frozenset(("trash",)),
 }
 
@@ -42,6 +43,7 @@ SAID = {
     "hold": "placed on hold",
     "release": "released from hold",
     "requeue": "requeued",
+    "expire": "expired",
     "undelete": "restored",
 }
 
@@ -164,6 +166,8 @@ class QueueVerbs:
                 continue
             if entry.queue == "trash" and queue is None:
                 continue
+            if action == "expire" and entry.forced_expire:
+                continue
             yield entry
 
     async def _get_each(self, ids: Iterable[str]) -> AsyncIterator[Entry]:
@@ -178,6 +182,8 @@ class QueueVerbs:
             return await self._store.delete(ids, keep=keep)
         if action == "hold":
             return await self._store.hold(ids)
+        if action == "expire":
+            return await self._store.expire(ids)
         # What somebody brings back is tried at once, also where the next hop was down.
         self._deliverer.revive()
         if action == "release":

@@ -16,16 +16,29 @@ from resel_mta.queue.door import Entry
 from resel_mta.queue.ids import parse_id
 from resel_mta.verbs import SAID, entry_from_row
 
-# letter → (verb, postsuper's summary)
+# Option → verbs, one after the other.
 ACTIONS = {
-    "d": ("delete", "Deleted"),
-    "h": ("hold", "Placed on hold"),
-    "H": ("release", "Released from hold"),
-    "r": ("requeue", "Requeued"),
-    "undelete": ("undelete", "Restored"),
+    "d": ("delete",),
+    "e": ("expire",),
+    "force-expire": ("expire", "release"),
+    "h": ("hold",),
+    "H": ("release",),
+    "r": ("requeue",),
+    "undelete": ("undelete",),
+}
+# postsuper's summaries.
+SUMMARIES = {
+    "delete": "Deleted",
+    "expire": "Force-expired",
+    "hold": "Placed on hold",
+    "release": "Released from hold",
+    "requeue": "Requeued",
+    "undelete": "Restored",
 }
 NOT_FOUND = {
     "d": "no such message in the queue",
+    "e": "no such message in the queue, or expired already",
+    "force-expire": "no such message in the queue, or expired already",
     "h": "no such message in the queue, or on hold already",
     "H": "no such message on hold",
     "r": "no such message in the queue",
@@ -107,7 +120,7 @@ def _flush(queue: Queue, options: Options) -> int:
 
 
 class _Change:
-    """-d, -h, -H, -r, --undelete, with postsuper's lines on standard error."""
+    """-d, -e, -h, -H, -r and so on, with postsuper's lines on standard error."""
 
     def __init__(self, queue: Queue, options: Options) -> None:
         self._queue = queue
@@ -121,10 +134,19 @@ class _Change:
 
     def _change(self, letter: str, given: Sequence[str]) -> None:
         options = self._options
-        action, summary = ACTIONS[letter]
-        said = SAID[action]
         everything = "ALL" in given or "" in given
         ids = None if everything else self._ids(given)
+        changed: set[str] = set()
+        # What has been done already cannot be seen before it is.
+        actions = ACTIONS[letter][:1] if options.dry_run else ACTIONS[letter]
+        for action in actions:
+            changed.update(self._perform(action, ids))
+        if ids is not None and options.selection.is_everything and not options.queues:
+            self._missing(letter, given, ids, changed)
+
+    def _perform(self, action: str, ids: list[str] | None) -> list[str]:
+        """One verb; the ids of what it changed, or would change."""
+        options, said, summary = self._options, SAID[action], SUMMARIES[action]
         request = {
             "action": action,
             "ids": ids,
@@ -145,11 +167,9 @@ class _Change:
                     self._say(f"{row['id']}: {said}")
         if options.dry_run:
             self._would(entries, summary)
-            changed = [entry.queue_id for entry in entries]
-        else:
-            self._say(f"{summary}: {_messages(len(changed))}")
-        if ids is not None and options.selection.is_everything and not options.queues:
-            self._missing(letter, given, ids, set(changed))
+            return [entry.queue_id for entry in entries]
+        self._say(f"{summary}: {_messages(len(changed))}")
+        return changed
 
     def _would(self, entries: list[Entry], summary: str) -> None:
         if self._options.json:

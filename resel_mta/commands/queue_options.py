@@ -16,23 +16,26 @@ from resel_mta.queue.selection import Selection, parse_age, parse_size
 
 PROGRAM = "resel-queue"
 QUEUES = ("active", "incoming", "deferred", "hold", "corrupt", "trash")
-CHANGES = ("d", "h", "H", "r", "undelete")
+CHANGES = ("d", "e", "force-expire", "h", "H", "r", "undelete")
 
 USAGE = """\
 resel-queue -p | -j [QUEUE...] [selection]
-       resel-queue -d | -h | -H | -r | --undelete  ID | - | ALL  [QUEUE...] [selection] [--dry-run] [-j]
+       resel-queue -d | -e | --force-expire | -h | -H | -r | --undelete  ID | - | ALL
+                   [QUEUE...] [selection] [--dry-run] [-j]
        resel-queue -f | -i ID | -s SITE
        resel-queue why ID [-j]
        resel-queue audit [--since AGE | DATE] [-j]
        resel-queue -b ID"""
 
 EPILOG = """\
-ID is a queue id, "-" (ids from standard input, one a line) or ALL; with a selection, ALL may be
 Everybody may list the queue and have it tried again (authorized_mailq_users,
 authorized_flush_users), while the daemon runs; the rest is for root and the mail owner.
 
+ID is a queue id, "-" (ids from standard input, one a line) or ALL; with a selection, ALL may be
 left out. QUEUE (active, incoming, deferred, hold, corrupt, trash) limits it; several changes at
-once are done in the order -d -h -H -r --undelete. Deleted mail stays in the queue "trash" for
+once are done in the order -d -e --force-expire -h -H -r --undelete. -e returns mail to its sender
+with the reason why it is still here (what is on hold: when it is released); --force-expire also
+releases it, and is postsuper's -f, a letter that means postqueue's here. Deleted mail stays in the queue "trash" for
 queue_trash_time (7d; 0: not at all), or less when the disk gets full; -d ALL trash empties it.
 
 why tells, in plain words, why a message is still here, when it is tried next, who else waits for
@@ -145,17 +148,22 @@ def _check(
     given: argparse.Namespace, task: Task, words: Sequence[str], selection: Selection
 ) -> None:
     """What does not go together. Raises Failure."""
+    if words and given.f:
+        raise _wrong(
+            "-f tries all deferred mail, and takes no other word; -i ID tries one message, "
+            "--force-expire ID returns it to its sender (postsuper's -f)"
+        )
     for name in words:
         if name not in QUEUES:
             raise _wrong(f"unknown queue '{name}'; queues are {', '.join(QUEUES)}")
     if words and task not in (Task.LIST, Task.CHANGE):
-        raise _wrong("a queue's name goes with -p, -j, -d, -h, -H or -r")
+        raise _wrong("a queue's name goes with -p, -j, -d, -e, -h, -H or -r")
     if not selection.is_everything and task not in (Task.LIST, Task.CHANGE):
-        raise _wrong("--from, --to and so on go with -p, -j, -d, -h, -H or -r")
+        raise _wrong("--from, --to and so on go with -p, -j, -d, -e, -h, -H or -r")
     if given.since is not None and task is not Task.AUDIT:
         raise _wrong("--since goes with audit")
     if given.dry_run and task is not Task.CHANGE:
-        raise _wrong("--dry-run goes with -d, -h, -H or -r")
+        raise _wrong("--dry-run goes with -d, -e, -h, -H or -r")
 
 
 def _task(given: argparse.Namespace, changes: dict[str, list[str]]) -> tuple[Task, list[str]]:
@@ -171,11 +179,11 @@ def _task(given: argparse.Namespace, changes: dict[str, list[str]]) -> tuple[Tas
             raise _wrong("audit takes no other words than --since and -j")
         return Task.AUDIT, []
     if len(others) > 1 or (others and changes):
-        raise _wrong("one of -p -b -f -i -s at a time, and not with -d -h -H -r")
+        raise _wrong("one of -p -b -f -i -s at a time, and not with -d -e -h -H -r")
     if changes:
         return Task.CHANGE, words
     if not others and not given.j:
-        raise _wrong("one of -p -j -b -f -i -s -d -h -H -r --undelete, why or audit is needed")
+        raise _wrong("one of -p -j -b -f -i -s -d -e -h -H -r --undelete, why or audit is needed")
     if others in ([], ["p"]):
         return Task.LIST, words
     if others == ["b"]:
@@ -203,6 +211,8 @@ def _parser() -> cli.Parser:
     changes = parser.add_argument_group("changing")
     for letter, text in (
         ("d", "delete; see --undelete"),
+        ("e", "give up: return to the sender, without another attempt"),
+        ("force-expire", "the same, also what is on hold"),
         ("h", "put on hold: not delivered until released"),
         ("H", "release from hold"),
         ("r", "requeue: as if it had just arrived, and delivered at once"),

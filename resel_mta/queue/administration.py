@@ -66,6 +66,12 @@ class Administration:
         self._arrived()
         return changed
 
+    async def expire(self, queue_ids: Iterable[str] | None = None) -> list[str]:
+        changed = await self._change(changes.expire, queue_ids)
+        self._withdrawn(changed)
+        self._arrived()
+        return changed
+
     async def wake(self, queue_ids: Iterable[str] | None = None) -> int:
         if queue_ids is None:
             return await self._wake_all()

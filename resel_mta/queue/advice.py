@@ -63,11 +63,19 @@ _EXPIRED = (
 )
 
 
-def advice(outcome: Outcome, *, expired: bool) -> tuple[str, ...]:
+_FORCED = (
+    "The postmaster of this system ended the attempts. Ask there why, or",
+    "reach the person in another way.",
+)
+
+
+def advice(outcome: Outcome, *, expired: bool, forced: bool = False) -> tuple[str, ...]:
     """Lines for a person; none if there is nothing helpful to say.
 
-    expired: the failure was temporary, and time has run out.
+    expired: the failure was temporary, and time has run out; forced: an administrator said so.
     """
+    if forced:
+        return _FORCED
     if expired:
         return _EXPIRED
     kind, _, rest = outcome.reply.enhanced.partition(".")

@@ -153,7 +153,8 @@ def _about(report: Report, recipient: Recipient, outcome: Outcome) -> list[str]:
     if recipient.orig_to and recipient.orig_to != recipient.address:
         name += f" (expanded from <{recipient.orig_to}>)"
     lines = [f"{name}: {_printable(reason(outcome))}"]
-    words = advice(outcome, expired=report.kind is Kind.FAILURE and outcome.reply.is_temporary)
+    expired = report.kind is Kind.FAILURE and outcome.reply.is_temporary
+    words = advice(outcome, expired=expired, forced=expired and report.message.expires < 0)
     if words and report.kind is not Kind.SUCCESS:
         lines += [f"    {line}" for line in words]
     return [*lines, ""]

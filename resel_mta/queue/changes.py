@@ -140,6 +140,18 @@ def requeue(db: apsw.Connection, number: int) -> bool:
     return bool(db.changes()) and wake(db, number)
 
 
+def expire(db: apsw.Connection, number: int) -> bool:
+    """It is given up at its next attempt, which is due unless it is held."""
+    db.execute(
+        "UPDATE message SET expires = -1 WHERE id = ? AND state IN (0, 1) AND expires >= 0",
+        (number,),
+    )
+    if not db.changes():
+        return False
+    wake(db, number)
+    return True
+
+
 def wake(db: apsw.Connection, number: int) -> bool:
     """All recipients are due. Not for what is held or damaged."""
     db.execute("UPDATE message SET next_attempt = 0 WHERE id = ? AND state = 0", (number,))

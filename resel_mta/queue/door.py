@@ -217,6 +217,12 @@ class QueueStore(Protocol):
         """All recipients are due at once, also of held messages. None: all."""
         ...
 
+    async def expire(self, queue_ids: Iterable[str] | None = None) -> list[str]:
+        """Messages are given up at their next attempt (`Message.expires` is negative from then
+        on), which is due at once but for held ones. None: all. The ids of those for which that
+        is new."""
+        ...
+
     async def delete(
         self, queue_ids: Iterable[str] | None = None, *, keep: bool = False
     ) -> list[str]:

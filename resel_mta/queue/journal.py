@@ -90,8 +90,9 @@ class Journal:
 
     def expired(self, message: Message) -> None:
         sender = message.envelope.reverse_path
+        status = "force-expired" if message.expires < 0 else "expired"
         self._log.event(
-            "qmgr", f"from=<{sender}>, status=expired, returned to sender", message.queue_id
+            "qmgr", f"from=<{sender}>, status={status}, returned to sender", message.queue_id
         )
 
     def removed(self, queue_id: str) -> None:

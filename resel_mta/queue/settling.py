@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -99,6 +99,13 @@ class Settler:
             return
         due = self._policy.next_attempt(recipient.attempts + 1, now)
         active.retries.append(Retry(recipient, due, outcome, waits_for))
+
+    def give_up(self, active: Active, failed: Iterable[tuple[Recipient, Deferred]]) -> None:
+        """Recipients of a message that is forced to expire, which are not tried."""
+        active.expired = True
+        active.failed += failed
+        active.waiting = 0
+        self.finish(active, [])
 
     def record_delivered(self, active: Active, done: Pairs) -> None:
         """Some recipients of a message are done while others are not."""

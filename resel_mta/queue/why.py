@@ -241,6 +241,9 @@ def _end(facts: Facts) -> str:
     if facts.queue == "trash":
         return ""
     told = f"<{facts.sender}> is told then" if facts.sender else "nobody is told then"
+    if facts.expires < 0:
+        when = "as soon as it is released" if facts.queue == "hold" else "now"
+        return f"An administrator gave it up: it goes {when}, without another attempt; {told}."
     if facts.expires <= facts.now:
         return f"Its time is over: if the next attempt fails, it is given up, and {told}."
     left = _span(facts.expires - facts.now)

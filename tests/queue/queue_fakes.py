@@ -391,6 +391,15 @@ class MemoryStore:
         self._arrived()
         return _ids(rows)
 
+    async def expire(self, queue_ids: Iterable[str] | None = None) -> list[str]:
+        rows = [row for row in self._chosen(queue_ids) if row.message.expires >= 0]
+        for row in rows:
+            row.message.expires = -1.0
+        self._wake([row for row in rows if not row.message.hold])
+        self._withdrawn(_ids(rows))
+        self._arrived()
+        return _ids(rows)
+
     def _wake(self, rows: list[_Row]) -> None:
         for row in rows:
             row.message.hold = False
@@ -472,7 +481,7 @@ class MemoryStore:
         return Entry(
             message.queue_id, queue, message.arrival, message.size,
             message.envelope.reverse_path, recipients, row.next_attempt, message.expires,
-            deleted=self._trash.get(message.queue_id, 0.0),
+            forced_expire=message.expires < 0, deleted=self._trash.get(message.queue_id, 0.0),
         )  # fmt: skip
 
     async def walk(self, queue: str | None = None) -> AsyncIterator[Entry]:

@@ -134,6 +134,33 @@ def test_postsupers_lines(run: Run, names: dict[str, str]) -> None:
     ]
 
 
+def test_giving_up(run: Run, names: dict[str, str]) -> None:
+    cron, big = names["cron"], names["big"]
+    assert run("-e", cron, "-n")[2].endswith(
+        "Would be force-expired: 1 message; nothing was changed\n"
+    )
+    assert run("-e", cron, "-e", big)[2].splitlines() == [
+        f"resel-queue: {cron}: expired",
+        f"resel-queue: {big}: expired",
+        "resel-queue: Force-expired: 2 messages",
+    ]
+    listed = [json.loads(line) for line in run("-j")[1].splitlines()]
+    assert [each["queue_id"] for each in listed if each["forced_expire"]] == [cron, big]
+    out = run("-p")[1]
+    assert f"\n{cron}# " in out
+    assert f"\n{big}!# " in out
+    status, _, err = run("-e", cron)
+    assert (status, "or expired already" in err) == (65, True)
+    assert run("--force-expire", big) == (
+        0,
+        "",
+        "resel-queue: Force-expired: 0 messages\n"
+        f"resel-queue: {big}: released from hold\nresel-queue: Released from hold: 1 message\n",
+    )
+    assert run("-e", "ALL", "deferred")[2] == "resel-queue: Force-expired: 1 message\n"
+    assert "An administrator gave it up" in run("why", cron)[1]
+
+
 def test_ids_that_name_nothing(run: Run, names: dict[str, str]) -> None:
     status, _, err = run("-d", "F00", "-h", "no/id")
     assert status == 65
@@ -236,9 +263,11 @@ def test_nothing_can_be_flushed(run: Run, names: dict[str, str]) -> None:
         (["--undelete"], "--undelete needs an ID"),
         (["-d", "ALL", "nosuch"], "unknown queue 'nosuch'"),
         (["-p", "-f"], "one of -p -b -f -i -s at a time"),
-        (["-d", "ALL", "-f"], "not with -d -h -H -r"),
+        (["-d", "ALL", "-f"], "not with -d -e -h -H -r"),
         (["-v"], "is needed"),
-        (["-f", "deferred"], "a queue's name goes with"),
+        (["-f", "deferred"], "-f tries all deferred mail, and takes no other word"),
+        (["-f", "1F7A"], "--force-expire ID returns it to its sender"),
+        (["-i", "1F7A", "deferred"], "a queue's name goes with"),
         (["-f", "--to", "x"], "--from, --to and so on go with"),
         (["-p", "-n"], "--dry-run goes with"),
         (["-p", "--since", "1d"], "--since goes with audit"),

@@ -263,6 +263,24 @@ async def test_wake_and_requeue_make_due(store: QueueStore, clock: Clock) -> Non
     assert len(await store.claim("me", 60, 10)) == 1
 
 
+async def test_forced_to_expire(store: QueueStore, clock: Clock) -> None:
+    message, held = make_message(store), make_message(store)
+    for each in (message, held):
+        await store.enter(each, claim_for="me")
+        later = Retry(each.recipients[0], clock.now + 1000, BUSY)
+        await store.apply("me", [Result(each, retries=[later], release=True)])
+    await store.hold([held.queue_id])
+    both = [message.queue_id, held.queue_id]
+    assert await store.expire([*both, "ABCDEF"]) == both
+    assert await store.expire() == []
+    assert [entry.forced_expire async for entry in store.walk()] == [True, True]
+    (due,) = await store.claim("me", 60, 10)
+    assert (due.queue_id, due.expires < 0) == (message.queue_id, True)
+    await store.release([held.queue_id])
+    (due,) = await store.claim("me", 60, 10)
+    assert (due.queue_id, due.expires < 0) == (held.queue_id, True)
+
+
 async def test_waiting_for_a_next_hop(store: QueueStore, clock: Clock) -> None:
     for name in ("smtp:a", "smtp:b"):
         message = make_message(store)

@@ -102,6 +102,31 @@ async def test_a_delay_says_that_nothing_need_be_done(make_house: MakeHouse) -> 
     assert len(await sent_to(house, "postmaster@example.org")) == 1
 
 
+async def test_what_an_administrator_gives_up_is_not_tried_again(house: House) -> None:
+    fail_only(house, "slow.net", BUSY)
+    await house.scheduler.start()
+    message = await house.enter("a@slow.net", "b@slow.net", sender="ann@example.org")
+    new = make_message(house.store, "c@slow.net", sender="ann@example.org")
+    new.hold = True
+    await house.store.enter(new)
+    await house.idle()
+    tries = len(house.smtp.deliveries)
+    await house.store.expire()
+    await until(lambda: len(house.lines("removed")) == 2)
+    assert len(house.lines("status=force-expired, returned to sender")) == 1
+    await house.store.release([new.queue_id])
+    await until(lambda: len(house.lines("removed")) == 4)
+    assert await house.names() == []
+    assert len(house.smtp.deliveries) == tries + 2, "only the notices were delivered"
+    first, second = await sent_to(house, "ann@example.org")
+    assert status_of(first).count("Action: failed") == 2
+    assert "Status: 4.4.7" in status_of(first)
+    assert "busy" in text_of(first)
+    assert "postmaster of this system ended the attempts" in text_of(first)
+    assert "message is administratively expired" in text_of(second)
+    assert message.queue_id != new.queue_id
+
+
 @pytest.mark.parametrize(
     ("outcome", "action"),
     [
