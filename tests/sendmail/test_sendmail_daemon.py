@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import re
 import subprocess
 import sys
 import time
@@ -74,6 +75,40 @@ def test_sendmail_daemon_speaks_smtp_for_minus_bs(daemon: Daemon) -> None:
     assert done2.returncode == 75
     assert done2.stdout.startswith("421 4.3.2 ")
     assert len(done2.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_sendmail_daemon_minus_bs_takes_lines_of_this_system(daemon: Daemon, end: str) -> None:
+    """printf 'HELO x\\nMAIL FROM:...' | sendmail -bs works with Postfix."""
+    daemon.start()
+    lines = ["HELO x", "MAIL FROM:<a@resel.fr>", "RCPT TO:<root@localhost>", "DATA"]
+    mail = "Subject: x\n\n..dot\nBDAT 900\r\nhi\n"
+    data = (end.join(lines) + end + mail + "." + end + "QUIT" + end).encode()
+    done = daemon.run("-bs", data=data)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "250 2.0.0 Ok: queued as " in done.stdout
+    assert done.stdout.endswith("221 2.0.0 Bye\r\n")
+    (queue_id,) = re.findall(r"queued as (\w+)", done.stdout)
+    assert daemon.queue_command("-b", queue_id).stdout.count("\n.dot\nBDAT 900\nhi\n") == 1
+    refused = daemon.run("-bs", data=b"HELO x\nDATA\nRSET\nQUIT\n")
+    assert [line[:3] for line in refused.stdout.splitlines()] == ["220", "250", "503", "250", "221"]
+    for cut in range(data.index(b"Subject"), data.index(b"QUIT") - 1, 7):
+        short = daemon.run("-bs", data=data[:cut])
+        assert short.returncode == 65
+        assert "end of input within the message" in short.stderr
+        assert len(short.stderr.splitlines()) == 1
+
+
+def test_sendmail_daemon_minus_bs_leaves_chunks_as_they_are(daemon: Daemon) -> None:
+    daemon.start()
+    chunk = b"Subject: x\r\n\r\nDATA\r\n"
+    begin = b"EHLO x\nMAIL FROM:<a@resel.fr>\nRCPT TO:<root@localhost>\n"
+    data = begin + b"bdat %d\n%sBDAT 4 LAST\nhi\r\nQUIT\n" % (len(chunk), chunk)
+    done = daemon.run("-bs", data=data)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("221 2.0.0 Bye\r\n")
+    assert "queued as" in done.stdout
+    assert daemon.run("-bs", data=begin + b"BDAT 100\nshort").returncode == 65
 
 
 def test_sendmail_daemon_newaliases_counts_at_once(daemon: Daemon) -> None:
