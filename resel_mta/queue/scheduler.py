@@ -7,7 +7,6 @@ A message goes from `_activate` (claimed) over `_route` (each recipient to a nex
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import time
@@ -43,7 +42,6 @@ from resel_mta.queue.why import HostState, marks
 
 RunKey = tuple[str, Route, str | None]
 """Name of a next hop, route, reverse-path."""
-FORCED = "message is administratively expired"
 FRESH_SHARE = 5
 """One in so many places of the active window is for mail that goes from its arrival straight to
 its delivery, so that no backlog, however large, is in its way."""
@@ -341,7 +339,7 @@ class Scheduler:
     async def _route(self, active: Active) -> None:
         """Hand each recipient to its next hop; those that have none get their outcome here."""
         if active.message.expires < 0:
-            await self._give_up(active)
+            await self._settler.give_up(active)
             return
         runs, settled = await self._sort(active)
         active.routed = True
@@ -360,25 +358,6 @@ class Scheduler:
                 last = lane
         if last is not None:
             await self._dispatcher.work(last)
-
-    async def _give_up(self, active: Active) -> None:
-        """An administrator wants it returned. Why it is still here is what its sender is told."""
-        queue_id = active.message.queue_id
-        reasons: dict[str, str] = {}
-        with contextlib.suppress(TempFail):
-            entry = await self._store.get(queue_id)
-            if entry is not None:
-                reasons = {each.address: each.reason for each in entry.recipients}
-        active.routed = True
-        if active.withdrawn:
-            active.waiting = 0
-            self._settler.finish(active, [])
-            return
-        failed = [
-            (each, Deferred(Reply(450, "4.4.7", reasons.get(each.address) or FORCED)))
-            for each in active.message.recipients
-        ]
-        self._settler.give_up(active, failed)
 
     async def _route_one(self, message: Message, recipient: Recipient) -> Route | Outcome:
         reverse_path = recipient.reverse_path

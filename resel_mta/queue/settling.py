@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from resel_mta.mail import Bounced, Deferred, PermFail, Recipient, TempFail
+from resel_mta.mail import Bounced, Deferred, PermFail, Recipient, Reply, TempFail
 from resel_mta.queue.dispatch import Pairs
 from resel_mta.queue.door import QueueStore, Result, Retry
 from resel_mta.queue.journal import Journal
@@ -17,6 +18,8 @@ from resel_mta.queue.notices import Cause, Notice, Notices, wanted_causes, wants
 from resel_mta.queue.recorder import Recorder
 from resel_mta.queue.retry import Policy
 from resel_mta.queue.sites import Active
+
+FORCED = "message is administratively expired"
 
 
 class Settler:
@@ -100,11 +103,20 @@ class Settler:
         due = self._policy.next_attempt(recipient.attempts + 1, now)
         active.retries.append(Retry(recipient, due, outcome, waits_for))
 
-    def give_up(self, active: Active, failed: Iterable[tuple[Recipient, Deferred]]) -> None:
-        """Recipients of a message that is forced to expire, which are not tried."""
-        active.expired = True
-        active.failed += failed
+    async def give_up(self, active: Active) -> None:
+        """An administrator wants it returned, untried. Its sender is told why it is still here."""
+        reasons: dict[str, str] = {}
+        with contextlib.suppress(TempFail):
+            entry = await self._store.get(active.message.queue_id)
+            if entry is not None:
+                reasons = {each.address: each.reason for each in entry.recipients}
+        active.routed = True
         active.waiting = 0
+        if not active.withdrawn:
+            active.expired = True
+            for each in active.message.recipients:
+                reply = Reply(450, "4.4.7", reasons.get(each.address) or FORCED)
+                active.failed.append((each, Deferred(reply)))
         self.finish(active, [])
 
     def record_delivered(self, active: Active, done: Pairs) -> None:
