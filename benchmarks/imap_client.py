@@ -80,6 +80,10 @@ class Client:
     def login(self, user: str, password: str) -> None:
         self.command(f"LOGIN {user} {password}".encode())
 
+    def abandon(self) -> None:
+        """Without a word."""
+        self._socket.close()
+
     def close(self) -> None:
         """With LOGOUT."""
         self.command(b"LOGOUT")

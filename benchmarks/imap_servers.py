@@ -1,4 +1,4 @@
-"""The two whose IMAP is compared: a private Dovecot, and resel-mta with role server.
+"""The two whose IMAP, POP3 and LMTP are compared: a private Dovecot, and resel-mta with role server.
 
 Both serve the same users from Maildirs with the same names below their own directories, on loopback
 ports, with the settings they are shipped with.
@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.load import BenchmarkError
@@ -19,13 +20,14 @@ from demo.launcher import Launcher
 from demo.machines import Machine, free_port
 
 PASSWORD = "bench"
+HOST = "toad.bench.example"
 DOVECOT = "/usr/sbin/dovecot"
 
 DOVECOT_CONF = """\
 base_dir = {root}/run
 state_dir = {root}/state
 log_path = {root}/log
-protocols = imap
+protocols = imap pop3 lmtp
 ssl = no
 disable_plaintext_auth = no
 default_login_user = {user}
@@ -36,6 +38,8 @@ mail_location = maildir:{root}/mail/%u
 mail_uid = {uid}
 mail_gid = {gid}
 mail_max_userip_connections = 100
+auth_username_format = %n
+postmaster_address = postmaster@{host}
 listen = 127.0.0.1
 passdb {{
   driver = passwd-file
@@ -54,6 +58,21 @@ service imap-login {{
   }}
   chroot =
 }}
+service pop3-login {{
+  inet_listener pop3 {{
+    port = {pop3}
+  }}
+  inet_listener pop3s {{
+    port = 0
+  }}
+  chroot =
+}}
+service lmtp {{
+  inet_listener lmtp {{
+    address = 127.0.0.1
+    port = {lmtp}
+  }}
+}}
 service anvil {{
   chroot =
 }}
@@ -64,15 +83,16 @@ service imap {{
 
 
 class MailServer:
-    """A server of mailboxes. mail: where the users' Maildirs lie; account: whose they are."""
+    """A server of mailboxes. mail: where the users' Maildirs lie; account: whose they are.
+    port: IMAP's."""
 
     name: str
-    port: int
     pid: int
 
     def __init__(self, root: Path, users: int) -> None:
         root.mkdir(mode=0o755)
         self.root = root
+        self.port, self.pop3, self.lmtp = (free_port(["127.0.0.1"]) for _ in range(3))
         self.mail = root / "mail"
         self.mail.mkdir(mode=0o755)
         self.account = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.getuid())
@@ -97,7 +117,6 @@ class DovecotServer(MailServer):
 
     def __init__(self, root: Path, users: int) -> None:
         super().__init__(root, users)
-        self.port = free_port(["127.0.0.1"])
         for part in ("run", "state"):
             (root / part).mkdir(mode=0o755)
         conf = root / "dovecot.conf"
@@ -110,6 +129,9 @@ class DovecotServer(MailServer):
                 uid=account.pw_uid,
                 gid=account.pw_gid,
                 port=self.port,
+                pop3=self.pop3,
+                lmtp=self.lmtp,
+                host=HOST,
             )
         )
         self._process = subprocess.Popen(
@@ -135,29 +157,30 @@ class DovecotServer(MailServer):
 
 
 class ReselMailServer(MailServer):
-    """`resel-mta --role server`, unprivileged."""
+    """`resel-mta --role server`, unprivileged. more: settings beside these."""
 
     name = "resel-mta"
+    imaps = 0
 
-    def __init__(self, root: Path, users: int) -> None:
+    def __init__(self, root: Path, users: int, more: Mapping[str, str] | None = None) -> None:
         super().__init__(root, users)
-        self.port = free_port(["127.0.0.1"])
         overrides = {
-            "myhostname": "toad.bench.example",
+            "myhostname": HOST,
             "smtpd_listen": "",
             "submission_listen": "",
             "submissions_listen": "",
             "imap_listen": f":{self.port}",
             "imaps_listen": "",
-            "pop3_listen": "",
+            "pop3_listen": f":{self.pop3}",
             "pop3s_listen": "",
-            "lmtp_listen": "",
+            "lmtp_listen": f":{self.lmtp}",
             "relayhost": "",
             "smtpd_tls_cert_file": "",
             "smtpd_tls_key_file": "",
             "passdb": f"passwd-file:{root}/users",
             "userdb": "",
             "mail_location": f"maildir:{self.mail}/%u",
+            **(more or {}),
         }
         self._machine = Machine(
             "toad", "server", "127.0.0.1", root / "toad", Launcher(root), overrides
