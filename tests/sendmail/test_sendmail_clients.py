@@ -74,6 +74,9 @@ From 53a3d92e7b12e3e6d1a5d5c5d5a4c1a5b1c5d5e5 Mon Sep 17 00:00:00 2001
 From: =?UTF-8?q?L=C3=A9a=20Carr?= <lcarr@resel.fr>
 Date: Tue, 24 Nov 2026 12:00:00 +0000
 Subject: [PATCH] =?UTF-8?q?cl=C3=A9=20de=20vo=C3=BBte?=
+MIME-Version: 1.0
+Content-Type: text/plain; charset=UTF-8
+Content-Transfer-Encoding: 8bit
 
 Ligne accentuée.
 .
@@ -107,7 +110,7 @@ async def test_sendmail_clients_git_send_email(
     (taken,) = office.intake.taken
     assert sorted(taken.recipients) == ["lcarr@resel.fr", "list@resel.fr", "root"]
     assert taken.envelope.reverse_path == (sender or pwd.getpwuid(os.getuid()).pw_name)
-    assert b"cl=C3=A9=20de=20vo=C3=BBte?=\r\n" in taken.data
+    assert b"Subject: [PATCH] =?UTF-8?q?cl=C3=A9=20de=20vo=C3=BBte?=\r\n" in taken.data
     assert "\r\nLigne accentuée.\r\n.\r\n---\r\n".encode() in taken.data
     assert b"Bcc" not in taken.data
 
