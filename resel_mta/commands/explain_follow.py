@@ -258,6 +258,9 @@ class Follower:
             path = sender if recipient.reverse_path is None else recipient.reverse_path
             destination = await self.explainer.route(recipient, path)
             if destination.route is None or destination.route.transport == EXPAND:
+                # The queue comes to the same rules once more, at each try.
+                before = explanation.steps
+                destination.steps = [each for each in destination.steps if each not in before]
                 reply = destination.trouble or trouble.get(recipient.address)
                 kind = "bounce" if reply is not None and reply.is_permanent else "wait"
                 followed.ends.append(End(destination, kind, reply=reply))

@@ -228,6 +228,16 @@ def test_explain_commands_and_files_are_not_run(say: Say, config: Path) -> None:
     assert not (config.parent / "data").exists()
 
 
+def test_explain_an_included_file_that_cannot_be_read(say: Say, config: Path) -> None:
+    (config.parent / "list").unlink()
+    said = say("list")
+    assert [line for line in said if "is an alias for" in line] == [
+        "  3. list@vm.resel.fr is an alias for :include:/list"
+    ]
+    (end,) = (line for line in said if "=>" in line)
+    assert end == "  => list@vm.resel.fr: waits in the queue, for now"
+
+
 def test_explain_a_forward_file(say: Say, config: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("deliveries with the rights of a user need root")
