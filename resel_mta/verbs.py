@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -85,10 +85,12 @@ class Deliverer(Protocol):
         ...
 
 
-def entry_from_row(row: Mapping[str, Any]) -> Entry:
-    """The Entry that `queue.walk` sent as a row."""
-    recipients = tuple(RecipientEntry(**recipient) for recipient in row["recipients"])
-    return Entry(**{**row, "recipients": recipients})
+def entries_from_row(row: Mapping[str, Any]) -> Iterator[Entry]:
+    """The entries of a row such as {"entries": […]}, after its way through JSON."""
+    make = RecipientEntry._make
+    for queue_id, queue, arrival, size, sender, recipients, *others in row["entries"]:
+        listed = tuple(map(make, recipients))
+        yield Entry(queue_id, queue, arrival, size, sender, listed, *others)
 
 
 class QueueVerbs:
@@ -113,10 +115,10 @@ class QueueVerbs:
 
     async def walk(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
         """args: queue, one queue's name or nothing; select, a Selection as a row or nothing.
-        Rows: Entry as a dict, by arrival."""
+        Rows: {"entries": [Entry, …]}, by arrival."""
         selection = Selection.from_row(args.get("select"))
-        async for entry in self._selected(self._store.walk(args.get("queue")), selection):
-            yield asdict(entry)
+        async for row in _in_rows(self._selected(self._store.walk(args.get("queue")), selection)):
+            yield row
 
     async def flush(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
         """args: id or site, or neither for all. One row: {"count": n}."""
@@ -134,15 +136,15 @@ class QueueVerbs:
         a row; None: all), dry_run.
 
         Deleting goes to the trash; from there, or without one (`queue_trash_time`), for good.
-        One row per message changed, {"id": …}; with dry_run, the Entry of each that would be.
+        One row per message changed, {"id": …}; with dry_run, rows as of `walk` with what would be.
         """
         action, ids, queue = args["action"], args.get("ids"), args.get("queue")
         if action not in APPLIES:
             raise ControlError(64, f"unknown action '{action}'")
         selection = Selection.from_row(args.get("select"))
         if args.get("dry_run"):
-            async for entry in self._members(action, ids, queue, selection):
-                yield asdict(entry)
+            async for row in _in_rows(self._members(action, ids, queue, selection)):
+                yield row
             return
         if queue is not None or not selection.is_everything:
             members = self._members(action, ids, queue, selection)
@@ -245,13 +247,13 @@ class QueueVerbs:
     # -- one message ----------------------------------------------------------------------------
 
     async def show(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
-        """args: id. First row: the Entry; then {"data": base64} blocks of the message."""
+        """args: id. First row: as of `walk`; then {"data": base64} blocks of the message."""
         queue_id = args["id"]
         entry = await self._store.get(queue_id)
         message = await self._store.load(queue_id) if entry is not None else None
         if entry is None or message is None or message.content is None:
             raise ControlError(65, f"no message {queue_id} in the queue")
-        yield asdict(entry)
+        yield {"entries": [entry]}
         content = message.content
         yield {"data": base64.b64encode(content.header.raw + b"\r\n").decode("ascii")}
         async for block in _blocks(content.body):
@@ -293,7 +295,7 @@ class QueueVerbs:
         if route is not None:
             host = self._deliverer.host_state(route, recipient.address)
         return why.RecipientFacts(
-            **asdict(recipient),
+            **recipient._asdict(),
             transport=route.transport if route is not None else "",
             nexthop=route.nexthop if route is not None else "",
             host=host,
@@ -327,6 +329,20 @@ def _gone(queue_id: str) -> str:
         f"no message {queue_id} in the queue: delivered, bounced or deleted, or never there; "
         f"the log tells: grep {queue_id}"
     )
+
+
+async def _in_rows(entries: AsyncIterator[Entry]) -> AsyncIterator[Row]:
+    """Many in a row, as long as they are small."""
+    found: list[Entry] = []
+    recipients = 0
+    async for entry in entries:
+        found.append(entry)
+        recipients += len(entry.recipients)
+        if len(found) == BATCH or recipients >= 5 * BATCH:
+            yield {"entries": found}
+            found, recipients = [], 0
+    if found:
+        yield {"entries": found}
 
 
 async def _blocks(body: Body) -> AsyncIterator[bytes]:

@@ -14,7 +14,7 @@ from resel_mta.config import load
 from resel_mta.queue import audit, listing, why
 from resel_mta.queue.door import Entry
 from resel_mta.queue.ids import parse_id
-from resel_mta.verbs import SAID, entry_from_row
+from resel_mta.verbs import SAID, entries_from_row
 
 # Option → verbs, one after the other.
 ACTIONS = {
@@ -73,7 +73,8 @@ def _list(queue: Queue, options: Options) -> int:
     def entries() -> Iterator[Entry]:
         select = options.selection.as_row()
         for name in options.queues or (None,):
-            yield from map(entry_from_row, queue.ask("queue.walk", queue=name, select=select))
+            for row in queue.ask("queue.walk", queue=name, select=select):
+                yield from entries_from_row(row)
 
     return _write(map(listing.as_json, entries()) if options.json else listing.mailq(entries()))
 
@@ -86,7 +87,7 @@ def _write(pieces: Iterable[str]) -> int:
 
 def _show(queue: Queue, options: Options) -> int:
     rows = queue.ask("queue.show", id=options.queue_id)
-    entry = entry_from_row(next(rows))
+    (entry,) = entries_from_row(next(rows))
     blocks = (base64.b64decode(row["data"]) for row in rows)
     for piece in listing.postcat(entry, blocks):
         sys.stdout.buffer.write(piece)
@@ -158,7 +159,7 @@ class _Change:
         for name in options.queues or (None,):
             for row in self._queue.ask("queue.change", queue=name, **request):
                 if options.dry_run:
-                    entries.append(entry_from_row(row))
+                    entries += entries_from_row(row)
                     continue
                 changed.append(row["id"])
                 if options.json:

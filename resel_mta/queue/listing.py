@@ -5,6 +5,7 @@ Pure functions over the entries that `QueueStore.walk` gives; lines end with a n
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Iterable, Iterator
@@ -15,8 +16,10 @@ NULL_SENDER = "MAILER-DAEMON"
 EMPTY = "Mail queue is empty\n"
 
 _MARKS = {"active": "*", "hold": "!"}
-_SHORT = (11, "-Queue ID-  --Size-- ----Arrival Time---- -Sender/Recipient-------\n")
-_LONG = (17, "----Queue ID----- --Size-- ---Arrival Time---- --Sender/Recipient------\n")
+_SHORT = "-Queue ID-  --Size-- ----Arrival Time---- -Sender/Recipient-------\n"
+_LONG = "----Queue ID----- --Size-- ---Arrival Time---- --Sender/Recipient------\n"
+_SHORT_MARGIN = " " * (11 + 1 + 7 + 1 + 20 + 1)
+_LONG_MARGIN = " " * (17 + 1 + 8 + 1 + 19 + 1)
 
 
 def mailq(entries: Iterable[Entry], *, long_ids: bool = False) -> Iterator[str]:
@@ -27,7 +30,7 @@ def mailq(entries: Iterable[Entry], *, long_ids: bool = False) -> Iterator[str]:
     count = size = 0
     for entry in entries:
         if not count:
-            yield (_LONG if long_ids else _SHORT)[1]
+            yield _LONG if long_ids else _SHORT
         else:
             yield "\n"
         count += 1
@@ -44,25 +47,30 @@ def summary(count: int, size: int) -> str:
 
 
 def _message(entry: Entry, long_ids: bool) -> str:
-    width = (_LONG if long_ids else _SHORT)[0]
-    mark = _MARKS.get(entry.queue, "") + ("#" if entry.forced_expire else "")
-    when = time.asctime(time.localtime(entry.arrival))
+    name = entry.queue_id + _MARKS.get(entry.queue, "") + ("#" if entry.forced_expire else "")
+    when = _moment(int(entry.arrival))
     sender = entry.sender or NULL_SENDER
     if long_ids:
-        lines = [f"{entry.queue_id + mark:<{width}} {entry.size:>8} {when[:19]} {sender}\n"]
-        margin = " " * (width + 1 + 8 + 1 + 19 + 1)
+        lines = [f"{name:<17} {entry.size:>8} {when[:19]} {sender}\n"]
+        margin = _LONG_MARGIN
     else:
-        lines = [f"{entry.queue_id + mark:<{width}} {entry.size:>7} {when[:20]} {sender}\n"]
-        margin = " " * (width + 1 + 7 + 1 + 20 + 1)
+        lines = [f"{name:<11} {entry.size:>7} {when[:20]} {sender}\n"]
+        margin = _SHORT_MARGIN
     shown = ""
-    for recipient in entry.recipients:
+    for address, _, _, _, reason, *_ in entry.recipients:
         # A reason is shown once for all recipients in a row that share it.
-        if recipient.reason != shown:
-            shown = recipient.reason
+        if reason != shown:
+            shown = reason
             text = f"({shown or 'reason unavailable'})"
             lines.append(f"{text:>78}\n")
-        lines.append(f"{margin}{recipient.address}\n")
+        lines.append(f"{margin}{address}\n")
     return "".join(lines)
+
+
+@functools.lru_cache(maxsize=16)
+def _moment(second: int) -> str:
+    """For speed: mail that came together has the same."""
+    return time.asctime(time.localtime(second))
 
 
 def as_json(entry: Entry) -> str:
