@@ -1,17 +1,24 @@
-"""What only building the daemon's parts would show: certificates, user databases, mailboxes."""
+"""What only building the daemon's parts would show: certificates, user databases, mailboxes, and
+where aliases lead."""
 
 from __future__ import annotations
+
+import asyncio
 
 from resel_lda.maildir.layout import LocationError, parse_location
 from resel_mta.config import ConfigError, Settings
 from resel_mta.config.problems import Problem
+from resel_mta.routing.alias_check import alias_files, check_aliases
 from resel_mta.tls import ServerTLS
 from resel_mta.users import open_users
 
 
 def start_checks(settings: Settings) -> list[Problem]:
     """Problems of a configuration whose values are good one by one. Blocks; changes nothing."""
-    return [*_certificates(settings), *_users(settings), *mailbox_problems(settings)]
+    problems = [*_certificates(settings), *_users(settings), *mailbox_problems(settings)]
+    if not problems:
+        problems += asyncio.run(check_aliases(settings, alias_files(settings)))
+    return problems
 
 
 def _certificates(settings: Settings) -> list[Problem]:

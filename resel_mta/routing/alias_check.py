@@ -7,6 +7,7 @@ All of it is a warning: such a file is live, and mail for the rest of it is deli
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from resel_mta.config.mapspec import DATABASE_TYPES, parse_map
 from resel_mta.config.problems import Problem
 from resel_mta.mail import AddressClass, TempFail
 from resel_mta.routing.address import local_name
+from resel_mta.routing.reach import EXECUTE, WRITE, Reach
 from resel_mta.routing.table import RoutingTable
 from resel_mta.users import open_users
 
@@ -63,9 +65,16 @@ async def check_aliases(settings: Settings, files: Iterable[str]) -> list[Proble
                 hidden = f'"{alias.name}" is hidden by {entries[alias.name].where}'
                 problems.append(_warning(where, hidden))
     checker = _Checker(settings, entries)
-    if wanted and await checker.root_is_lost():
-        text = "there is no alias for root: its mail is not delivered as root, and waits"
-        problems.append(_warning(f"{min(wanted)}:1", text))
+    if await checker.root_is_lost():
+        text = (
+            "there is no alias for root: nothing is delivered as root, so that its mail waits in the "
+            'queue and is given up after maximal_queue_lifetime; add "root: somebody@example.org"'
+        )
+        if wanted:
+            problems.append(_warning(f"{min(wanted)}:1", text))
+        else:
+            place = str(settings.source("alias_maps"))
+            problems.append(Problem(place, "alias_maps", text, is_error=False))
     for name, entry in entries.items():
         if entry.where.rpartition(":")[0] in wanted:
             problems += await checker.check(name, entry)
@@ -74,7 +83,7 @@ async def check_aliases(settings: Settings, files: Iterable[str]) -> list[Proble
 
 def _place(problem: Problem) -> tuple[str, int]:
     path, _, line = problem.where.rpartition(":")
-    return path, int(line)
+    return path, int(line) if line.isdigit() else 0
 
 
 def _warning(where: str, text: str) -> Problem:
@@ -89,13 +98,20 @@ class _Checker:
         self._commands = settings.items("allow_mail_to_commands")
         self._files = settings.items("allow_mail_to_files")
         self._relays_unknown = bool(settings.text("luser_relay").strip())
+        self._default_privs = settings.text("default_privs")
         self._read: set[str] = set()
 
     async def root_is_lost(self) -> bool:
-        """Whether root has an account and no alias."""
-        if "root" in self._entries:
-            return False
+        """Whether mail for "root" comes to an account here that has no alias."""
+        full = self._table.rules.qualify("root")
         try:
+            address_class = await self._table.classify(full)
+            if "root" in self._entries or address_class is not AddressClass.LOCAL:
+                return False
+            if await self._table.find_virtual(full, address_class) is not None:
+                return False
+            if await self._table.find_alias(full) is not None:
+                return False
             user = await self._users.find("root")
         except TempFail:
             return False
@@ -150,11 +166,11 @@ class _Checker:
         self, where: str, name: str, target: Target, source: str, depth: int
     ) -> list[Problem]:
         if target.kind is TargetKind.COMMAND:
-            text = _command_problem(target.value)
+            text = _command_problem(target.value, self._reach_of(where))
             if source not in self._commands:
                 text = f"allow_mail_to_commands has no {source}: mail for it bounces"
         elif target.kind is TargetKind.FILE:
-            text = _file_problem(target.value)
+            text = _file_problem(target.value, self._reach_of(where))
             if source not in self._files:
                 text = f"allow_mail_to_files has no {source}: mail for it bounces"
         elif target.kind is TargetKind.INCLUDE:
@@ -162,6 +178,19 @@ class _Checker:
         else:
             text = await self._address_problem(name, target)
         return [_warning(where, f'"{name}": {target.text}: {text}')] if text else []
+
+    def _reach_of(self, where: str) -> Reach | None:
+        """Of the account that does what stands there, by local(8)'s rule: the file's owner, for
+        root `default_privs`. None where only root could tell."""
+        if os.geteuid() != 0:
+            return None
+        try:
+            owner = os.stat(where.rpartition(":")[0]).st_uid
+            account = pwd.getpwuid(owner) if owner else pwd.getpwnam(self._default_privs)
+        except (OSError, KeyError):
+            # Said elsewhere: by `check`, or when the mail comes.
+            return None
+        return Reach.of(account)
 
     async def _address_problem(self, name: str, target: Target) -> str:
         full = self._table.rules.qualify(target.value)
@@ -207,7 +236,7 @@ class _Checker:
         return found
 
 
-def _command_problem(command: str) -> str:
+def _command_problem(command: str, reach: Reach | None) -> str:
     """Only a program that is named by its path can be looked for."""
     words = command.split()
     if not words or not words[0].startswith("/") or set(words[0]) & set("$`*?'\";|&<>()"):
@@ -215,14 +244,16 @@ def _command_problem(command: str) -> str:
     path = words[0]
     try:
         mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) or not mode & 0o111:
+            return f"{path} cannot be executed"
+        if reach is not None and not reach.may(path, EXECUTE):
+            return f"{path} cannot be executed by {reach.name}, as whom it would run"
     except OSError as error:
         return f"{path}: {error.strerror}"
-    if not stat.S_ISREG(mode) or not mode & 0o111:
-        return f"{path} cannot be executed"
     return ""
 
 
-def _file_problem(path: str) -> str:
+def _file_problem(path: str, reach: Reach | None) -> str:
     folder = os.path.dirname(path.rstrip("/"))
     if not os.path.isdir(folder):
         return f"{folder}: no such folder"
@@ -230,4 +261,10 @@ def _file_problem(path: str) -> str:
         return "is a symbolic link: nothing is written to it"
     if os.path.isdir(path) and not path.endswith("/"):
         return 'is a folder: with a "/" at its end it is a Maildir'
+    try:
+        place = path if os.path.exists(path) else folder
+        if reach is not None and not reach.may(place, WRITE):
+            return f"{reach.name}, as whom it would be written, may not write to {place}"
+    except OSError as error:
+        return f"{path}: {error.strerror}"
     return ""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from resel_mta.commands import mta
 from resel_mta.config import Settings
 from resel_mta.routing.alias_check import check_aliases
 
@@ -84,6 +85,50 @@ def test_a_place_for_unknown_users_makes_all_targets_good(tmp_path: Path) -> Non
     assert not any("no such user" in line for line in said(settings, tmp_path / "aliases"))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be told as whom it will run")
+def test_what_the_account_may_not_do(tmp_path: Path) -> None:
+    settings = build(tmp_path, alias_maps=f"hash:{tmp_path}/own")
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o011)
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o700)
+    closed, shared = tmp_path / "closed", tmp_path / "shared"
+    closed.mkdir(0o700)
+    (closed / "box").touch()
+    shared.mkdir()
+    shared.chmod(0o777)
+    (tmp_path / "own").write_text(
+        f'root: "|{program} -x", {closed}/new, {closed}/box, {shared}/new, {shared}/Maildir/\n'
+    )
+    assert said(settings, tmp_path / "own") == [
+        f'own:1 "root": {each}'
+        for each in (
+            "|DIR/program -x: DIR/program cannot be executed by nobody, as whom it would run",
+            "DIR/closed/new: nobody, as whom it would be written, may not write to DIR/closed",
+            "DIR/closed/box: nobody, as whom it would be written, may not write to DIR/closed/box",
+        )
+    ]
+    os.chown(tmp_path / "own", 2, 2)
+    for path in (program, closed, closed / "box"):
+        os.chown(path, 2, 2)
+    assert said(settings, tmp_path / "own") == []
+
+
+def test_root_needs_no_alias_where_its_mail_goes_elsewhere(tmp_path: Path) -> None:
+    def lost(**values: str) -> bool:
+        settings = build(tmp_path, userdb="system", passdb="", **values)
+        return any("no alias for root" in line for line in said(settings, tmp_path / "users"))
+
+    (tmp_path / "empty").write_text("")
+    nothing = f"hash:{tmp_path}/empty"
+    assert lost(alias_maps=nothing)
+    assert not lost(alias_maps="inline:{root=bob@elsewhere.example}")
+    assert not lost(alias_maps=nothing, virtual_alias_maps="inline:{root@resel.fr=x@a.example}")
+    assert not lost(alias_maps=nothing, mydestination="$myhostname")
+
+
 @pytest.mark.parametrize("program", ["newaliases", "resel-map"])
 def test_commands_say_it_and_make_it_live(tmp_path: Path, program: str) -> None:
     path = tmp_path / "aliases"
@@ -124,3 +169,25 @@ def test_commands_say_it_and_make_it_live(tmp_path: Path, program: str) -> None:
     assert result.returncode == 65
     assert f"{path}:2" in result.stderr
     assert live.read_text() == "a: b\nb: a\n"
+
+
+def test_check_says_where_the_mail_of_root_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aliases, main_cf = tmp_path / "aliases", tmp_path / "main.cf"
+    main_cf.write_text(
+        f"role = smarthost\nmyhostname = vm.resel.fr\nmydestination = $myhostname\n"
+        f"alias_maps = hash:{aliases}\nalias_database = $alias_maps\n"
+        f"queue_directory = {tmp_path}/queue\ndata_directory = {tmp_path}/data\n"
+        "mail_owner = nobody\n"
+    )
+    for text, wanted in (
+        ("postmaster: root\n", "there is no alias for root"),
+        ('root: "|/no/such/program"\n', "/no/such/program: No such file or directory"),
+        ("root: root@resel.fr\n", ""),
+    ):
+        aliases.write_text(text)
+        assert mta.main(["-c", str(main_cf), "check"]) == 0
+        said = capsys.readouterr().err
+        assert (f"{aliases}:1: warning: " in said) == bool(wanted)
+        assert wanted in said
