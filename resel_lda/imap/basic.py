@@ -12,7 +12,7 @@ from resel_lda.imap.session import Session
 from resel_lda.imap.stream import LineTooLong
 
 # Capabilities before log-in, and what is added after it.
-BASE = ("IMAP4rev1", "SASL-IR", "LITERAL+", "ID", "ENABLE", "IDLE")
+BASE = ("IMAP4rev1", "IMAP4rev2", "SASL-IR", "LITERAL+", "ID", "ENABLE", "IDLE")
 AFTER_LOGIN = (
     "NAMESPACE",
     "CHILDREN",
@@ -124,6 +124,9 @@ async def enable(session: Session, args: Parser) -> str:
     if b"QRESYNC" in words:
         session.use_qresync()
         enabled.append(b"QRESYNC")
+    if b"IMAP4REV2" in words:
+        session.use_rev2()
+        enabled.append(b"IMAP4rev2")
     session.untagged(b" ".join((b"ENABLED", *enabled)))
     return "Enabled."
 
@@ -131,7 +134,7 @@ async def enable(session: Session, args: Parser) -> str:
 async def namespace(session: Session, args: Parser) -> str:
     args.finish()
     names = session.names
-    prefix = text.string(names.prefix.encode("ascii", "replace"))
+    prefix = text.mailbox(names.coded(names.prefix)) if names.prefix else b'""'
     separator = text.string(names.separator.encode("ascii"))
     session.untagged(b"NAMESPACE ((%b %b)) NIL NIL" % (prefix, separator))
     return "Namespace completed."

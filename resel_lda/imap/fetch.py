@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from resel_lda.imap import fetch_items, fetch_ready
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.fetch_binary import parse_binary
+from resel_lda.imap.fetch_global import with_global
 from resel_lda.imap.fetch_items import Item, Loaded, Need
 from resel_lda.imap.fetch_stored import add_stored, parse_stored
 from resel_lda.imap.parser import ParseError, Parser, SequenceSet
@@ -254,7 +256,11 @@ async def _load(view: View, batch: Pairs, needs: Need, items: list[Item]) -> lis
     ]
     uids = [loaded.info.uid for loaded in found]
     if needs & Need.PARTS:
-        parts = await mailbox.parts(uids)
+        parts = dict(await mailbox.parts(uids))
+        structures = {uid: (part.body, part.bodystructure) for uid, part in parts.items()}
+        for uid, (body, full) in (await with_global(view, structures)).items():
+            if body is not parts[uid].body:
+                parts[uid] = replace(parts[uid], body=body, bodystructure=full)
         for loaded in found:
             loaded.parts = parts.get(loaded.info.uid)
         found = [loaded for loaded in found if loaded.parts is not None]

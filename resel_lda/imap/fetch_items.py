@@ -14,6 +14,7 @@ from resel_lda.mailbox import MessageInfo, Part
 from resel_lda.mime import sections
 
 _MAX_DEPTH = 100
+_LARGEST = 2**63 - 1
 _SECTION_NUMBER = re.compile(rb"[1-9][0-9]{0,9}")
 
 
@@ -46,7 +47,7 @@ class Loaded:
     @property
     def structure(self) -> sections.Node:
         if self._structure is None:
-            self._structure = sections.parse(self.message)
+            self._structure = sections.parse(self.message, self.view.international)
         return self._structure
 
 
@@ -296,9 +297,10 @@ def parse_partial(args: Parser) -> tuple[int, int] | None:
     """``<0.100>``, or nothing. Raises ParseError."""
     if not args.skip(b"<"):
         return None
-    start = args.number()
+    # RFC 9051 §9: number64 and nz-number64.
+    start = args.number(_LARGEST)
     args.expect(b".")
-    count = args.number()
+    count = args.number(_LARGEST)
     if not count:
         raise ParseError("Invalid partial fetch: nothing is asked for")
     args.expect(b">")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from resel_lda.imap import text
+from resel_lda.imap.fetch_global import with_global
 from resel_lda.imap.fetch_items import Item, Section
 from resel_lda.imap.fetch_stored import SOURCES as STORED
 from resel_lda.imap.view import View
@@ -57,6 +58,8 @@ class Plan:
         for source, _ in self.sources.values():
             if source not in loaded:
                 loaded[source] = await source(view.mailbox, uids)
+                if source is _structures:
+                    loaded[source] = await with_global(view, loaded[source])
         if any(uid not in values for values in loaded.values() for uid in uids):
             there = [
                 (sequence, info)

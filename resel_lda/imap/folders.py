@@ -43,12 +43,13 @@ async def create(session: Session, args: Parser) -> str:
     separator = session.names.separator.encode("ascii")
     # A trailing separator only says that children will follow (RFC 3501 §6.3.3).
     wire = wire.removesuffix(separator) if len(wire) > 1 else wire
-    name = session.names.store_name(wire)
+    name = session.names.new_name(wire)
     if name == "INBOX":
         raise Refused("NO", "Mailbox already exists", "ALREADYEXISTS")
     await session.store.create(name, use)
     mailbox = await session.store.open(name)
     mailbox.release()
+    session.tell_name(name, wire)
     return f"[MAILBOXID ({mailbox.mailbox_id})] Create completed."
 
 
@@ -86,15 +87,17 @@ async def delete(session: Session, args: Parser) -> str:
 
 async def rename(session: Session, args: Parser) -> str:
     args.space()
-    old = session.names.store_name(args.astring())
+    old_wire = args.astring()
+    old = session.names.store_name(old_wire)
     args.space()
-    new = session.names.store_name(args.astring())
+    new = session.names.new_name(args.astring())
     args.finish()
     if new == "INBOX":
         raise Refused("NO", "Mailbox already exists", "ALREADYEXISTS")
     if new.startswith(old + "/") and old != "INBOX":
         raise Refused("NO", "A mailbox can't be moved under itself", "CANNOT")
     await session.store.rename(old, new)
+    session.tell_name(new, old_wire)
     return "Rename completed."
 
 
@@ -134,7 +137,7 @@ def _status_value(item: bytes, status: FolderStatus) -> bytes:
 def status_response(name: bytes, items: list[bytes], status: FolderStatus) -> bytes:
     """Without ``* `` and CR LF. name: as sent on the wire, before it is made an astring."""
     values = b" ".join(b"%b %b" % (item, _status_value(item, status)) for item in items)
-    return b"STATUS %b (%b)" % (text.astring(name), values)
+    return b"STATUS %b (%b)" % (text.mailbox(name), values)
 
 
 async def status(session: Session, args: Parser) -> str:

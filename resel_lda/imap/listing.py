@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from resel_lda.imap import folders, text, utf7
+from resel_lda.imap import folders, text
 from resel_lda.imap.names import matches_folder
 from resel_lda.imap.parser import ParseError, Parser
 from resel_lda.imap.session import Session
@@ -37,7 +37,7 @@ async def list_(session: Session, args: Parser) -> str:
         session.use_condstore()
     held = await session.store.folders()
     for folder, matched, child_subscribed in _chosen(session, request, held):
-        attributes = _attributes(request, folder)
+        attributes = _attributes(request, folder, session.rev2)
         extra = b""
         if child_subscribed:
             extra = b' ("CHILDINFO" ("SUBSCRIBED"))'
@@ -108,9 +108,10 @@ def _return_options(args: Parser, request: _Request) -> None:
 
 def _answer_root(session: Session) -> None:
     """LIST "" "" asks for the separator (RFC 3501 §6.3.8)."""
-    separator = text.string(session.names.separator.encode("ascii"))
-    prefix = text.string(utf7.encode(session.names.prefix))
-    session.untagged(b"LIST (\\Noselect) %b %b" % (separator, prefix))
+    names = session.names
+    separator = text.string(names.separator.encode("ascii"))
+    prefix = text.mailbox(names.coded(names.prefix))
+    session.untagged(b"LIST (\\Noselect) %b %b" % (separator, prefix or b'""'))
 
 
 def _chosen(
@@ -142,7 +143,7 @@ def _is_selected(request: _Request, folder: FolderInfo) -> bool:
     return b"SPECIAL-USE" not in request.select or bool(folder.attributes & folders.SPECIAL_USES)
 
 
-def _attributes(request: _Request, folder: FolderInfo) -> list[str]:
+def _attributes(request: _Request, folder: FolderInfo, rev2: bool) -> list[str]:
     """CHILDREN and SPECIAL-USE are shown whether asked for or not, as Dovecot does for plain
     LIST; in the extended form special uses only when wanted."""
     words = set(folder.attributes)
@@ -153,7 +154,7 @@ def _attributes(request: _Request, folder: FolderInfo) -> list[str]:
             words -= _CHILDREN
         if folder.subscribed and b"SUBSCRIBED" in request.returns | request.select:
             words.add("\\Subscribed")
-    elif "\\NonExistent" in words:
+    elif "\\NonExistent" in words and not rev2:
         words.discard("\\NonExistent")
         words.add("\\Noselect")
     return sorted(words)
@@ -168,7 +169,7 @@ def _answer(
             word,
             " ".join(attributes).encode("ascii"),
             text.string(session.names.separator.encode("ascii")),
-            text.astring(session.names.wire(name)),
+            text.mailbox(session.names.wire(name)),
             extra,
         )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 
 from resel_lda.imap import utf7
@@ -11,17 +12,20 @@ from resel_lda.mailbox import MailboxError
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """One personal namespace (RFC 2342). The store's own separator is "/"."""
+    """One personal namespace (RFC 2342). The store's own separator is "/". utf8: names travel in
+    UTF-8 (RFC 9051 §5.1, RFC 6855 §3), not in modified UTF-7."""
 
     prefix: str = ""
     separator: str = "/"
+    utf8: bool = False
 
     def text(self, wire: bytes) -> str:
         """A name or pattern as the client means it, still with prefix and separator."""
+        coding = "UTF-8" if self.utf8 else "modified UTF-7"
         try:
-            return utf7.decode(wire)
+            return wire.decode("utf-8") if self.utf8 else utf7.decode(wire)
         except ValueError:
-            raise Refused("NO", "Mailbox name is not valid modified UTF-7", "CANNOT") from None
+            raise Refused("NO", f"Mailbox name is not valid {coding}", "CANNOT") from None
 
     def store_name(self, wire: bytes) -> str:
         """Raises Refused for a name that no folder can have."""
@@ -45,8 +49,14 @@ class Names:
             levels[0] = "INBOX"
         return "/".join(levels)
 
+    def new_name(self, wire: bytes) -> str:
+        """As `store_name`, of a folder that is to be made: in UTF-8 it is normalised, so that two
+        folders never look the same (RFC 9051 §5.1, RFC 5198)."""
+        name = self.store_name(wire)
+        return unicodedata.normalize("NFC", name) if self.utf8 else name
+
     def shown(self, name: str) -> str:
-        """A store's name as the client sees it, before modified UTF-7."""
+        """A store's name as the client sees it, before it is coded for the wire."""
         if name == "INBOX":
             return name
         return self.prefix + name.replace("/", self.separator)
@@ -57,7 +67,11 @@ class Names:
 
     def wire(self, name: str) -> bytes:
         """A store's name as sent (an astring still has to be made of it)."""
-        return utf7.encode(self.shown(name))
+        return self.coded(self.shown(name))
+
+    def coded(self, shown: str) -> bytes:
+        """A shown name, or a part of one, as it travels."""
+        return shown.encode("utf-8", "replace") if self.utf8 else utf7.encode(shown)
 
 
 def matches(pattern: str, name: str, separator: str) -> bool:

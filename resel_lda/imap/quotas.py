@@ -27,7 +27,7 @@ async def get_quota_root(session: Session, args: Parser) -> str:
     name = session.names.store_name(wire)
     (await session.open_folder(wire)).release()
     quota = await session.store.quota()
-    words = [b"QUOTAROOT", text.astring(session.names.wire(name))]
+    words = [b"QUOTAROOT", text.mailbox(session.names.wire(name))]
     if quota is not None:
         words.append(text.string(quota.name.encode()))
     session.untagged(b" ".join(words))

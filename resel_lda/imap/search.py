@@ -21,6 +21,8 @@ async def search(session: Session, tag: bytes, args: Parser, by_uid: bool) -> st
     view = session.selected()
     args.space()
     options = _return_options(args)
+    if options is None and session.rev2:
+        options = {b"ALL"}
     saving = options is not None and b"SAVE" in options
     try:
         found, with_modseq = await _find(session, view, args)

@@ -32,25 +32,33 @@ async def _select(session: Session, args: Parser, read_only: bool) -> str:
     mailbox = await session.open_folder(wire)
     try:
         name = session.names.store_name(wire)
+        if name != mailbox.name == session.names.new_name(wire):
+            name = mailbox.name
         recent = mailbox.recent_count() if read_only else 0
         view = session.view = View(mailbox, name, read_only, recent)
         view.with_modseq, view.with_uids = session.condstore, session.qresync
+        view.international = session.names.utf8
+        if session.rev2:
+            view.hide_recent()
     except BaseException:
         mailbox.release()
         raise
-    _describe(session, view)
+    _describe(session, view, wire)
     if known is not None:
         resynchronise(session, view, known)
     code, word = ("READ-ONLY", "Examine") if read_only else ("READ-WRITE", "Select")
     return f"[{code}] {word} completed."
 
 
-def _describe(session: Session, view: View) -> None:
+def _describe(session: Session, view: View, wire: bytes) -> None:
     mailbox = view.mailbox
     session.extend(view.flag_responses())
     session.untagged(b"%d EXISTS" % len(view.uids))
-    session.untagged(b"%d RECENT" % len(view.recent))
-    unseen = mailbox.first_unseen()
+    if session.rev2:
+        session.untagged(session.list_response(view.name, wire))
+    else:
+        session.untagged(b"%d RECENT" % len(view.recent))
+    unseen = 0 if session.rev2 else mailbox.first_unseen()
     if unseen:
         session.untagged(b"OK [UNSEEN %d] First unseen." % unseen)
     session.untagged(b"OK [UIDVALIDITY %d] UIDs valid" % mailbox.uidvalidity)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from resel_lda.imap import text
 from resel_lda.imap.errors import End, Refused
 from resel_lda.imap.names import Names
 from resel_lda.imap.reader import AUTHENTICATED, CommandReader
@@ -46,6 +48,8 @@ class Session:
         self.condstore = False
         # VANISHED instead of EXPUNGE (RFC 7162 §3.2).
         self.qresync = False
+        # ENABLE IMAP4rev2 (RFC 9051 §6.3.1): no \\Recent, ESEARCH for SEARCH, LIST in SELECT.
+        self.rev2 = False
         self.logged_out = False
         # COMPRESS was agreed to in the command that is being answered.
         self.compressing = False
@@ -100,6 +104,30 @@ class Session:
         if self.view is not None:
             self.view.with_uids = True
 
+    def use_rev2(self) -> None:
+        self.rev2 = True
+        self.use_utf8_names()
+        if self.view is not None:
+            self.view.hide_recent()
+
+    def use_utf8_names(self) -> None:
+        self.names = dataclasses.replace(self.names, utf8=True)
+        if self.view is not None:
+            self.view.international = True
+
+    def tell_name(self, name: str, given: bytes) -> None:
+        """With IMAP4rev2, a folder's name where the client knows it by another (RFC 9051
+        §6.3.9.7)."""
+        if self.rev2 and self.names.wire(name) != given:
+            self.untagged(self.list_response(name, given))
+
+    def list_response(self, name: str, given: bytes) -> bytes:
+        """LIST of a folder, and the name that the client gave if that is another."""
+        wire = self.names.wire(name)
+        separator = text.string(self.names.separator.encode("ascii"))
+        old = b' ("OLDNAME" (%b))' % text.mailbox(given) if given != wire else b""
+        return b"LIST () %b %b%b" % (separator, text.mailbox(wire), old)
+
     def close_view(self) -> None:
         view, self.view = self.view, None
         if view is not None:
@@ -130,8 +158,14 @@ class Session:
     async def open_folder(self, wire: bytes, missing: str = "NONEXISTENT") -> Mailbox:
         """missing: the response code when there is none. Raises Refused."""
         name = self.names.store_name(wire)
+        normal = self.names.new_name(wire)
         try:
-            return await self.store.open(name)
+            if name == normal:
+                return await self.store.open(name)
+            try:
+                return await self.store.open(name)
+            except MailboxError:
+                return await self.store.open(normal)
         except MailboxError as error:
             if error.code in ("NONEXISTENT", "TRYCREATE"):
                 raise Refused("NO", self.names.explain(error), missing) from None

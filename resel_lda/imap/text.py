@@ -10,6 +10,7 @@ from resel_lda.imap.parser import MONTHS
 
 _ATOM = re.compile(rb'[^(){%*"\\\]\x00-\x20\x7f-\xff]+')
 _QUOTABLE = re.compile(rb"[^\x00\r\n\x80-\xff]*")
+_UTF8_QUOTABLE = re.compile(rb"[^\x00\r\n]*")
 _FLAG_ORDER = ("\\Answered", "\\Flagged", "\\Deleted", "\\Seen", "\\Draft")
 
 
@@ -20,11 +21,22 @@ def astring(value: bytes) -> bytes:
     return string(value)
 
 
+def mailbox(value: bytes) -> bytes:
+    """A mailbox name. It has octets beyond ASCII only where UTF-8 may be quoted (RFC 9051 §9)."""
+    if not value.isascii() and _UTF8_QUOTABLE.fullmatch(value):
+        return _quoted(value)
+    return astring(value)
+
+
 def string(value: bytes) -> bytes:
     """Quoted where possible, else a literal."""
     if _QUOTABLE.fullmatch(value) and len(value) < 1024:
-        return b'"' + value.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
+        return _quoted(value)
     return b"{%d}\r\n%b" % (len(value), value)
+
+
+def _quoted(value: bytes) -> bytes:
+    return b'"' + value.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
 
 
 def literal(value: bytes) -> bytes:

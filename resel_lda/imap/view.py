@@ -42,6 +42,9 @@ class View:
         else:
             claimed = mailbox.claim_recent()
             self.recent = set(claimed.intersection(self.uids)) if claimed else set()
+        self._shows_recent = True
+        # The session may be sent what only IMAP4rev2 and UTF8=ACCEPT know.
+        self.international = False
         # UIDs that "$" stands for (RFC 5182).
         self.saved: list[int] = []
         self._memos: dict[tuple[object, ...], object] = {}
@@ -53,6 +56,11 @@ class View:
     def modseq(self) -> int:
         """Up to which the session knows all changes of flags and all new messages."""
         return self._modseq
+
+    def hide_recent(self) -> None:
+        """The session knows no \\Recent (RFC 9051). It takes it from later ones all the same."""
+        self._shows_recent = False
+        self.recent.clear()
 
     def memo(self, key: tuple[object, ...]) -> Any:
         """What was remembered of the messages as they are now, or None. Flags do not count."""
@@ -172,9 +180,11 @@ class View:
             self.uids += new
             self._memos.clear()
             if not self.read_only:
-                self.recent.update(self.mailbox.claim_recent().intersection(new))
+                claimed = self.mailbox.claim_recent()
+                if self._shows_recent:
+                    self.recent.update(claimed.intersection(new))
             out.append(b"* %d EXISTS\r\n" % len(self.uids))
-        if new or len(self.recent) != recent_before:
+        if self._shows_recent and (new or len(self.recent) != recent_before):
             out.append(b"* %d RECENT\r\n" % len(self.recent))
         for info in changed:
             if info.uid > self._highest or self._told.get(info.uid) == info.modseq:

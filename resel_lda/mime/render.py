@@ -129,7 +129,8 @@ def _multipart(node: Node, inner: bytes, extended: bool) -> bytes:
 def _leaf(node: Node, inner: bytes, extended: bool) -> bytes:
     is_message = node.is_message and bool(node.children)
     if is_message:
-        kind = b'"message" "rfc822"'
+        is_global = node.subtype.lower() == b"global"
+        kind = b'"message" "global"' if is_global else b'"message" "rfc822"'
     elif node.type is None:
         kind = b'"text" "plain"'
     else:

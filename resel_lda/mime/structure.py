@@ -96,14 +96,16 @@ class Node:
             waiting.extend(reversed(node.children))
 
 
-def parse(data: bytes) -> Node:
-    """The structure of a message whose lines end in CR LF (a bare LF is a line end too)."""
-    return _Parser(data).parse()
+def parse(data: bytes, with_global: bool = False) -> Node:
+    """The structure of a message whose lines end in CR LF (a bare LF is a line end too).
+    with_global: message/global is a message as well (RFC 9051 §9, media-message)."""
+    return _Parser(data, with_global).parse()
 
 
 class _Parser:
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, with_global: bool) -> None:
         self.data = data
+        self.message_types = (b"rfc822", b"global") if with_global else (b"rfc822",)
         self.parts = 0
         # The last empty line found, (where, what follows): a header may end before it, by a
         # boundary, and then the next one need not look for it again.
@@ -159,7 +161,7 @@ class _Parser:
             return
         kind = node.type.lower()
         subtype = node.subtype.lower()
-        if kind == b"message" and subtype == b"rfc822":
+        if kind == b"message" and subtype in self.message_types:
             node.is_message = True
         elif kind == b"multipart":
             node.is_multipart = True

@@ -91,7 +91,9 @@ def coded(text: bytes) -> str:
 async def test_greeting_says_what_may_be_used() -> None:
     async with dialog(trusted=True) as talk:
         line = await talk.line()
-        assert line.startswith("* OK [CAPABILITY IMAP4rev1 SASL-IR LITERAL+ ID ENABLE IDLE")
+        assert line.startswith(
+            "* OK [CAPABILITY IMAP4rev1 IMAP4rev2 SASL-IR LITERAL+ ID ENABLE IDLE"
+        )
         assert "AUTH=PLAIN AUTH=LOGIN" in line
         assert "LOGINDISABLED" not in line
         assert "STARTTLS" not in line
