@@ -223,7 +223,7 @@ class ControlClient:
         channel.sendall(json.dumps(request).encode() + b"\n")
         if content:
             channel.sendall(content)
-        with channel.makefile("rb") as answers:
+        with channel.makefile("rb", 4 * _BLOCK) as answers:
             for line in answers:
                 answer = json.loads(line)
                 if "row" in answer:

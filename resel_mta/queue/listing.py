@@ -15,6 +15,8 @@ from resel_mta.queue.door import Entry
 NULL_SENDER = "MAILER-DAEMON"
 EMPTY = "Mail queue is empty\n"
 
+# One for all: json.dumps would make an encoder for each.
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 _MARKS = {"active": "*", "hold": "!"}
 _SHORT = "-Queue ID-  --Size-- ----Arrival Time---- -Sender/Recipient-------\n"
 _LONG = "----Queue ID----- --Size-- ---Arrival Time---- --Sender/Recipient------\n"
@@ -92,7 +94,7 @@ def as_json(entry: Entry) -> str:
     }
     if entry.deleted:
         record["deleted_time"] = int(entry.deleted)
-    return json.dumps(record, ensure_ascii=False) + "\n"
+    return _encode(record) + "\n"
 
 
 def postcat(entry: Entry, message: Iterable[bytes]) -> Iterator[bytes]:
