@@ -6,11 +6,11 @@ Pure: `ledger.read` makes an `Audit`, `report` tells it to a person.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from resel_mta.queue.ids import EPOCH, UNIT
+from resel_mta.queue.ids import time_of
 
 IN = ("accepted", "expanded", "generated")
 OUT = ("delivered", "relayed", "piped", "merged", "bounced", "expired", "deleted")
@@ -68,6 +68,20 @@ def audit_from_row(row: Mapping[str, Any]) -> Audit:
     return Audit(**row)
 
 
+def merged(audits: Sequence[Audit]) -> Audit:
+    """Of all parts of a queue together."""
+    found = Audit(min(each.since for each in audits), max(each.now for each in audits))
+    found.counts = {term: sum(each.counts.get(term, 0) for each in audits) for term in TERMS}
+    for name in ("opening", "queued", "held", "corrupt"):
+        setattr(found, name, sum(getattr(each, name) for each in audits))
+    for each in audits:
+        found.missing += each.missing
+        found.unknown += each.unknown
+        found.damaged |= each.damaged
+    found.named = all(each.named for each in audits)
+    return found
+
+
 def report(audit: Audit) -> Iterator[str]:
     """Lines for a person."""
     yield f"Recipients since {time.ctime(audit.since)}:"
@@ -108,22 +122,17 @@ def _verdict(audit: Audit) -> Iterator[str]:
         damage = audit.damaged.get(queue_id)
         left = f"; {damage}" if damage else ""
         yield (
-            f"  {queue_id} of {time.ctime(_given(queue_id))}: gone, and nothing is recorded of its "
+            f"  {queue_id} of {time.ctime(time_of(queue_id))}: gone, and nothing is recorded of its "
             f"end{left}"
         )
     for queue_id in audit.unknown:
-        yield f"  {queue_id} of {time.ctime(_given(queue_id))}: there, but it never came in"
+        yield f"  {queue_id} of {time.ctime(time_of(queue_id))}: there, but it never came in"
     for queue_id, damage in audit.damaged.items():
         if queue_id not in audit.missing:
             yield f"  {queue_id}: {damage}"
     if not audit.named:
         yield "  … and more messages than can be named."
     yield "The log tells what happened to a message: grep its id."
-
-
-def _given(queue_id: str) -> float:
-    """When an id was given."""
-    return EPOCH + int(queue_id, 16) / UNIT
 
 
 def _s(count: int) -> str:

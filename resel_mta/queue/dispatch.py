@@ -20,8 +20,9 @@ from resel_mta.mail import (
 )
 from resel_mta.queue.door import QueueStore
 from resel_mta.queue.journal import Journal
+from resel_mta.queue.peers import Peers
 from resel_mta.queue.retry import Policy
-from resel_mta.queue.sites import Active, Batch, Lane, Run, Site
+from resel_mta.queue.sites import Active, Batch, Lane, Run, Site, Turn
 from resel_mta.queue.why import HostState
 
 Pairs = list[tuple[Recipient, Outcome]]
@@ -50,8 +51,10 @@ class Dispatcher:
         journal: Journal,
         settle: Settle,
         may_begin: Callable[[], bool],
+        peers: Peers,
     ) -> None:
         self._policy = policy
+        self._peers = peers
         self._store = store
         self._transports = transports
         self._journal = journal
@@ -60,17 +63,47 @@ class Dispatcher:
         self._lanes: dict[str, Lane] = {}
         self._kept = 0
         self.tasks: set[asyncio.Task[None]] = set()
+        peers.listen(self)
 
     def knows(self, transport: str) -> bool:
         return transport in self._transports
 
     def reconfigure(self, policy: Policy) -> None:
         self._policy = policy
+        self.shares_changed()
+
+    # peers.Listener
+
+    def shares_changed(self) -> None:
         for name, lane in self._lanes.items():
-            lane.limit = policy.process_limit
+            lane.limit = self._peers.share(self._policy.process_limit)
             for site in lane.sites.values():
-                site.limit = policy.limits(name).concurrency
+                site.limit = self._peers.share(self._policy.limits(name).concurrency)
+                if site.turn in (Turn.FREE, Turn.NONE):
+                    site.turn = self._first_turn(name)
+                self._want_turn(lane, site)
+                lane.ready(site)
         self.pump_all()
+
+    def told_down(self, site: str, until: float, outcome: Outcome) -> None:
+        transport = site.partition(":")[0]
+        if not self.knows(transport):
+            return
+        lane, found = self._site(transport, site, probe=True)
+        found.found_down(outcome, time.time(), until)
+        if dropped := found.drop_all():
+            self._spawn(self._suspend_all(found, dropped))
+        self._give_up_turn(lane, found)
+
+    def told_up(self, site: str) -> None:
+        lane = self._lanes.get(site.partition(":")[0])
+        found = lane.sites.get(site) if lane is not None else None
+        if lane is not None and found is not None and found.dead_until:
+            found.revive()
+            found.backlog = False
+            found.failed_at = 0.0
+            lane.forget_idle(found)
+        self._spawn(self._wake_backlog(site))
 
     @property
     def room(self) -> int:
@@ -122,6 +155,7 @@ class Dispatcher:
             self._suspend(site, [run])
             return None
         site.add(run)
+        self._want_turn(lane, site)
         lane.ready(site)
         return lane
 
@@ -129,15 +163,49 @@ class Dispatcher:
         lane = self._lanes.get(transport)
         if lane is None:
             lane = self._lanes[transport] = Lane(
-                self._transports[transport], self._policy.process_limit
+                self._transports[transport], self._peers.share(self._policy.process_limit)
             )
         site = lane.sites.get(key)
         if site is None:
             limits = self._policy.limits(transport)
-            site = lane.sites[key] = Site(key, limits.initial, limits.concurrency)
+            limit = self._peers.share(limits.concurrency)
+            site = lane.sites[key] = Site(key, limits.initial, limit)
+            site.turn = self._first_turn(transport)
             if probe:
                 site.window = 1
         return lane, site
+
+    # Turns.
+
+    def _first_turn(self, transport: str) -> Turn:
+        limits = self._policy.limits(transport)
+        by_turns = self._peers.take_turns(limits.concurrency, limits.rate_delay)
+        return Turn.NONE if by_turns else Turn.FREE
+
+    def _want_turn(self, lane: Lane, site: Site) -> None:
+        if site.turn is not Turn.NONE or not site.runs:
+            return
+        site.turn = Turn.ASKED
+        limits = self._policy.limits(lane.transport.name)
+
+        def granted() -> None:
+            site.turn = Turn.OURS
+            lane.ready(site)
+            self.pump(lane)
+            self._give_up_turn(lane, site)
+            lane.forget_idle(site)
+
+        self._peers.want_turn(site.key, limits.concurrency, limits.rate_delay, granted)
+
+    def _give_up_turn(self, lane: Lane, site: Site) -> None:
+        """What it was wanted for may have gone meanwhile."""
+        if site.turn is Turn.OURS and not (site.runs or site.in_flight):
+            self._end_turn(lane, site, used=False)
+
+    def _end_turn(self, lane: Lane, site: Site, *, used: bool) -> None:
+        site.turn = self._first_turn(lane.transport.name)
+        self._peers.end_turn(site.key, used=used)
+        self._want_turn(lane, site)
 
     def pump_all(self) -> None:
         for lane in self._lanes.values():
@@ -189,6 +257,10 @@ class Dispatcher:
 
     def _end(self, lane: Lane, site: Site) -> None:
         delay = self._policy.limits(lane.transport.name).rate_delay
+        if site.turn is Turn.OURS:
+            lane.end(site)
+            self._end_turn(lane, site, used=True)
+            return
         lane.end(site, paused=delay > 0)
         if delay:
             asyncio.get_running_loop().call_later(delay, self._resume, lane, site)
@@ -241,12 +313,15 @@ class Dispatcher:
         down = all(isinstance(o, Deferred) and o.host_down for _, o in outcomes)
         if not down:
             tried_before = any(recipient.attempts for recipient, _ in outcomes)
+            if site.failed_at:
+                self._peers.tell_up(site.key)
             if site.succeeded(tried_before):
                 self._spawn(self._wake_backlog(site.key))
             return ""
         if site.failed(first, time.time(), self._policy.minimal_backoff):
             # Taken out at once, so that none of it is begun before it is their turn.
             self._spawn(self._suspend_all(site, site.drop_all()))
+            self._peers.tell_down(site.key, site.dead_until, first)
         return site.key
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -286,6 +361,7 @@ class Dispatcher:
             for site in list(lane.sites.values()):
                 for run in site.drop_withdrawn():
                     run.active.waiting -= len(run.recipients)
+                self._give_up_turn(lane, site)
                 lane.forget_idle(site)
 
     def revive(self, host: str | None = None) -> None:

@@ -1,5 +1,6 @@
 """The ledger: how many recipients came into the queue and what became of them, and a sketch of
-which messages are there; so that `audit` can tell when something is missing, and what.
+which messages are there (by their numbers within this part of the queue); so that `audit` can
+tell when something is missing, and what.
 
 What it knows goes with the database: it is changed in memory while a group of jobs runs, and
 written in one statement into the same transaction. There is a row for every `INTERVAL`; the
@@ -15,7 +16,7 @@ import apsw
 
 from resel_mta.mail import Bounced, Deferred, Delivered, Expanded, Outcome, Relayed
 from resel_mta.queue.audit import IN, OUT, TERMS, Audit
-from resel_mta.queue.ids import format_id
+from resel_mta.queue.ids import PART, format_id
 from resel_mta.queue.sketch import Difference, Sketch
 
 INTERVAL = 600
@@ -64,8 +65,10 @@ class Ledger:
     """Call `load` with every database that is opened. For each transaction `begin`, changes,
     `write`, and `committed` once it is; after a transaction that failed, just `begin` again."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float], part: int = 0) -> None:
+        """part: of the queue, which all its numbers name."""
+        self.clock = clock
+        self.base = part * PART
         self._interval = 0
         self._kept = [0] * len(TERMS)
         self._kept_sketch = Sketch()
@@ -131,7 +134,7 @@ class Ledger:
         if self._first is not None:
             db.execute(_WRITE, self._first)
         # A clock that is set back changes nothing.
-        interval = max(int(self._clock() // INTERVAL), self._interval)
+        interval = max(int(self.clock() // INTERVAL), self._interval)
         counts = self._counts
         if interval == self._interval:
             db.execute(_UPDATE, (*counts, self._sketch.to_bytes(), interval))
@@ -160,14 +163,14 @@ class Ledger:
                 counts[_EXPANDED] += recipients - named
             elif recipients < named:
                 counts[_MERGED] += named - recipients
-            numbers.append(number)
+            numbers.append(number % PART)
         if numbers:
             self._sketch.add(numbers)
             self._changed = True
 
     def removed(self, numbers: Iterable[int]) -> None:
         """Messages are not there any more."""
-        self._sketch.remove(numbers)
+        self._sketch.remove(number % PART for number in numbers)
         self._changed = True
 
     def done(self, outcomes: Iterable[Outcome]) -> None:
@@ -203,12 +206,12 @@ class Ledger:
     def difference(self, there: Iterable[int], *, in_transaction: bool) -> Difference:
         """Between what should be there and what is."""
         sketch = self._sketch if in_transaction else self._kept_sketch
-        return sketch.difference(there)
+        return sketch.difference(number % PART for number in there)
 
     def passed(self, recipients: Count, outcomes: Iterable[Outcome]) -> None:
         """So many had these outcomes without ever being in the queue."""
         self.entered([recipients])
-        self._sketch.remove([recipients.number])
+        self._sketch.remove([recipients.number % PART])
         self.done(outcomes)
 
     def withdrawn(self, recipients: int) -> None:
@@ -218,7 +221,7 @@ class Ledger:
 
 
 def _numbers(db: apsw.Connection) -> list[int]:
-    return [number for (number,) in db.execute("SELECT id FROM message")]
+    return [number % PART for (number,) in db.execute("SELECT id FROM message")]
 
 
 def _sketch_of(db: apsw.Connection) -> Sketch:
@@ -290,8 +293,8 @@ def read(db: apsw.Connection, ledger: Ledger, since: float, now: float) -> Audit
     audit.queued, audit.held, audit.corrupt = (waiting.get(state, 0) for state in (0, 1, 2))
     numbers = (number for (number,) in db.execute("SELECT id FROM message"))
     found = ledger.difference(numbers, in_transaction=db.in_transaction)
-    audit.missing = [format_id(number) for number in sorted(found.missing)]
-    audit.unknown = [format_id(number) for number in sorted(found.unknown)]
+    audit.missing = [format_id(ledger.base + number) for number in sorted(found.missing)]
+    audit.unknown = [format_id(ledger.base + number) for number in sorted(found.unknown)]
     audit.named = found.complete
     for what, query in _DAMAGES:
         for (number,) in db.execute(query):

@@ -35,6 +35,7 @@ from resel_mta.queue.door import Entry, QueueStore
 from resel_mta.queue.feeder import LEASE, Feeder
 from resel_mta.queue.journal import Journal
 from resel_mta.queue.notices import Notices
+from resel_mta.queue.peers import Alone, Peers
 from resel_mta.queue.retry import Policy
 from resel_mta.queue.settling import Settler
 from resel_mta.queue.sites import Active, Run, Unkept
@@ -60,7 +61,10 @@ class Scheduler:
         transports: Mapping[str, Transport],
         intake: Intake,
         log: MailLog,
+        peers: Peers | None = None,
     ) -> None:
+        """peers: other schedulers that deliver from other parts of the queue."""
+        self._peers = peers or Alone()
         self._store = store
         self._router = router
         self._policy = Policy(settings)
@@ -75,7 +79,13 @@ class Scheduler:
         )
         self._feeder = Feeder(store, self.owner, journal, self._room, self._claimed)
         self._dispatcher = Dispatcher(
-            self._policy, store, transports, journal, self._settler.settle, self._may_begin
+            self._policy,
+            store,
+            transports,
+            journal,
+            self._settler.settle,
+            self._may_begin,
+            self._peers,
         )
         self._active: dict[str, Active] = {}
         self._admitted = 0
@@ -123,6 +133,7 @@ class Scheduler:
             if active.unkept is None and not active.finishing and (active.failed or active.retries):
                 active.waiting = 0
                 self._settler.finish(active, [])
+        self._peers.leave()
         if self._settler.tasks:
             await asyncio.wait(self._settler.tasks, timeout=1.0)
         if not await self._settler.recorder.drain(max(deadline - loop.time(), 1.0)):

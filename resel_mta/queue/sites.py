@@ -14,6 +14,7 @@ restart its backlog follows as the window grows.
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -96,6 +97,19 @@ class Batch:
     recipients: list[Recipient]
 
 
+class Turn(enum.Enum):
+    """FREE: no turns are taken. NONE, ASKED, OURS: it is another's turn, we wait for ours, it is
+    ours."""
+
+    FREE = 0
+    NONE = 1
+    ASKED = 2
+    OURS = 3
+
+
+_USABLE = frozenset((Turn.FREE, Turn.OURS))
+
+
 class Site:
     """One next hop of one transport."""
 
@@ -112,6 +126,7 @@ class Site:
         "paused",
         "queued",
         "runs",
+        "turn",
         "window",
     )
 
@@ -123,6 +138,8 @@ class Site:
         self.in_flight = 0
         # Between two deliveries, while destination_rate_delay lasts.
         self.paused = False
+        # Where it is used by turns with other processes (see `peers`).
+        self.turn = Turn.FREE
         self.failures = 0.0
         self.dead_until = 0.0
         self.failed_at = 0.0
@@ -139,12 +156,13 @@ class Site:
 
     @property
     def has_room(self) -> bool:
-        return self.in_flight < self.window and not self.paused
+        return self.in_flight < self.window and not self.paused and self.turn in _USABLE
 
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing to do and nothing to remember."""
-        return not (self.runs or self.in_flight or self.failed_at or self.paused)
+        waits = self.paused or self.turn in (Turn.ASKED, Turn.OURS)
+        return not (self.runs or self.in_flight or self.failed_at or waits)
 
     def add(self, run: Run) -> None:
         self.runs.append(run)
@@ -189,6 +207,15 @@ class Site:
         elif self.in_flight >= self.window and (not self.limit or self.window < self.limit):
             self.window += 1
         return bool(wake)
+
+    def found_down(self, outcome: Outcome, now: float, until: float) -> None:
+        """Another process found it down."""
+        self.last_failure = outcome
+        self.backlog = True
+        self.failed_at = now
+        self.failures = 0.0
+        self.window = 1
+        self.dead_until = until
 
     def failed(self, outcome: Outcome, now: float, retry_after: float) -> bool:
         """The next hop did not answer. Whether it is dead now."""

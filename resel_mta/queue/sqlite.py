@@ -49,16 +49,16 @@ class SQLiteStore(Contents):
     """Implements `door.QueueStore`. Make one with `SQLiteStore.open`."""
 
     def __init__(
-        self, directory: str, spool: Spool, log: MailLog | None, vfs: str | None, clock: Clock
+        self, directory: str, spool: Spool, log: MailLog | None, vfs: str | None, ledger: Ledger
     ) -> None:
         self._spool = spool
         self._log = log
         self._vfs = vfs
-        self._clock = clock
+        self._clock = ledger.clock
         self._path = os.path.join(directory, "queue.db")
         self._executor = ThreadPoolExecutor(4, "queue-disk")
         self._loop = asyncio.get_running_loop()
-        self._ledger = Ledger(clock)
+        self._ledger = ledger
         self._passed = []
         self._lost_claims: set[int] = set()
         self._writer = Writer(
@@ -90,15 +90,17 @@ class SQLiteStore(Contents):
         disk: Disk | None = None,
         vfs: str | None = None,
         clock: Clock = time.time,
+        part: int = 0,
     ) -> SQLiteStore:
         """Open the queue in `directory` (made if missing). Claims of a process that died are
         undone.
 
         minfree: octets that must stay free for new mail to be taken. disk, vfs: the fault seam.
+        part: which one of its queue this is (see `parts`).
         Raises QueueLocked, OSError, schema.UnusableLibrary, schema.UnknownVersion, apsw.Error.
         """
         root = os.fspath(directory)
-        store = cls(root, Spool(root, disk or Disk(), minfree), log, vfs, clock)
+        store = cls(root, Spool(root, disk or Disk(), minfree), log, vfs, Ledger(clock, part))
         try:
             await asyncio.to_thread(store._start, root)
         except BaseException:
@@ -129,7 +131,7 @@ class SQLiteStore(Contents):
         try:
             check_envelopes(db)
             found = db.execute("SELECT value FROM meta WHERE key = 'id_ceiling'").get
-            self._ids = IdSource(found or 0, self._clock)
+            self._ids = IdSource(found or 0, self._clock, self._ledger.base)
 
             def mentioned(name: str) -> bool:
                 number = parse_id(name)
