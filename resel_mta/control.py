@@ -42,9 +42,39 @@ class NotRunning(Exception):
     """Nobody listens on the admin socket."""
 
 
-def control_path(data_directory: str) -> Path:
-    """Where the admin socket of a daemon with this data_directory is."""
-    return Path(data_directory) / "control"
+def control_path(data_directory: str, worker: int = 0) -> Path:
+    """Where the admin socket of a daemon with this data_directory is; or of one of its workers,
+    which only the daemon asks."""
+    return Path(data_directory) / (f"control.{worker}" if worker else "control")
+
+
+async def ask(path: Path, verb: str, args: Mapping[str, Any]) -> AsyncIterator[Row]:
+    """The rows of an answer, for one daemon process that asks another. Raises NotRunning before
+    the first, ControlError at any time."""
+    try:
+        with unix_address(path) as address:
+            reader, writer = await asyncio.open_unix_connection(address, limit=REQUEST_LIMIT)
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        raise NotRunning(str(path)) from error
+    begun = False
+    try:
+        given = {name: value for name, value in args.items() if name != "input"}
+        writer.write(json.dumps({"verb": verb, "args": given}).encode() + b"\n")
+        async for line in reader:
+            answer = json.loads(line)
+            if "error" in answer:
+                raise ControlError(answer["error"]["exit"], answer["error"]["text"])
+            if "done" in answer:
+                return
+            begun = True
+            yield answer["row"]
+        raise ConnectionResetError
+    except ConnectionError as error:
+        if not begun:
+            raise NotRunning(str(path)) from error
+        raise ControlError(75, "a worker went away before it had answered") from error
+    finally:
+        writer.close()
 
 
 class Input:

@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from resel_mta import __version__, sockets
-from resel_mta.composition import SERVICES, Composition
 from resel_mta.config import ConfigError, Settings
 from resel_mta.config.live import publish_maps
 from resel_mta.config.watched import WatchedMaps
 from resel_mta.control import ControlError, ControlServer, Row, Verb, control_path
 from resel_mta.mail_verbs import MailVerbs
 from resel_mta.maillog import MailLog
+from resel_mta.main_composition import SERVICES, MainComposition
 from resel_mta.notify import notify, notify_reloading
 from resel_mta.public_queue import PublicQueue
 from resel_mta.sockets import BindError, Bound
 from resel_mta.supervised import SupervisorLink
-from resel_mta.verbs import QueueVerbs
+
+#: As the status names them, in its order.
+QUEUES = ("active", "incoming", "deferred", "hold", "corrupt")
 
 
 def bind_all(settings: Settings) -> list[Bound]:
@@ -68,7 +70,7 @@ class Daemon:
         self._log = log
         self._reread = reread
         self._supervisor = supervisor
-        self._parts = Composition(settings, log, supervisor)
+        self._parts = MainComposition(settings, log, supervisor)
         self._watched = WatchedMaps(
             settings,
             lambda text: log.event("master", text),
@@ -85,6 +87,7 @@ class Daemon:
         data = self._settings.text("data_directory")
         await self._publish_maps(self._settings)
         await self._parts.open(self._bound)
+        self._queue = self._parts.queue_verbs().table()
         control = ControlServer(control_path(data), self._verbs(), self._log)
         await control.start()
         self._public = await asyncio.to_thread(
@@ -206,13 +209,13 @@ class Daemon:
             await self._parts.listen(entry)
         for entry in [each for each in self._bound if each.listener not in wanted]:
             self._bound.remove(entry)
-            self._parts.close_listener(entry.listener)
+            self._parts.stop_listening(entry)
 
     # -- verbs ----------------------------------------------------------------------------------
 
     def _verbs(self) -> Mapping[str, Verb]:
         return {
-            **QueueVerbs(self._parts.store, self._parts.scheduler, self._log).table(),
+            **self._queue,
             **MailVerbs(self._parts.users, self._parts.pool, self._parts.sessions).table(),
             "daemon.status": self._status,
             "daemon.reload": self._reload_verb,
@@ -220,7 +223,7 @@ class Daemon:
         }
 
     async def _status(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
-        stats = await self._parts.store.stats()
+        (stats,) = [row async for row in self._queue["queue.stats"]({})]
         yield {
             "version": __version__,
             "role": self._settings.role,
@@ -234,13 +237,8 @@ class Daemon:
                 for e in self._bound
             ],
             "mailbox_processes": self._parts.pool.pids() if self._parts.logins else [],
-            "queue": {
-                "active": stats.active,
-                "incoming": stats.incoming,
-                "deferred": stats.deferred,
-                "hold": stats.hold,
-                "corrupt": stats.corrupt,
-            },
+            "workers": self._parts.workers.status(),
+            "queue": {name: stats[name] for name in QUEUES},
         }
 
     async def _reload_verb(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:

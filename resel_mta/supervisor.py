@@ -17,6 +17,7 @@ with a running loop. The network process asks over a socket pair, one JSON objec
     {"do": "pam", "service": name}         a process that asks PAM, for a service in `passdb`; the
                                            answer brings its socket
     {"do": "retire", "errand": {…}}        the helper that got this does not answer: kill it
+    {"do": "link"}                         another socket to ask by, for a worker (see `workers`)
 
 and gets {"ok": …} or {"error": text}, with descriptors (SCM_RIGHTS). Nothing else is done for it:
 if it is taken over, it can neither become root, nor read another file, nor have a command run that
@@ -61,6 +62,8 @@ SETTLED = 5.0
 PAUSE = 1.0
 # Processes for PAM and for the mailboxes of users with a uid of their own.
 MOST_WORKERS = 64
+# Sockets for workers of the network process.
+MOST_LINKS = 64
 # Exit codes that a new start would only repeat: usage, unavailable, cannot create, configuration.
 FINAL = frozenset((0, 64, 69, 73, 77, 78))
 
@@ -97,6 +100,7 @@ class Supervisor:
         self._rights = Rights(settings, account)
         self._network: subprocess.Popen[bytes] | None = None
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
+        self._links: set[socket.socket] = set()
         self._stopping = False
         # Opened before anything runs that could put something else in its place.
         self._drop = os.open(
@@ -113,6 +117,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, _woken)
         with selectors.DefaultSelector() as selector:
+            self._selector = selector
             selector.register(wakeup, selectors.EVENT_READ, lambda: self._signals(wakeup.recv(512)))
             self._helpers = HelperPool(self._settings, selector, self._log, python_environment())
             while True:
@@ -151,6 +156,8 @@ class Supervisor:
         finally:
             selector.unregister(control)
             control.close()
+            for link in tuple(self._links):
+                self._close_link(link)
         if status not in FINAL and not self._stopping and time.monotonic() - started < SETTLED:
             time.sleep(PAUSE)
         return status
@@ -193,7 +200,11 @@ class Supervisor:
 
     def _answer(self, control: socket.socket) -> bool:
         """Answer one request; False at the end of the socket."""
-        packet, given = errands.receive(control, PACKET)
+        try:
+            packet, given = errands.receive(control, PACKET)
+        except ConnectionResetError:
+            # It died before it had read an answer.
+            return False
         if not packet:
             return False
         descriptors: list[int] = []
@@ -256,9 +267,33 @@ class Supervisor:
                 held.append(self._start_pam(str(request["service"])))
                 descriptors.append(held[-1].fileno())
                 return {"ok": {}}
+            case "link":
+                held.append(self._make_link())
+                descriptors.append(held[-1].fileno())
+                return {"ok": {}}
             case "files":
                 return {"ok": {}, "files": self._read_files(descriptors)}
         raise ValueError(f"unknown request {request['do']!r}")
+
+    def _make_link(self) -> socket.socket:
+        """The end for the worker. What comes over it is answered like what the network process
+        asks, and with the same rights."""
+        if len(self._links) >= MOST_LINKS:
+            raise PrivilegeError("too many workers")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+        def asked() -> None:
+            if not self._answer(ours):
+                self._close_link(ours)
+
+        self._links.add(ours)
+        self._selector.register(ours, selectors.EVENT_READ, asked)
+        return theirs
+
+    def _close_link(self, link: socket.socket) -> None:
+        self._links.discard(link)
+        self._selector.unregister(link)
+        link.close()
 
     def _errand(self, request: Mapping[str, Any], given: list[int]) -> dict[str, Any]:
         """Raises Refused."""

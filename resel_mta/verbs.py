@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -110,6 +110,8 @@ class QueueVerbs:
             "queue.show": self.show,
             "queue.why": self.explain,
             "queue.audit": self.audit,
+            "queue.waiting": self.waiting,
+            "queue.stats": self.stats,
         }
         return {name: _explaining(verb) for name, verb in verbs.items()}
 
@@ -283,7 +285,18 @@ class QueueVerbs:
             running=deliverer.running,
             recipients=tuple([await self._facts(each) for each in entry.recipients]),
         )
-        yield asdict(why.with_others(facts, await self._waiting(entry)))
+        keys = {
+            why.waiting_key(each.address, each.relay, each.waits_for) for each in entry.recipients
+        }
+        yield asdict(why.with_others(facts, await self._waiting(keys)))
+
+    async def waiting(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
+        """args: keys, pairs as of `why.waiting_key`. One row for each: {"key", "ids"}, the messages
+        that wait for it, oldest first."""
+        for key, ids in (
+            await self._waiting({(kind, name) for kind, name in args["keys"]})
+        ).items():
+            yield {"key": list(key), "ids": ids}
 
     async def audit(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
         """args: since, seconds since the epoch. One row: an Audit as a dict."""
@@ -301,12 +314,13 @@ class QueueVerbs:
             host=host,
         )
 
-    async def _waiting(self, about: Entry) -> dict[tuple[str, str], list[str]]:
-        """Which messages wait for the hosts that this one waits for."""
-        waiting: dict[tuple[str, str], list[str]] = {
-            why.waiting_key(each.address, each.relay, each.waits_for): []
-            for each in about.recipients
-        }
+    async def stats(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
+        """One row: how many messages are in which queue."""
+        yield asdict(await self._store.stats())
+
+    async def _waiting(self, wanted: Set[tuple[str, str]]) -> dict[tuple[str, str], list[str]]:
+        """Which messages wait for these hosts."""
+        waiting: dict[tuple[str, str], list[str]] = {key: [] for key in wanted}
         async for entry in self._store.walk("deferred"):
             keys = {
                 why.waiting_key(each.address, each.relay, each.waits_for)

@@ -20,7 +20,6 @@ from resel_lda.mailbox_place import is_in_spool, mbox_path
 from resel_lda.maildir.layout import LocationError
 from resel_lda.maildir.locate import locate
 from resel_lda.parcel import outcome_row
-from resel_mta.composition import configure_resolver
 from resel_mta.config import Settings
 from resel_mta.config.target_files import Found, read_forward
 from resel_mta.content import Body, Content, MemoryBody
@@ -48,6 +47,7 @@ from resel_mta.privileges import (
     mail_owner,
     mailbox_account,
 )
+from resel_mta.resolving import configure_resolver
 from resel_mta.rights import Refused, Rights
 from resel_mta.routing.explain import Destination, Explainer, Explanation
 from resel_mta.routing.forwarding import Forwarder

@@ -11,6 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from typing import IO, Any
 
 import apsw
@@ -24,6 +25,7 @@ from resel_mta.maillog import FileSink, MailLog, SyslogSink
 from resel_mta.public_queue import PUBLIC_VERBS, public_queue_path
 from resel_mta.queue.door import Entry
 from resel_mta.queue.lock import QueueLocked
+from resel_mta.queue.parts import other_parts, part_directory
 from resel_mta.queue.retry import Policy
 from resel_mta.queue.schema import UnknownVersion, UnusableLibrary
 from resel_mta.queue.sqlite import SQLiteStore
@@ -31,6 +33,7 @@ from resel_mta.queue.why import HostState, marks
 from resel_mta.routing import RoutingTable
 from resel_mta.users import Users
 from resel_mta.verbs import QueueVerbs
+from resel_mta.workers.merging import MergedQueue
 
 LOCK_PATIENCE = 5.0
 MEMORY = 4 * 1024 * 1024
@@ -192,23 +195,26 @@ class Queue:
         os.seteuid(owner.st_uid)
 
     async def _answer(self, verb: str, args: dict[str, Any], answer: IO[str]) -> None:
-        store = await self._open()
         log = open_log(self._settings) if verb == "queue.change" else None
-        try:
-            verbs = QueueVerbs(store, Stopped(self._settings), log).table()
-            async for row in verbs[verb](args):
-                answer.write(json.dumps(row) + "\n")
-        finally:
+        async with AsyncExitStack() as stack:
             if log is not None:
-                log.flush()
-            await store.close()
+                stack.callback(log.flush)
+            deliverer = Stopped(self._settings)
+            tables = {}
+            # Part 0 comes first: who has that may have the others.
+            for part in (0, *other_parts(self._directory)):
+                store = await self._open(part)
+                stack.push_async_callback(store.close)
+                tables[part] = QueueVerbs(store, deliverer, log).table()
+            async for row in MergedQueue(lambda: tables).table()[verb](args):
+                answer.write(json.dumps(row) + "\n")
 
-    async def _open(self) -> SQLiteStore:
-        """Another command may have it for a moment."""
+    async def _open(self, part: int) -> SQLiteStore:
+        """Another command, or what is left of a daemon, may have it for a moment."""
         deadline = time.monotonic() + LOCK_PATIENCE
         while True:
             try:
-                return await SQLiteStore.open(self._directory)
+                return await SQLiteStore.open(part_directory(self._directory, part), part=part)
             except QueueLocked:
                 if time.monotonic() > deadline:
                     raise

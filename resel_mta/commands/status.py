@@ -35,6 +35,18 @@ _LISTENS: Text = ("listens on:", "écoute sur :")
 _NOT_LISTENING: Text = ("listens on nothing", "n'écoute sur rien")
 _MAILBOXES: Text = ("mailbox processes: {pids}", "processus des boîtes aux lettres : {pids}")
 _STARTING: Text = ("starting", "démarrage")
+_WORKERS: Text = ("worker processes:", "processus de travail :")
+_WORKER: dict[str, Text] = {
+    "running": (
+        "{number}: pid {pid}, {sessions} sessions",
+        "{number} : pid {pid}, {sessions} sessions",
+    ),
+    "starting": ("{number}: is being started", "{number} : en cours de démarrage"),
+    "adopted": (
+        "{number}: none; its part of the queue is delivered by pid {main}",
+        "{number} : aucun ; sa partie de la file est distribuée par le pid {main}",
+    ),
+}
 _QUEUE: Text = ("queue: {counts}", "file d'attente : {counts}")
 _EMPTY: Text = ("empty", "vide")
 _QUEUES: dict[str, Text] = {
@@ -86,9 +98,13 @@ def _lines(status: Row, problems: list[Problem]) -> Iterator[str]:
     yield say(_LISTENS if status["listeners"] else _NOT_LISTENING)
     for listener in status["listeners"]:
         yield f"  {listener['service']:<12} {listener['where']}"
-    workers = status["mailbox_processes"]
-    if workers:
-        yield say(_MAILBOXES, pids=", ".join(str(pid or say(_STARTING)) for pid in workers))
+    mailboxes = status["mailbox_processes"]
+    if mailboxes:
+        yield say(_MAILBOXES, pids=", ".join(str(pid or say(_STARTING)) for pid in mailboxes))
+    if len(status["workers"]) > 1:
+        yield say(_WORKERS)
+        for worker in status["workers"]:
+            yield "  " + say(_WORKER[worker["state"]], **worker, main=status["pid"])
     counts = [say(_QUEUES[name], n=count) for name, count in status["queue"].items() if count]
     yield say(_QUEUE, counts=", ".join(counts) or say(_EMPTY))
     yield say(_PROBLEMS if problems else _GOOD)

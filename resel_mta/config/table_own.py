@@ -30,6 +30,7 @@ time(0..) expunge_keep_time = 7d ## How long expunged mail can be brought back; 
 space expunge_minfree = 100M ## Free space below which expunged mail is not kept, the oldest first.
 flag relay_cut_through = no ## Answer a client when the next hop has taken its mail, and queue it only on trouble or after 5 s.
 number(0..256) mailbox_processes = 1 ## How many processes serve the mailboxes of mail_uid, each user by one of them; 0: one for each core. A restart changes it.
+number(0..64) worker_processes = 1 ## How many processes take and deliver mail, each with a part of the queue; 0: one for each core.
 number(1..) mail_max_userip_connections = 100 ## How many sessions of a protocol one user may have from one address.
 time(1..) shutdown_timeout = 20s ## How long a stopping daemon lets sessions finish.
 text mailbox_syslog_name = dovecot ## What log lines of IMAP and its kin start with.

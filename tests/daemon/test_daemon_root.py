@@ -37,7 +37,7 @@ def free_port() -> int:
 class Server:
     """A `--role server` started by root; ready when made."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, more: str = "") -> None:
         self.directory = directory
         self.smtp, self.imap = free_port(), free_port()
         mail = directory / "mail"
@@ -65,7 +65,7 @@ mail_location = maildir:{mail}/%n
 mail_owner = {OWNER}
 mail_uid = {MAILBOXES}
 mail_gid = {MAILBOXES}
-"""
+{more}"""
         )
         self._ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._ready.bind(str(directory / "notify"))
@@ -103,8 +103,11 @@ mail_gid = {MAILBOXES}
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(30)
-        self._ready.close()
+        self.close()
         return status
+
+    def close(self) -> None:
+        self._ready.close()
 
 
 @pytest.fixture

@@ -33,6 +33,9 @@ DAEMON = {"composition", "daemon", "supervisor", "supervised", "verbs", "mail_ve
     "helper_pool",
     "spawning",
     "public_queue",
+    "main_composition",
+    "resolving",
+    "workers",
 }
 COMMANDS = {"commands"}
 LEVELS = (VOCABULARY, SYSTEM, JOBS, DAEMON, COMMANDS)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from demo.dns_server import DnsServer
-from resel_mta.composition import name_finder
 from resel_mta.mail import Reply, TempFail
+from resel_mta.resolving import name_finder
 from resel_mta.smtpd.names import ClientNames, Known, NameFinder
 from resel_relay.dns import Resolver
 

@@ -13,11 +13,11 @@ import pytest
 from conftest import Lines
 
 from demo.machines import free_port
-from resel_mta.composition import Composition
 from resel_mta.config import Settings
 from resel_mta.daemon import bind_all
 from resel_mta.disk import Disk
 from resel_mta.maillog import MailLog
+from resel_mta.main_composition import MainComposition
 from resel_mta.privileges import current_account, prepare_directories
 
 Start = Callable[..., Any]
@@ -55,7 +55,7 @@ async def relay(directory: Path, sink: int) -> AsyncIterator[int]:
         local_header_rewrite_clients="",
     )
     prepare_directories(settings, current_account(), Disk())
-    composition = Composition(settings, MailLog(Lines()))
+    composition = MainComposition(settings, MailLog(Lines()))
     await composition.open(bind_all(settings))
     try:
         yield port
