@@ -1,7 +1,7 @@
 """Which notifications a message's outcomes call for (RFC 3461 §5, §6), made through the intake.
 
 Nobody is ever told about a message with the null reverse-path; such a message that fails is
-dropped with a log line, or reported to the postmaster if `notify_classes` has 2bounce. What
+dropped with a log line, or reported to the postmaster if `notify_classes` has 2bounce or bounce. What
 is sent to the postmaster comes from `double_bounce_sender`, and is dropped when it fails.
 """
 
@@ -86,7 +86,10 @@ class Notices:
     def reconfigure(self, settings: Settings) -> None:
         self._host = settings.text("myhostname")
         self._size_limit = settings.number("bounce_size_limit")
-        self._classes = frozenset(settings.items("notify_classes"))
+        classes = set(settings.items("notify_classes"))
+        if "bounce" in classes:
+            classes.add("2bounce")
+        self._classes = frozenset(classes)
         origin = settings.text("myorigin")
         self._double_bounce = _qualified(settings.text("double_bounce_sender"), origin)
         self._copies_to = {

@@ -43,6 +43,20 @@ def test_host_names_that_postfix_takes(tmp_path: Path, name: str) -> None:
     assert errors(tmp_path, f"myhostname={name}") == []
 
 
+def test_notices_that_there_are_not(tmp_path: Path) -> None:
+    given = "notify_classes=bounce, policy, nonsense"
+    assert errors(tmp_path, given) == [
+        'notify_classes: "nonsense" is not one of: 2bounce, bounce, data, delay, policy, protocol,'
+        " resource, software"
+    ]
+    settings, _ = read(str(tmp_path / "main.cf"), [given])
+    assert [each.text for each in check(settings) if not each.is_error] == [
+        "policy: no transcripts of sessions are sent; what was refused is in the log"
+    ]
+    settings, _ = read(str(tmp_path / "main.cf"), [])
+    assert check(settings) == []
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another account")
 @pytest.mark.parametrize("parameter", ["mail_owner", "default_privs"])
 def test_accounts(tmp_path: Path, parameter: str) -> None:

@@ -85,6 +85,16 @@ async def test_the_postmaster_gets_copies_where_that_is_asked(make_house: MakeHo
     assert "Action: failed" in status_of(bounce)
 
 
+async def test_bounce_implies_2bounce(make_house: MakeHouse) -> None:
+    house = make_house(notify_classes="bounce", myorigin="example.org")
+    fail_only(house, "broken.net", UNKNOWN)
+    await house.scheduler.start()
+    await house.enter("a@broken.net", sender="")
+    await until(lambda: len(house.lines("removed")) == 2)
+    (copy,) = await sent_to(house, "postmaster@example.org")
+    assert copy["Subject"] == "Postmaster Copy: Undelivered Mail"
+
+
 async def test_a_delay_says_that_nothing_need_be_done(make_house: MakeHouse) -> None:
     house = make_house(delay_warning_time="1s", notify_classes="delay", myorigin="example.org")
     fail_only(house, "slow.net", BUSY)
