@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from resel_lda.imap import text
+from resel_lda.imap import search_context, text
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.parser import Parser
 from resel_lda.imap.reader import AUTHENTICATED
@@ -25,6 +25,10 @@ AFTER_LOGIN = (
     "LIST-STATUS",
     "STATUS=SIZE",
     "ESEARCH",
+    "ESORT",
+    "CONTEXT=SEARCH",
+    "CONTEXT=SORT",
+    "PARTIAL",
     "SORT",
     "SORT=DISPLAY",
     "THREAD=REFERENCES",
@@ -183,7 +187,7 @@ async def _idle_until(
     notify_at = loop.time() + _IDLE_NOTIFY
     while True:
         changed.clear()
-        session.sync(expunges=True)
+        await search_context.sync(session, expunges=True)
         if loop.time() >= notify_at:
             session.untagged(b"OK Still here")
             notify_at = loop.time() + _IDLE_NOTIFY

@@ -14,6 +14,7 @@ from resel_lda.imap.fetch_items import Item, Loaded, Need
 from resel_lda.imap.fetch_stored import add_stored, parse_stored
 from resel_lda.imap.parser import ParseError, Parser, SequenceSet
 from resel_lda.imap.resync import MAX_MODSEQ, tell_vanished
+from resel_lda.imap.search_result import Range, parse_range
 from resel_lda.imap.session import Session
 from resel_lda.imap.view import View
 from resel_lda.mailbox import Mailbox, MailboxError, MessageInfo
@@ -36,8 +37,10 @@ async def fetch(session: Session, args: Parser, by_uid: bool) -> str:
     numbers = args.sequence_set()
     args.space()
     items = fetch_items.parse_items(args, _other)
-    since, vanished = _modifiers(args) if args.skip(b" (") else (None, False)
+    since, vanished, part = _modifiers(args) if args.skip(b" (") else (None, False, None)
     args.finish()
+    if part is not None and not by_uid:
+        raise Refused("BAD", "PARTIAL needs UID FETCH")
     if vanished and not (by_uid and session.qresync):
         raise Refused("BAD", "VANISHED needs UID FETCH and QRESYNC enabled")
     if by_uid and fetch_items.UID not in items:
@@ -51,6 +54,9 @@ async def fetch(session: Session, args: Parser, by_uid: bool) -> str:
         if vanished:
             _tell_vanished(session, view, numbers, since)
         pairs = _changed(view, pairs, since)
+    if part is not None:
+        kept = set(part.of([uid for _, uid in pairs]))
+        pairs = [pair for pair in pairs if pair[1] in kept]
     missing = await _run(session, view, pairs, items)
     if missing:
         return "[EXPUNGEISSUED] Some messages were already expunged."
@@ -61,9 +67,11 @@ def _other(args: Parser, name: bytes) -> Item | None:
     return parse_binary(args, name) or parse_stored(args, name)
 
 
-def _modifiers(args: Parser) -> tuple[int | None, bool]:
-    """``CHANGEDSINCE n`` and ``VANISHED`` up to the parenthesis (RFC 7162 §3.1.4.1, §3.2.6)."""
+def _modifiers(args: Parser) -> tuple[int | None, bool, Range | None]:
+    """``CHANGEDSINCE n``, ``VANISHED`` (RFC 7162 §3.1.4.1, §3.2.6) and ``PARTIAL 1:9`` (RFC 9394
+    §3.3), up to the parenthesis."""
     since: int | None = None
+    part: Range | None = None
     vanished = False
     while True:
         word = args.word()
@@ -72,6 +80,9 @@ def _modifiers(args: Parser) -> tuple[int | None, bool]:
             since = args.number(MAX_MODSEQ)
         elif word == b"VANISHED":
             vanished = True
+        elif word == b"PARTIAL" and part is None:
+            args.space()
+            part = parse_range(args)
         else:
             raise ParseError("Unknown FETCH modifier")
         if args.skip(b")"):
@@ -79,7 +90,7 @@ def _modifiers(args: Parser) -> tuple[int | None, bool]:
         args.space()
     if vanished and since is None:
         raise ParseError("VANISHED needs CHANGEDSINCE")
-    return since, vanished
+    return since, vanished, part
 
 
 def _tell_vanished(session: Session, view: View, numbers: SequenceSet, since: int) -> None:

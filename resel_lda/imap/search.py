@@ -1,53 +1,68 @@
-"""SEARCH and UID SEARCH, with the result options of ESEARCH (RFC 4731) and SEARCHRES (RFC 5182)."""
+"""SEARCH and UID SEARCH, with the result options of ESEARCH, SEARCHRES, CONTEXT and PARTIAL."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from resel_lda.imap import search_run, text
+from resel_lda.imap import search_context, search_run
 from resel_lda.imap.errors import Refused
-from resel_lda.imap.parser import ParseError, Parser
-from resel_lda.imap.search_program import charset, parse_program
+from resel_lda.imap.parser import Parser
+from resel_lda.imap.search_program import Program, charset, parse_program
+from resel_lda.imap.search_result import Options, parse_options
 from resel_lda.imap.session import Session
 from resel_lda.imap.view import View
 from resel_lda.mailbox import MailboxError
-
-_RETURN_OPTIONS = (b"MIN", b"MAX", b"ALL", b"COUNT", b"SAVE")
-
-Pairs = Sequence[tuple[int, int]]
 
 
 async def search(session: Session, tag: bytes, args: Parser, by_uid: bool) -> str:
     view = session.selected()
     args.space()
-    options = _return_options(args)
+    options = parse_options(args)
     if options is None and session.rev2:
-        options = {b"ALL"}
-    saving = options is not None and b"SAVE" in options
+        options = Options({b"ALL"})
+    saving = options is not None and b"SAVE" in options.words
     try:
-        found, with_modseq = await _find(session, view, args)
+        program = _program(session, view, args)
+        context = None
+        if options is not None and b"UPDATE" in options.words:
+            context = search_context.begin(session, view, tag, by_uid, program)
+        found = await search_run.find(session, view, program)
     except (Refused, MailboxError) as error:
         if saving and not (isinstance(error, Refused) and error.status == "BAD"):
             # RFC 5182 §2.1: nothing is saved by a search that failed.
             view.saved = []
         raise
+    uids = [uid for _, uid in found]
+    result = uids if by_uid else [sequence for sequence, _ in found]
     if options is None:
-        result = [uid if by_uid else sequence for sequence, uid in found]
         words = [b"SEARCH", *(b"%d" % number for number in result)]
-        if with_modseq and found:
-            words.append(b"(MODSEQ %d)" % view.highest_modseq([uid for _, uid in found]))
+        if program.with_modseq and found:
+            words.append(b"(MODSEQ %d)" % view.highest_modseq(uids))
         session.untagged(b" ".join(words))
         return "Search completed."
-    if saving:
-        view.saved = _saved(options, found)
-    if options != {b"SAVE"}:
-        modseq = view.highest_modseq(_told(options, found)) if with_modseq else 0
-        session.untagged(_esearch(tag, options, found, by_uid, modseq))
+    answer(session, view, tag, options, uids, result, by_uid, program.with_modseq)
+    if context is not None:
+        context.keep(session, uids)
     return "Search completed."
 
 
-async def _find(session: Session, view: View, args: Parser) -> tuple[list[tuple[int, int]], bool]:
-    """What matches, and whether MODSEQ was asked for."""
+def answer(
+    session: Session,
+    view: View,
+    tag: bytes,
+    options: Options,
+    uids: list[int],
+    result: list[int],
+    by_uid: bool,
+    with_modseq: bool,
+) -> None:
+    """Save and tell what was found. result: `uids` or their sequence numbers, in order."""
+    if b"SAVE" in options.words:
+        view.saved = sorted(options.told(uids))
+    if not options.silent:
+        modseq = view.highest_modseq(options.told(uids)) if with_modseq else 0
+        session.untagged(options.response(tag, result, by_uid, modseq))
+
+
+def _program(session: Session, view: View, args: Parser) -> Program:
     encoding = "utf-8"
     if args.data[args.pos : args.pos + 8].upper() == b"CHARSET ":
         args.pos += 8
@@ -57,58 +72,4 @@ async def _find(session: Session, view: View, args: Parser) -> tuple[list[tuple[
     args.finish()
     if program.with_modseq:
         session.use_condstore()
-    return await search_run.find(session, view, program), program.with_modseq
-
-
-def _return_options(args: Parser) -> set[bytes] | None:
-    """None: the old SEARCH response is wanted."""
-    if args.data[args.pos : args.pos + 8].upper() != b"RETURN (":
-        return None
-    args.pos += 8
-    options: set[bytes] = set()
-    while not args.skip(b")"):
-        word = args.word()
-        if word not in _RETURN_OPTIONS:
-            raise ParseError("Unknown SEARCH return option")
-        options.add(word)
-        args.skip(b" ")
-    args.space()
-    return options or {b"ALL"}
-
-
-def _saved(options: set[bytes], found: Pairs) -> list[int]:
-    """UIDs: all that was found, but only MIN and MAX where just these are asked for."""
-    if not options & {b"MIN", b"MAX"} or options & {b"ALL", b"COUNT"}:
-        return [uid for _, uid in found]
-    return _told(options, found)
-
-
-def _told(options: set[bytes], found: Pairs) -> list[int]:
-    """UIDs that a response is about: just MIN and MAX where no more is asked for."""
-    uids = [uid for _, uid in found]
-    if options & {b"ALL", b"COUNT"} or not uids:
-        return uids
-    kept = [uids[0]] if b"MIN" in options else []
-    if b"MAX" in options and uids[-1] not in kept:
-        kept.append(uids[-1])
-    return kept
-
-
-def _esearch(tag: bytes, options: set[bytes], found: Pairs, by_uid: bool, modseq: int) -> bytes:
-    """RFC 4731 §3.1: MIN, MAX and ALL are left out where nothing was found."""
-    result = [uid if by_uid else sequence for sequence, uid in found]
-    words = [b'ESEARCH (TAG "%b")' % tag]
-    if by_uid:
-        words.append(b"UID")
-    if result:
-        if b"MIN" in options:
-            words.append(b"MIN %d" % result[0])
-        if b"MAX" in options:
-            words.append(b"MAX %d" % result[-1])
-        if b"ALL" in options:
-            words.append(b"ALL " + text.uid_set(result))
-    if b"COUNT" in options:
-        words.append(b"COUNT %d" % len(result))
-    if modseq and result:
-        words.append(b"MODSEQ %d" % modseq)
-    return b" ".join(words)
+    return program

@@ -50,6 +50,7 @@ class Program:
     """key: what all must match. fields: keys that the store may answer at once; of these, every
     match is a match of each in `narrowing`. texts: keys for which messages may have to be read.
     size, message: what else may have to be looked at. with_modseq: MODSEQ was asked for.
+    passing: what matches also depends on sequence numbers, on what was saved or on the time.
     everything: the program is ALL and nothing else."""
 
     key: Key = keys.always
@@ -58,6 +59,7 @@ class Program:
     texts: list[TextKey] = field(default_factory=list)
     size: bool = False
     with_modseq: bool = False
+    passing: bool = False
     everything: bool = False
 
 
@@ -130,6 +132,8 @@ class _KeyParser:
         return keys.all_of(every)
 
     def _set(self, numbers: SequenceSet, by_uid: bool) -> Key:
+        if numbers.saved or not by_uid:
+            self.found.passing = True
         if numbers.saved:
             return keys.in_uids(frozenset(self.view.saved))
         uids = self.view.uids
@@ -149,6 +153,7 @@ class _KeyParser:
             self.found.size = True
             return keys.size(word, args.number(2**63 - 1))
         if word in (b"OLDER", b"YOUNGER"):
+            self.found.passing = True
             return keys.age(word, self._seconds())
         if word == b"MODSEQ":
             return self._modseq()

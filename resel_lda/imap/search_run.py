@@ -23,13 +23,15 @@ _TEXT_BATCH = 16
 Pairs = list[tuple[int, int]]
 
 
-async def find(session: Session, view: View, program: Program) -> Pairs:
-    """(sequence number, UID) of what matches, ascending."""
-    if program.everything:
+async def find(
+    session: Session, view: View, program: Program, among: Collection[int] | None = None
+) -> Pairs:
+    """(sequence number, UID) of what matches, ascending. among: UIDs; None is all."""
+    if program.everything and among is None:
         return list(enumerate(view.uids, 1))
     for key in program.fields:
         await key.prepare(view.mailbox)
-    matched, open_ = await _from_memory(view, program)
+    matched, open_ = await _from_memory(view, program, among)
     if open_ and program.size:
         open_ = await _with_sizes(view.mailbox, program.key, open_, matched)
     if open_ and _needs_headers(program):
@@ -44,13 +46,15 @@ def _needs_headers(program: Program) -> bool:
     return any(isinstance(key, SentKey) or key.matches is None for key in program.fields)
 
 
-async def _from_memory(view: View, program: Program) -> tuple[Pairs, list[Candidate]]:
+async def _from_memory(
+    view: View, program: Program, among: Collection[int] | None
+) -> tuple[Pairs, list[Candidate]]:
     """(what matches, what is not known yet)."""
     matched: Pairs = []
     open_: list[Candidate] = []
     get, recent, key = view.mailbox.get, view.recent, program.key
     candidate: Candidate | None = None
-    chosen = _chosen(view, program.narrowing)
+    chosen = _chosen(view, program.narrowing, among)
     for start in range(0, len(chosen), _MEMORY_BATCH):
         for sequence, uid in chosen[start : start + _MEMORY_BATCH]:
             info = get(uid)
@@ -74,10 +78,12 @@ async def _from_memory(view: View, program: Program) -> tuple[Pairs, list[Candid
 
 
 def _chosen(
-    view: View, narrowing: Sequence[FieldKey | FlagKey | StoredKey]
+    view: View,
+    narrowing: Sequence[FieldKey | FlagKey | StoredKey],
+    among: Collection[int] | None,
 ) -> Sequence[tuple[int, int]]:
     """Messages to be looked at: not those that the store has excluded already."""
-    known: list[Collection[int]] = []
+    known: list[Collection[int]] = [] if among is None else [among]
     for key in narrowing:
         if isinstance(key, FlagKey):
             known.append(view.mailbox.with_flag(key.flag, key.wanted))

@@ -14,6 +14,7 @@ from resel_lda.imap import (
     listing,
     quotas,
     search,
+    search_context,
     selecting,
     sort,
     storing,
@@ -47,6 +48,7 @@ _COMMANDS: dict[bytes, Handler] = {
     b"EXAMINE": selecting.examine,
     b"CLOSE": selecting.close,
     b"UNSELECT": selecting.unselect,
+    b"CANCELUPDATE": search_context.cancel,
     b"CREATE": folders.create,
     b"DELETE": folders.delete,
     b"RENAME": folders.rename,
@@ -67,7 +69,6 @@ _NUMBERED: dict[bytes, NumberHandler] = {
     b"STORE": storing.store,
     b"COPY": storing.copy,
     b"MOVE": storing.move,
-    b"SORT": sort.sort,
     b"THREAD": thread.thread,
 }
 _NO_EXPUNGE = frozenset((b"FETCH", b"STORE", b"SEARCH", b"SORT", b"THREAD"))
@@ -199,7 +200,11 @@ class Server:
                 await session.look()
             except MailboxError as error:
                 session.report(f"warning: {session.view.name}: {error.text}")
-            session.sync(expunges=self._state.word not in _NO_EXPUNGE)
+            expunges = self._state.word not in _NO_EXPUNGE
+            try:
+                await search_context.sync(session, expunges)
+            except MailboxError as error:
+                session.report(f"warning: {session.view.name}: {error.text}")
         session.tagged(tag, answer)
         if answer.startswith(b"BAD"):
             self._count_bad()
@@ -229,6 +234,8 @@ class Server:
     async def _numbered(self, tag: bytes, word: bytes, args: Parser, by_uid: bool) -> str:
         if word == b"SEARCH":
             return await search.search(self.session, tag, args, by_uid)
+        if word == b"SORT":
+            return await sort.sort(self.session, tag, args, by_uid)
         if word == b"EXPUNGE" and by_uid:
             return await storing.uid_expunge(self.session, args)
         handler = _NUMBERED.get(word)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Protocol
 
 from resel_lda.imap import text
 from resel_lda.imap.errors import End, Refused
@@ -20,6 +21,14 @@ from resel_lda.mailbox import Mailbox, MailboxError, MailStore
 _LOOK_INTERVAL = 1.0
 
 Report = Callable[[str], None]
+
+
+class Context(Protocol):
+    """See `resel_lda.imap.search_context`."""
+
+    def removed(self, gone: Collection[int]) -> bytes: ...
+
+    async def changes(self, session: Session) -> list[bytes]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,8 @@ class Session:
         self.report = report
         self.reader = CommandReader(stream, AUTHENTICATED)
         self.view: View | None = None
+        # Results of searches that are kept up to date, by tag (RFC 5267 §4.3).
+        self.contexts: dict[bytes, Context] = {}
         # FETCH responses carry MODSEQ (RFC 7162 §3.1).
         self.condstore = False
         # VANISHED instead of EXPUNGE (RFC 7162 §3.2).
@@ -130,6 +141,7 @@ class Session:
 
     def close_view(self) -> None:
         view, self.view = self.view, None
+        self.contexts.clear()
         if view is not None:
             view.mailbox.release()
 

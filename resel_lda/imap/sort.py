@@ -1,4 +1,4 @@
-"""SORT and UID SORT (RFC 5256), with the display names of RFC 5957."""
+"""SORT and UID SORT (RFC 5256), with the display names of RFC 5957 and RFC 5267's RETURN."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from resel_lda.imap import search_run
+from resel_lda.imap import search_context, search_run
 from resel_lda.imap.parser import ParseError, Parser
+from resel_lda.imap.search import answer
 from resel_lda.imap.search_program import Program, charset, parse_program
+from resel_lda.imap.search_result import parse_options
 from resel_lda.imap.session import Session
 from resel_lda.imap.view import View
 from resel_lda.mailbox import Mailbox
@@ -29,21 +31,38 @@ _CRITERIA = frozenset((*_COLUMNS, b"ARRIVAL", b"SIZE"))
 Criteria = tuple[tuple[bytes, bool], ...]
 
 
-async def sort(session: Session, args: Parser, by_uid: bool) -> str:
+async def sort(session: Session, tag: bytes, args: Parser, by_uid: bool) -> str:
     view = session.selected()
     args.space()
+    options = parse_options(args)
     criteria = _criteria(args)
     args.space()
     program = parse_search(session, view, args)
+
+    async def order(view: View) -> Sequence[int]:
+        known: Sequence[int] | None = view.memo(("sort", criteria))
+        if known is None:
+            known = await _order(view.mailbox, view.uids.copy(), criteria)
+            view.remember(("sort", criteria), known)
+        return known
+
+    context = None
+    if options is not None and b"UPDATE" in options.words:
+        context = search_context.begin(session, view, tag, by_uid, program, order)
     found = await search_run.find(session, view, program)
-    order = view.memo(("sort", criteria))
-    if order is None:
-        order = await _order(view.mailbox, view.uids.copy(), criteria)
-        view.remember(("sort", criteria), order)
-    numbers = _numbers(view, found, order, by_uid)
-    words = [b"SORT", *(b"%d" % number for number in numbers)]
+    uids = _in_order(found, await order(view))
+    result = uids
+    if not by_uid:
+        sequences = {uid: sequence for sequence, uid in found}
+        result = [sequences[uid] for uid in uids]
+    if options is not None:
+        answer(session, view, tag, options, uids, result, by_uid, program.with_modseq)
+        if context is not None:
+            context.keep(session, uids)
+        return "Sort completed."
+    words = [b"SORT", *(b"%d" % number for number in result)]
     if program.with_modseq and found:
-        words.append(b"(MODSEQ %d)" % view.highest_modseq([uid for _, uid in found]))
+        words.append(b"(MODSEQ %d)" % view.highest_modseq(uids))
     session.untagged(b" ".join(words))
     return "Sort completed."
 
@@ -78,17 +97,12 @@ def _criteria(args: Parser) -> Criteria:
         args.space()
 
 
-def _numbers(
-    view: View, found: Sequence[tuple[int, int]], order: Sequence[int], by_uid: bool
-) -> list[int]:
-    """What was found, in order."""
-    if by_uid:
-        if len(found) == len(order):
-            return list(order)
-        wanted = {uid for _, uid in found}
-        return [uid for uid in order if uid in wanted]
-    sequences = {uid: sequence for sequence, uid in found}
-    return [sequences[uid] for uid in order if uid in sequences]
+def _in_order(found: Sequence[tuple[int, int]], order: Sequence[int]) -> list[int]:
+    """The UIDs of what was found."""
+    if len(found) == len(order):
+        return list(order)
+    wanted = {uid for _, uid in found}
+    return [uid for uid in order if uid in wanted]
 
 
 async def _order(mailbox: Mailbox, uids: list[int], criteria: Criteria) -> list[int]:

@@ -161,7 +161,7 @@ class View:
         out: list[bytes] = []
         recent_before = len(self.recent)
         if expunges and now != self._expunged_to:
-            out += self._expunge(mailbox.vanished_since(self._expunged_to))
+            out += self._expunge(self.going())
             self._expunged_to = now
         if now != self._modseq:
             changed = mailbox.changed_since(self._modseq)
@@ -196,12 +196,19 @@ class View:
             self._highest = new[-1]
         return out
 
-    def _expunge(self, vanished: Sequence[tuple[int, int]]) -> list[bytes]:
-        """From the highest number down, so that none of them moves another."""
+    def going(self) -> list[int]:
+        """UIDs that the next `updates` with expunges takes away."""
+        mailbox = self.mailbox
+        if mailbox.highestmodseq == self._expunged_to:
+            return []
         uids = self.uids
         gone: list[int] = []
-        for low, high in vanished:
+        for low, high in mailbox.vanished_since(self._expunged_to):
             gone += uids[bisect_left(uids, low) : bisect_right(uids, high)]
+        return gone
+
+    def _expunge(self, gone: Sequence[int]) -> list[bytes]:
+        """From the highest number down, so that none of them moves another."""
         if not gone:
             return []
         if self.with_uids:
