@@ -190,6 +190,11 @@ class QueueStore(Protocol):
         """Give messages back (None: all that `owner` has); they stay as due as they were."""
         ...
 
+    async def next_commit(self) -> None:
+        """Returns at once, or when something that is recorded now goes into a commit that is made
+        in any case; soon, if there is none."""
+        ...
+
     async def apply(self, owner: str, results: Sequence[Result]) -> set[str]:
         """Record results of messages that `owner` has claimed, all in one commit.
 

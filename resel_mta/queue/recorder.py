@@ -1,8 +1,9 @@
 """Writes down what became of recipients, in as few commits as possible.
 
-Results gather while a commit is under way and go together in the next one. A result that cannot
-be recorded is kept and tried again until it is: a delivery whose outcome is forgotten would be
-made twice. While that lasts, `failing` is set and nothing new should be delivered.
+Results gather while a commit is under way and go together in the next one; while mail keeps coming
+in, that is one that a client waits for, so that they need no sync of their own. A result that
+cannot be recorded is kept and tried again until it is: a delivery whose outcome is forgotten would
+be made twice. While that lasts, `failing` is set and nothing new should be delivered.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ class Recorder:
     async def _record(self) -> None:
         try:
             while self._waiting:
+                # A sync of its own would only keep clients waiting.
+                await self._store.next_commit()
                 group = self._waiting[:GROUP_LIMIT]
                 del self._waiting[:GROUP_LIMIT]
                 await self._apply(group)

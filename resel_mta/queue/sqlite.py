@@ -336,6 +336,9 @@ class SQLiteStore(Contents):
         await self._writer.submit(lambda db: rows.unclaim(db, owner, numbers))
         self._arrived()
 
+    async def next_commit(self) -> None:
+        await self._writer.next_commit()
+
     async def apply(self, owner: str, results: Sequence[Result]) -> set[str]:
         steps: list[progress.Step] = []
         complete: list[tuple[int, Result]] = []

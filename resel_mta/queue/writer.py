@@ -2,7 +2,8 @@
 
 It takes whatever is waiting, commits once, and hands all the answers to the event loop in one
 call. No delay is added to collect more: while one commit is being synced, the next group gathers
-by itself. The jobs of a group are in no order: nobody was told yet that any of them is done.
+by itself. What nobody waits for asks `next_commit` when to come. The jobs of a group are in no
+order: nobody was told yet that any of them is done.
 
 Plain messages of a group are inserted together, a few statements for all of them: each statement
 lets the other threads of Python run, and waits for them. A group in which a job fails is rolled
@@ -43,6 +44,10 @@ IDLE_STEP = 0.05
 """Seconds without a job after which the database is tidied up, and between the steps of that."""
 GROUP_LIMIT = 500
 """Jobs in one commit, so that nobody waits for a very large one."""
+PATIENCE = 0.01
+"""Seconds that what nobody waits for is kept for a commit that has to be made anyway."""
+BUSY_FOR = 0.05
+"""Seconds after a message came in during which another one is expected."""
 
 
 @dataclass(slots=True, eq=False)
@@ -98,6 +103,8 @@ class Writer:
         self._damaged = damaged
         self._jobs: deque[Job] = deque()
         self._gathering: list[Job] = []
+        self._inserted_at = -BUSY_FOR
+        self._waiters: list[asyncio.Future[None]] = []
         self._wake = threading.Condition(threading.Lock())
         self._stopping = False
         self._refused: list[int] = []
@@ -136,6 +143,7 @@ class Writer:
 
     def insert(self, row: Row, answered: Answered) -> asyncio.Future[Any]:
         """Insert a plain message in the next group."""
+        self._inserted_at = self._loop.time()
         future = self._loop.create_future()
         return self._add(Job(None, future, (row.message[0],), True, row, answered))
 
@@ -144,10 +152,32 @@ class Writer:
             job.error = TempFail(STORE_FAILED)
             _answer([job])
             return job.future
+        if job.changes:
+            # First, so that what was kept for this commit still comes into it.
+            self._call_waiters()
         self._gathering.append(job)
         if len(self._gathering) == 1:
             self._loop.call_soon(self._hand_over)
         return job.future
+
+    async def next_commit(self) -> None:
+        """Returns in time to add to the next group, or when nothing that makes one is expected."""
+        if self._loop.time() - self._inserted_at >= BUSY_FOR:
+            return
+        if any(job.changes for job in self._gathering):
+            return
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        timer = self._loop.call_later(PATIENCE, _set, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+
+    def _call_waiters(self) -> None:
+        for waiter in self._waiters:
+            _set(waiter)
+        self._waiters.clear()
 
     def _hand_over(self) -> None:
         """What this turn of the event loop brought, in one go."""
@@ -344,6 +374,11 @@ class Writer:
                 db.close()
             except (apsw.Error, OSError) as error:
                 self._report(f"queue database: closing: {error}")
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _is_fatal(error: BaseException) -> bool:

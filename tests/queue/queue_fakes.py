@@ -323,6 +323,9 @@ class MemoryStore:
                 row.owner = None
         self._arrived()
 
+    async def next_commit(self) -> None:
+        """There are no commits to wait for."""
+
     async def apply(self, owner: str, results: Sequence[Result]) -> set[str]:
         gone: set[str] = set()
         for result in results:
