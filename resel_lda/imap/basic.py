@@ -29,6 +29,7 @@ AFTER_LOGIN = (
     "CONTEXT=SEARCH",
     "CONTEXT=SORT",
     "PARTIAL",
+    "UIDONLY",
     "SORT",
     "SORT=DISPLAY",
     "THREAD=REFERENCES",
@@ -128,6 +129,9 @@ async def enable(session: Session, args: Parser) -> str:
     if b"QRESYNC" in words:
         session.use_qresync()
         enabled.append(b"QRESYNC")
+    if b"UIDONLY" in words:
+        session.use_uid_only()
+        enabled.append(b"UIDONLY")
     if b"IMAP4REV2" in words:
         session.use_rev2()
         enabled.append(b"IMAP4rev2")

@@ -43,7 +43,8 @@ async def fetch(session: Session, args: Parser, by_uid: bool) -> str:
         raise Refused("BAD", "PARTIAL needs UID FETCH")
     if vanished and not (by_uid and session.qresync):
         raise Refused("BAD", "VANISHED needs UID FETCH and QRESYNC enabled")
-    if by_uid and fetch_items.UID not in items:
+    # With UIDONLY the number in the response is the UID already.
+    if by_uid and fetch_items.UID not in items and not view.uid_only:
         items.insert(0, fetch_items.UID)
     pairs: Pairs = view.select(numbers, by_uid)
     if since is not None and fetch_items.MODSEQ not in items:
@@ -112,7 +113,7 @@ async def _run(session: Session, view: View, pairs: Pairs, items: list[Item]) ->
         needs |= item.needs
     if needs is Need.NOTHING:
         return await _from_memory(session, view, pairs, items)
-    plan = fetch_ready.plan(items)
+    plan = fetch_ready.plan(items, view.head)
     if plan is not None:
         return await _ready_made(session, view, pairs, plan)
     marks = not view.read_only and any(item.sets_seen for item in items)
@@ -187,7 +188,7 @@ def _responses(loaded: list[Loaded], items: list[Item], told: set[int]) -> list[
             if message.view.with_modseq and fetch_items.MODSEQ not in items:
                 rendered.append(fetch_items.MODSEQ.render(message))
             rendered.append(fetch_items.FLAGS.render(message))
-        out.append(b"* %d FETCH (%b)\r\n" % (message.sequence, b" ".join(rendered)))
+        out.append(b"* %d %b (%b)\r\n" % (message.sequence, message.view.head, b" ".join(rendered)))
     return out
 
 
@@ -197,6 +198,8 @@ async def _from_memory(session: Session, view: View, pairs: Pairs, items: list[I
         (fetch_items.UID, fetch_items.FLAGS): b"* %d FETCH (UID %d FLAGS (%b))\r\n",
         (fetch_items.FLAGS, fetch_items.UID): b"* %d FETCH (UID %d FLAGS (%b))\r\n",
     }.get(tuple(items))
+    if view.uid_only:
+        template = None
     missing = 0
     for batch in _slices(pairs, _MEMORY_BATCH):
         if template is not None:

@@ -103,8 +103,8 @@ class Plan:
         return [[len(one) for one in octets], octets]
 
 
-def plan(items: Sequence[Item]) -> Plan | None:
-    """None if an item needs more than what is ready-made, or marks messages as read."""
+def plan(items: Sequence[Item], head: bytes) -> Plan | None:
+    """head: FETCH or UIDFETCH. None if an item needs more than what is ready-made, or marks messages as read."""
     made = Plan()
     words: list[bytes] = []
     for item in items:
@@ -127,7 +127,7 @@ def plan(items: Sequence[Item]) -> Plan | None:
         else:
             return None
         made.items.append(name)
-    made.template = b"* %d FETCH (" + b" ".join(words) + b")\r\n"
+    made.template = b"* %d " + head + b" (" + b" ".join(words) + b")\r\n"
     return made
 
 

@@ -10,7 +10,7 @@ from resel_lda.imap import text
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.parser import ParseError, Parser, SequenceSet
 from resel_lda.imap.session import Session
-from resel_lda.imap.view import View
+from resel_lda.imap.view import View, uid_required
 
 Ranges = Sequence[tuple[int, int]]
 
@@ -44,7 +44,7 @@ def parse_select_parameters(session: Session, args: Parser) -> Known | None:
             if not session.qresync:
                 raise Refused("BAD", "QRESYNC not enabled")
             args.space()
-            known = _known(args)
+            known = _known(session, args)
         else:
             raise ParseError("Unknown SELECT parameter")
         if args.skip(b")"):
@@ -52,7 +52,7 @@ def parse_select_parameters(session: Session, args: Parser) -> Known | None:
         args.space()
 
 
-def _known(args: Parser) -> Known:
+def _known(session: Session, args: Parser) -> Known:
     args.expect(b"(")
     uidvalidity = args.number()
     args.space()
@@ -63,6 +63,8 @@ def _known(args: Parser) -> Known:
         if args.peek() != b"(":
             uids = _without_star(args.sequence_set())
         if uids is None or args.skip(b" "):
+            if session.uid_only:
+                raise uid_required()
             args.expect(b"(")
             sequences = _without_star(args.sequence_set())
             args.space()

@@ -11,7 +11,7 @@ from resel_lda.imap.parser import ParseError, Parser, SequenceSet
 from resel_lda.imap.search_keys import FlagKey, Key
 from resel_lda.imap.search_stored import StoredKey, parse_stored
 from resel_lda.imap.search_text import FieldKey, SentKey, TextKey
-from resel_lda.imap.view import View
+from resel_lda.imap.view import View, uid_required
 
 # AND, OR, NOT and parentheses inside each other, and keys in all.
 _MAX_DEPTH = 50
@@ -132,6 +132,8 @@ class _KeyParser:
         return keys.all_of(every)
 
     def _set(self, numbers: SequenceSet, by_uid: bool) -> Key:
+        if self.view.uid_only and not by_uid and not numbers.saved:
+            raise uid_required()
         if numbers.saved or not by_uid:
             self.found.passing = True
         if numbers.saved:

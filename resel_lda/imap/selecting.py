@@ -36,7 +36,8 @@ async def _select(session: Session, args: Parser, read_only: bool) -> str:
             name = mailbox.name
         recent = mailbox.recent_count() if read_only else 0
         view = session.view = View(mailbox, name, read_only, recent)
-        view.with_modseq, view.with_uids = session.condstore, session.qresync
+        view.with_modseq, view.uid_only = session.condstore, session.uid_only
+        view.with_uids = session.qresync or session.uid_only
         view.international = session.names.utf8
         if session.rev2:
             view.hide_recent()
@@ -58,7 +59,7 @@ def _describe(session: Session, view: View, wire: bytes) -> None:
         session.untagged(session.list_response(view.name, wire))
     else:
         session.untagged(b"%d RECENT" % len(view.recent))
-    unseen = 0 if session.rev2 else mailbox.first_unseen()
+    unseen = 0 if session.rev2 or session.uid_only else mailbox.first_unseen()
     if unseen:
         session.untagged(b"OK [UNSEEN %d] First unseen." % unseen)
     session.untagged(b"OK [UIDVALIDITY %d] UIDs valid" % mailbox.uidvalidity)

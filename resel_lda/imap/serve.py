@@ -25,6 +25,7 @@ from resel_lda.imap.parser import ParseError, Parser
 from resel_lda.imap.reader import CommandRefused, Incoming, tag_of
 from resel_lda.imap.session import Session
 from resel_lda.imap.stream import ConnectionLost
+from resel_lda.imap.view import uid_required
 from resel_lda.mailbox import MailboxError
 
 MAX_BAD_COMMANDS = 20
@@ -232,6 +233,8 @@ class Server:
             self._state.waiting = False
 
     async def _numbered(self, tag: bytes, word: bytes, args: Parser, by_uid: bool) -> str:
+        if word in _NO_EXPUNGE and not by_uid and self.session.uid_only:
+            raise uid_required()
         if word == b"SEARCH":
             return await search.search(self.session, tag, args, by_uid)
         if word == b"SORT":

@@ -61,6 +61,8 @@ class Session:
         self.qresync = False
         # ENABLE IMAP4rev2 (RFC 9051 §6.3.1): no \\Recent, ESEARCH for SEARCH, LIST in SELECT.
         self.rev2 = False
+        # ENABLE UIDONLY (RFC 9586): no sequence numbers, either way.
+        self.uid_only = False
         self.logged_out = False
         # COMPRESS was agreed to in the command that is being answered.
         self.compressing = False
@@ -114,6 +116,11 @@ class Session:
         self.qresync = True
         if self.view is not None:
             self.view.with_uids = True
+
+    def use_uid_only(self) -> None:
+        self.uid_only = True
+        if self.view is not None:
+            self.view.uid_only = self.view.with_uids = True
 
     def use_rev2(self) -> None:
         self.rev2 = True

@@ -15,8 +15,15 @@ from resel_lda.imap.errors import Refused
 from resel_lda.imap.parser import SequenceSet
 from resel_lda.mailbox import SYSTEM_FLAGS, Mailbox, MessageInfo
 
+# What carries the items of a message: FETCH, or UIDFETCH, whose number is the UID (RFC 9586 §3.4).
+_HEADS = (b"FETCH", b"UIDFETCH")
 # Orders and threads kept of a folder.
 _MAX_MEMOS = 8
+
+
+def uid_required() -> Refused:
+    """RFC 9586 §3: a sequence number, where the client wanted to do without."""
+    return Refused("BAD", "Message numbers can't be used with UIDONLY", "UIDREQUIRED")
 
 
 class View:
@@ -43,6 +50,8 @@ class View:
             claimed = mailbox.claim_recent()
             self.recent = set(claimed.intersection(self.uids)) if claimed else set()
         self._shows_recent = True
+        # No message has another number than its UID (RFC 9586).
+        self.uid_only = False
         # The session may be sent what only IMAP4rev2 and UTF8=ACCEPT know.
         self.international = False
         # UIDs that "$" stands for (RFC 5182).
@@ -79,14 +88,23 @@ class View:
 
     # Numbers.
 
+    @property
+    def head(self) -> bytes:
+        return _HEADS[self.uid_only]
+
     def sequence(self, uid: int) -> int:
         """Its number; 0 if this session does not know the UID."""
         at = bisect_left(self.uids, uid)
-        return at + 1 if at < len(self.uids) and self.uids[at] == uid else 0
+        if at == len(self.uids) or self.uids[at] != uid:
+            return 0
+        return uid if self.uid_only else at + 1
 
     def select(self, numbers: SequenceSet, by_uid: bool) -> list[tuple[int, int]]:
-        """(sequence number, UID) pairs, ascending. UIDs that are not there are passed over; a
-        sequence number beyond the end is the client's error (RFC 3501 §9, seq-number)."""
+        """(number, UID) pairs, ascending. UIDs that are not there are passed over; a sequence
+        number beyond the end is the client's error (RFC 3501 §9, seq-number), any at all where
+        there are only UIDs (RFC 9586 §3). Raises Refused."""
+        if self.uid_only and not by_uid:
+            raise uid_required()
         uids = self.uids
         if numbers.saved:
             found = [(self.sequence(uid), uid) for uid in self.saved]
@@ -95,6 +113,9 @@ class View:
         if by_uid:
             for low, high in numbers.resolved(uids[-1] if uids else 0):
                 first, last = bisect_left(uids, low), bisect_right(uids, high)
+                if self.uid_only:
+                    chosen.extend((uid, uid) for uid in uids[first:last])
+                    continue
                 chosen.extend(zip(range(first + 1, last + 1), uids[first:last], strict=True))
             return chosen
         for low, high in numbers.resolved(len(uids)):
@@ -115,6 +136,9 @@ class View:
 
     def flags_response(self, sequence: int, info: MessageInfo) -> bytes:
         """An untagged FETCH that says a message's flags."""
+        if self.uid_only:
+            modseq = b"MODSEQ (%d) " % info.modseq if self.with_modseq else b""
+            return b"* %d UIDFETCH (%bFLAGS (%b))\r\n" % (info.uid, modseq, self.flags(info))
         if self.with_modseq:
             return b"* %d FETCH (UID %d MODSEQ (%d) FLAGS (%b))\r\n" % (
                 sequence,
@@ -126,6 +150,8 @@ class View:
 
     def modseq_response(self, sequence: int, info: MessageInfo) -> bytes:
         """What a silent STORE still has to say where MODSEQ is used (RFC 7162 §3.1.3)."""
+        if self.uid_only:
+            return b"* %d UIDFETCH (MODSEQ (%d))\r\n" % (info.uid, info.modseq)
         return b"* %d FETCH (UID %d MODSEQ (%d))\r\n" % (sequence, info.uid, info.modseq)
 
     def flag_responses(self) -> list[bytes]:
