@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from email.utils import mktime_tz, parsedate_tz
+from email.utils import getaddresses, mktime_tz, parsedate_tz
 from typing import TypeVar
 
 from resel_lda.admin.find import save_date
@@ -21,9 +21,23 @@ from resel_lda.pop3.uidl import stored_name
 
 T = TypeVar("T")
 
+# What hdr.NAME.FILTER shows: which half of its addresses (name and address; None: all of the field)
+# and whether encoded words are read.
+_FILTERS = {
+    "": (None, False),
+    "utf8": (None, True),
+    "address": (1, False),
+    "address_name": (0, False),
+    "address_name.utf8": (0, True),
+}
+
 
 class UnknownField(Exception):
     """The text is doveadm's."""
+
+
+class UnknownFilter(UnknownField):
+    """Of a header field."""
 
 
 @dataclass(slots=True)
@@ -260,11 +274,17 @@ def available() -> str:
 
 
 def _header_field(name: str) -> Value:
-    decoded = name.lower().endswith(".utf8")
-    wanted = name[: -len(".utf8")] if decoded else name
+    """name: a field's, and after a dot what is shown of it. Raises UnknownFilter."""
+    wanted, _, which = name.partition(".")
+    if which.lower() not in _FILTERS:
+        raise UnknownFilter(f"Unknown header filter: {which}")
+    half, decoded = _FILTERS[which.lower()]
 
     async def show(item: Item) -> str:
         values = _values(await item.header(), wanted.lower().encode("utf-8", "surrogateescape"))
+        if half is not None:
+            # Of the first field of that name, as in doveadm.
+            values = [pair[half] for pair in getaddresses(values[:1]) if pair[1]]
         if decoded:
             values = [decode_header(one.encode("utf-8", "surrogateescape")) for one in values]
         return "\n".join(values)

@@ -7,6 +7,7 @@ GUIDs, times to the second) is answered here and stands in it as a set of UIDs.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from resel_lda.admin.query import (
     AnyOf,
     Imap,
     InMailbox,
+    InThread,
     Modseq,
     Node,
     Not,
@@ -31,6 +33,7 @@ from resel_lda.imap.search_program import parse_program
 from resel_lda.imap.search_run import find
 from resel_lda.imap.session import Session, Who
 from resel_lda.imap.stream import Stream
+from resel_lda.imap.thread import list_threads
 from resel_lda.imap.view import View
 from resel_lda.mailbox import MailboxError, MessageInfo
 from resel_lda.maildir.facts import saved_dates
@@ -101,15 +104,33 @@ class Finder:
 
     async def _in_folder(self, folder: MaildirFolder) -> Match:
         view = View(folder, folder.name, read_only=True, recent_count=folder.recent_count())
+        return Match(folder, await self._search(folder, view, self._node), view)
+
+    async def _search(self, folder: MaildirFolder, view: View, node: Node) -> list[int]:
+        """UIDs. Raises BadQuery."""
+        node = await self._with_threads(folder, view, node)
         compiler = _Compiler(self._names, folder, view)
-        words = await asyncio.to_thread(compiler.program, self._node)
+        words = await asyncio.to_thread(compiler.program, node)
         session = Session(Stream(), self._store, Who("", ""), self._names, _unheard)
         try:
             program = parse_program(Parser(words), view, "utf-8")
         except (Refused, ParseError) as error:
             raise BadQuery(str(error)) from None
-        found = await find(session, view, program)
-        return Match(folder, [uid for _, uid in found], view)
+        return [uid for _, uid in await find(session, view, program)]
+
+    async def _with_threads(self, folder: MaildirFolder, view: View, node: Node) -> Node:
+        """The query with the messages of its threads in the place of `InThread`."""
+        if isinstance(node, AllOf | AnyOf):
+            nodes = [await self._with_threads(folder, view, one) for one in node.nodes]
+            return type(node)(tuple(nodes))
+        if isinstance(node, Not):
+            return Not(await self._with_threads(folder, view, node.node))
+        if not isinstance(node, InThread):
+            return node
+        wanted = set(await self._search(folder, view, node.node))
+        listing = await list_threads(view, node.algorithm, list(enumerate(view.uids, 1)), True)
+        threads = await asyncio.to_thread(_members, listing)
+        return Imap(_uids(sorted({uid for one in threads if wanted & one for uid in one})))
 
 
 def _unheard(_: str) -> None:
@@ -177,6 +198,22 @@ class _Compiler:
         """By sequence number; those beyond the end are nobody's."""
         ranges = parse_sequence_set(numbers).resolved(len(self._view.uids))
         return _uids([uid for low, high in ranges for uid in self._view.uids[low - 1 : high]])
+
+
+def _members(listing: bytes) -> list[set[int]]:
+    """The numbers of each thread in an answer to THREAD."""
+    threads: list[set[int]] = []
+    depth = 0
+    for token in re.findall(rb"[()]|\d+", listing):
+        if token == b"(":
+            depth += 1
+            if depth == 1:
+                threads.append(set())
+        elif token == b")":
+            depth -= 1
+        else:
+            threads[-1].add(int(token))
+    return threads
 
 
 def _uids(uids: Sequence[int]) -> bytes:

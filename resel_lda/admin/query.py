@@ -54,6 +54,9 @@ _TIMES = {
     "SENTON": ("sent", "on"),
     "SENTSINCE": ("sent", "since"),
 }
+# Dovecot's earlier names.
+_SYNONYMS = {"X-GUID": "GUID", "X-MAILBOX": "MAILBOX", "X-REAL-UID": "UID"}
+_ALGORITHMS = {name: name.encode() for name in ("REFERENCES", "REFS", "ORDEREDSUBJECT")}
 _SET = re.compile(r"[0-9*][0-9*:,]*")
 _SIZE = re.compile(r"(\d+)([bkmgt]?)(?:i?b)?", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -122,6 +125,14 @@ class When:
 
 
 @dataclass(frozen=True, slots=True)
+class InThread:
+    """In a thread, as IMAP's THREAD makes them, of which a message matches `node`."""
+
+    algorithm: bytes
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
 class AllOf:
     nodes: tuple[Node, ...]
 
@@ -136,7 +147,7 @@ class Not:
     node: Node
 
 
-Node = Imap | Numbers | Modseq | InMailbox | WithGuid | When | AllOf | AnyOf | Not
+Node = Imap | Numbers | Modseq | InMailbox | WithGuid | When | InThread | AllOf | AnyOf | Not
 
 
 def parse_query(words: Sequence[str]) -> Node:
@@ -167,7 +178,7 @@ def names_messages(node: Node) -> bool:
         return False
     if isinstance(node, WithGuid):
         return not node.folder
-    if isinstance(node, Not):
+    if isinstance(node, Not | InThread):
         return names_messages(node.node)
     if isinstance(node, AllOf):
         return any(names_messages(one) for one in node.nodes)
@@ -232,8 +243,19 @@ class _Reader:
             self.position += 1
             return node
         key = word.upper()
+        key = _SYNONYMS.get(key, key)
         if key == "NOT":
             return Not(self._key(depth + 1))
+        if key == "FUZZY":
+            # Matches exactly here, as in Dovecot without an index that knows better.
+            return self._key(depth + 1)
+        if key == "INTHREAD":
+            algorithm = self._next(key).upper()
+            if algorithm not in _ALGORITHMS:
+                raise QueryError("Unknown thread algorithm")
+            if self.position >= len(self._words):
+                raise QueryError("Missing argument")
+            return InThread(_ALGORITHMS[algorithm], self._key(depth + 1))
         if _SET.fullmatch(word):
             return Numbers(_sequence(word, ""))
         if key in _PLAIN:

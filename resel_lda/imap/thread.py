@@ -33,16 +33,17 @@ async def thread(session: Session, args: Parser, by_uid: bool) -> str:
     complete = len(found) == len(view.uids)
     threads = view.memo(("thread", algorithm, by_uid)) if complete else None
     if threads is None:
-        threads = await _threads(view, algorithm, found, by_uid)
+        threads = await list_threads(view, algorithm, found, by_uid)
         if complete:
             view.remember(("thread", algorithm, by_uid), threads)
     session.untagged(b"THREAD " + threads if threads else b"THREAD")
     return "Thread completed."
 
 
-async def _threads(
+async def list_threads(
     view: View, algorithm: bytes, found: list[tuple[int, int]], by_uid: bool
 ) -> bytes:
+    """The threads of these messages, as they stand in the answer."""
     mailbox = view.mailbox
     rows = await mailbox.sort_keys([uid for _, uid in found], _COLUMNS)
     mails = []

@@ -6,14 +6,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from resel_lda.admin.fields import UnknownField, available, field_values, is_stream
+from resel_lda.admin.fields import UnknownField, UnknownFilter, available, field_values, is_stream
 from resel_lda.admin.folders import BIN_FIELDS, STATUS_FIELDS, SUMMABLE
 from resel_lda.admin.query import Node, QueryError, names_a_mailbox, names_messages, parse_query
 from resel_lda.mailbox import MailboxError
 from resel_lda.maildir.flags import canonical_flags
 from resel_mta.commands import cli
 from resel_mta.commands.adm_mail import Request, mail_command
-from resel_mta.commands.adm_options import Command, Fatal, Options
+from resel_mta.commands.adm_options import PROGRAM, Command, Fatal, Options
 from resel_mta.commands.adm_print import Header
 from resel_mta.commands.adm_transfer import transfer_command
 
@@ -119,6 +119,10 @@ def _fetch(options: Options) -> Request:
     fields = options.words[0].lower().split()
     try:
         field_values(fields)
+    except UnknownFilter as error:
+        user = options.values.get("u")
+        who = f"{PROGRAM}({user}): " if user else ""
+        raise Fatal(cli.EX_TEMPFAIL, f"{who}Fatal: {error}") from None
     except UnknownField as error:
         text = f"Available fetch fields: {available()}\nFatal: {error}"
         raise Fatal(cli.EX_TEMPFAIL, text) from None

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from resel_mta.commands import cli
 from resel_mta.commands.adm_options import Command, Context, Fatal, Options
+from resel_mta.commands.adm_print import Header, open_printer
 from resel_mta.config import Settings
 from resel_mta.mail import TempFail
 from resel_mta.users import User, Users, open_users
@@ -19,13 +20,20 @@ def _user(context: Context, options: Options) -> int:
     settings = context.settings
     only_userdb = "u" in options.letters
     try:
-        return asyncio.run(_users(settings, options.words, options.values.get("f"), only_userdb))
+        found = _users(
+            settings, options.words, options.values.get("f"), only_userdb, context.formatter
+        )
+        return asyncio.run(found)
     except TempFail as error:
         raise cli.Failure(cli.EX_TEMPFAIL, error.reply.text) from error
 
 
 async def _users(
-    settings: Settings, wanted: Sequence[str], field: str | None, only_userdb: bool
+    settings: Settings,
+    wanted: Sequence[str],
+    field: str | None,
+    only_userdb: bool,
+    formatter: str,
 ) -> int:
     users = open_users(settings)
     if any("*" in name or "?" in name for name in wanted):
@@ -36,35 +44,46 @@ async def _users(
         return cli.EX_OK
     if only_userdb and field is None:
         return await _show_userdb(users, wanted)
-    return await _show(users, wanted, field, settings.text("mail_location"))
+    location = settings.text("mail_location")
+    if field is not None:
+        return await _show_field(users, wanted, field, location)
+    return await _show(users, wanted, location, formatter)
 
 
-async def _show(users: Users, wanted: Sequence[str], field: str | None, location: str) -> int:
+async def _show(users: Users, wanted: Sequence[str], location: str, formatter: str) -> int:
     """doveadm's order: one table of all users, then the separators and the unknown names."""
     status = cli.EX_OK
     last = ""
-    if field is None:
-        print("field\tvalue")
+    printer = open_printer(formatter or "tab", [Header("field"), Header("value")])
     for number, name in enumerate(wanted):
-        if number and field is None:
+        if number:
             last += "\n"
-        elif number:
+        user = await users.find(name)
+        if user is None:
+            status = cli.EX_NOUSER
+            last += f"\nuserdb lookup: user {name} doesn't exist\n"
+            continue
+        for pair in _fields(user, location).items():
+            printer.row(pair)
+    printer.finish()
+    print(last, end="")
+    return status
+
+
+async def _show_field(users: Users, wanted: Sequence[str], field: str, location: str) -> int:
+    """``user -f``: the value alone."""
+    status = cli.EX_OK
+    for number, name in enumerate(wanted):
+        if number:
             print()
         user = await users.find(name)
         if user is None:
             status = cli.EX_NOUSER
-            text = f"\nuserdb lookup: user {name} doesn't exist\n"
-            if field is None:
-                last += text
-            else:
-                sys.stderr.write(text)
+            sys.stderr.write(f"\nuserdb lookup: user {name} doesn't exist\n")
             continue
         fields = _fields(user, location)
-        if field is None:
-            print("".join(f"{key}\t{value}\n" for key, value in fields.items()), end="")
-        elif field in fields:
+        if field in fields:
             print(fields[field])
-    print(last, end="")
     return status
 
 
