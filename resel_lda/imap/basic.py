@@ -30,6 +30,7 @@ AFTER_LOGIN = (
     "CONTEXT=SORT",
     "PARTIAL",
     "UIDONLY",
+    "INPROGRESS",
     "SORT",
     "SORT=DISPLAY",
     "THREAD=REFERENCES",

@@ -129,6 +129,7 @@ async def _with_headers(
             candidate.header = headers.get(candidate.info.uid)
         there = [candidate for candidate in batch if candidate.header is not None]
         await asyncio.to_thread(_sort_out, key, there, matched, open_)
+        session.progress = start + len(batch), len(waiting)
         _still_there(session)
     return open_
 
@@ -148,6 +149,8 @@ async def _with_text(
         _sort_out(program.key, batch, matched, open_)
         for first in range(0, len(open_), _TEXT_BATCH):
             await _read_and_ask(mailbox, program.key, open_[first : first + _TEXT_BATCH], matched)
+            left = len(open_) - min(first + _TEXT_BATCH, len(open_))
+            session.progress = start + len(batch) - left, len(waiting)
         for candidate in batch:
             candidate.forget_text()
         _still_there(session)

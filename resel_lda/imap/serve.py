@@ -31,6 +31,8 @@ from resel_lda.mailbox import MailboxError
 MAX_BAD_COMMANDS = 20
 # Seconds without a command after which a session ends (RFC 3501 §5.4: at least 30 minutes).
 INACTIVITY = 30 * 60.0
+# Seconds between signs of life of a command that takes long (RFC 9585).
+PROGRESS = 10.0
 
 Handler = Callable[[Session, Parser], Awaitable[str]]
 NumberHandler = Callable[[Session, Parser, bool], Awaitable[str]]
@@ -81,13 +83,18 @@ class _State:
     stopping: bool = False
     bad_commands: int = 0
     word: bytes = b""
+    # The next sign of life of the running command.
+    sign: asyncio.TimerHandle | None = None
 
 
 class Server:
     """Runs one session to its end."""
 
-    def __init__(self, session: Session, inactivity: float = INACTIVITY) -> None:
+    def __init__(
+        self, session: Session, inactivity: float = INACTIVITY, progress: float = PROGRESS
+    ) -> None:
         self.session = session
+        self._progress = progress
         self._inactivity = inactivity
         self._state = _State()
         self._task: asyncio.Task[None] | None = None
@@ -175,6 +182,9 @@ class Server:
         session = self.session
         tag = tag_of(incoming.data)
         self._state.word = b""
+        session.progress = None
+        loop = asyncio.get_running_loop()
+        self._state.sign = loop.call_later(self._progress, self._tell_progress, tag)
         try:
             text = await self._dispatch(tag, incoming)
             answer = b"OK " + text.encode()
@@ -192,7 +202,18 @@ class Server:
         except Exception as error:
             session.report(f"error: {_command_name(incoming)} failed: {error!r}")
             answer = Refused("NO", "Internal error occurred.", "SERVERBUG").response()
+        finally:
+            if self._state.sign is not None:
+                self._state.sign.cancel()
         await self._finish(tag, answer)
+
+    def _tell_progress(self, tag: bytes) -> None:
+        # A client in IDLE waits for nothing.
+        if self._state.word == b"IDLE":
+            return
+        self.session.tell_progress(tag)
+        loop = asyncio.get_running_loop()
+        self._state.sign = loop.call_later(self._progress, self._tell_progress, tag)
 
     async def _finish(self, tag: bytes, answer: bytes) -> None:
         session = self.session

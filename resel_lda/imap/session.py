@@ -67,6 +67,9 @@ class Session:
         # COMPRESS was agreed to in the command that is being answered.
         self.compressing = False
         self.expunged = 0
+        # How far the running command is: messages done, and of how many.
+        self.progress: tuple[int, int] | None = None
+        self._sending = False
         self._out: list[bytes] = []
         self._waiting_octets = 0
         self._looked = 0.0
@@ -89,7 +92,22 @@ class Session:
         ConnectionLost."""
         out, self._out = self._out, []
         if out:
-            await self.stream.send(b"".join(out))
+            self._sending = True
+            try:
+                await self.stream.send(b"".join(out))
+            finally:
+                self._sending = False
+
+    def tell_progress(self, tag: bytes) -> None:
+        """To a client that waits for a command's answer (RFC 9585); one that is receiving it, or
+        is gone, is told nothing."""
+        if self._sending or self.stream.lost:
+            return
+        done = b"NIL NIL" if self.progress is None else b"%d %d" % self.progress
+        said = b"Still working" if self.progress is None else b"Looked at %d of %d" % self.progress
+        self.untagged(b'OK [INPROGRESS ("%b" %b)] %b' % (tag, done, said))
+        out, self._out = self._out, []
+        self.stream.write(b"".join(out))
 
     # The selected folder.
 

@@ -75,7 +75,10 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def session_on(
-    store: MailStore, names: Names | None = None, inactivity: float = 60.0
+    store: MailStore,
+    names: Names | None = None,
+    inactivity: float = 60.0,
+    progress: float = 60.0,
 ) -> AsyncIterator[Client]:
     ours, theirs = socket.socketpair()
     loop = asyncio.get_running_loop()
@@ -86,7 +89,7 @@ async def session_on(
     reader, writer = await asyncio.open_connection(sock=ours, limit=4 * 1024 * 1024)
     client = Client(reader, writer)
     session = Session(stream, store, Who("lcarr", "s"), names or Names(), client.reports.append)
-    client.server = Server(session, inactivity)
+    client.server = Server(session, inactivity, progress)
     client.result = asyncio.create_task(client.server.run())
     try:
         yield client
