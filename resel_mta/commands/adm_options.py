@@ -51,6 +51,7 @@ class Context:
         """Read when first needed. Raises ConfigError."""
         if self._settings is None:
             self._settings = load(self.config, self.overrides)
+            cli.tell_overrides("resel-adm", self._settings)
         return self._settings
 
 

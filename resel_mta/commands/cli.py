@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from resel_mta import __version__
-from resel_mta.config import ConfigError
+from resel_mta.config import ConfigError, Settings
 
 # sysexits(3)
 EX_OK = 0
@@ -71,6 +71,13 @@ def parser(program: str, description: str, epilog: str = "", *, short_help: bool
     )
     made.add_argument("--version", action="version", version=f"{program} {__version__}")
     return made
+
+
+def tell_overrides(program: str, settings: Settings) -> None:
+    """What is odd about the -o options: those of main.cf are told by `check`, these by nobody else."""
+    for problem in settings.warnings:
+        if problem.where == "command line":
+            print(f"{program}: {problem}", file=sys.stderr)
 
 
 def _open_standard_files() -> None:

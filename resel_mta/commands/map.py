@@ -60,7 +60,9 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    return load(options.config, options.override)
+    settings = load(options.config, options.override)
+    cli.tell_overrides(PROGRAM, settings)
+    return settings
 
 
 def _spec(settings: Settings, text: str) -> MapSpec:

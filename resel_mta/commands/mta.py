@@ -108,6 +108,8 @@ def _main(arguments: Sequence[str]) -> int:
                 file=sys.stderr,
             )
         raise
+    if options.command is not None:
+        cli.tell_overrides("resel-mta", settings)
     match options.command:
         case None:
             return _start(settings, options)

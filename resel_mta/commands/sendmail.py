@@ -83,6 +83,15 @@ def _settings(options: Options) -> Settings:
     return read(options.config)[0]
 
 
+def _queue_directory(settings: Settings) -> str:
+    """Raises Failure."""
+    try:
+        return str(settings.value("queue_directory"))
+    except ValueError as error:
+        where = settings.source("queue_directory")
+        raise Failure(cli.EX_CONFIG, f"{where}: queue_directory: {error}") from None
+
+
 # -- send ---------------------------------------------------------------------------------------
 
 
@@ -95,10 +104,7 @@ class _Enqueue:
         self._uid = os.getuid()
         self._malformed = False
         settings = _settings(options)
-        try:
-            self._queue = settings.text("queue_directory")
-        except ValueError as error:
-            raise Failure(cli.EX_CONFIG, f"queue_directory: {error}") from None
+        self._queue = _queue_directory(settings)
         try:
             self._limit = settings.number("message_size_limit")
         except ValueError:
@@ -306,7 +312,7 @@ def _shown(address: str) -> str:
 def _stand_alone(options: Options) -> int:
     from resel_mta.commands.sendmail_smtp import converse
 
-    return converse(smtp_path(_settings(options).text("queue_directory")))
+    return converse(smtp_path(_queue_directory(_settings(options))))
 
 
 def _queue(options: Options) -> int:

@@ -68,7 +68,8 @@ _STAMP: Text = ("%Y-%m-%d %H:%M:%S", "%d/%m/%Y %H:%M:%S")
 def report(settings: Settings, *, as_json: bool) -> int:
     """Print it. Raises Failure(69) when no daemon runs."""
     (status,) = ask(settings, "daemon.status")
-    problems = [*differences(settings, status), *settings.warnings, *_checked(settings)]
+    on_disk = [each for each in settings.warnings if each.where != "command line"]
+    problems = [*differences(settings, status), *on_disk, *_checked(settings)]
     if as_json:
         texts = [str(problem) for problem in problems]
         print(json.dumps({**status, "problems": texts}, ensure_ascii=False))

@@ -5,8 +5,9 @@ The rows are text, in files `table_*.py`, one parameter a line::
     TYPE NAME = DEFAULT ## what it does
 
 TYPE is one of the types below; ``(low..high)`` after it is the range of a number, a size in
-octets, a time in seconds; ``{a b c}`` are the words allowed. A default that starts with ``~`` is
-computed from the machine (`host.py`). Rows of what is not implemented have no prose.
+octets, a time in seconds, the length of a directory's path; ``{a b c}`` are the words allowed. A
+default that starts with ``~`` is computed from the machine (`host.py`). Rows of what is not
+implemented have no prose.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ TYPES = frozenset(
             "time",
             "choice",
             "file",
+            "directory",
             "code",
             "address",
             "protocols",

@@ -68,6 +68,15 @@ def _time(parameter: Parameter, text: str) -> Value:
     return _in_range(parameter, int(match[1]) * _SECONDS[match[2].lower() or parameter.unit], text)
 
 
+def _directory(parameter: Parameter, text: str) -> Value:
+    """Commands start in any folder: a relative path would be another one for each."""
+    if text and not text.startswith("/"):
+        raise ValueError(f'"{text}" is not an absolute path')
+    if len(text) < parameter.low:
+        raise ValueError("must not be empty")
+    return text
+
+
 def _choice(parameter: Parameter, text: str) -> Value:
     word = text.lower()
     if word not in parameter.words:
@@ -163,6 +172,7 @@ _CONVERT: dict[str, Callable[[Parameter, str], Value]] = {
     "space": _space,
     "time": _time,
     "choice": _choice,
+    "directory": _directory,
     "choices": _choices,
     "code": _code,
     "list": _list,
