@@ -50,6 +50,8 @@ AFTER_LOGIN = (
     "SAVEDATE",
     "OBJECTID",
     "PREVIEW",
+    "CATENATE",
+    "REPLACE",
 )
 # Seconds between signs of life to an idling client, as Dovecot's imap_idle_notify_interval.
 _IDLE_NOTIFY = 120.0

@@ -6,6 +6,7 @@ import enum
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from resel_lda.imap import text
 from resel_lda.imap.parser import ParseError, Parser
@@ -51,6 +52,19 @@ class Loaded:
         return self._structure
 
 
+class Readable(Protocol):
+    """What a section is cut out of."""
+
+    @property
+    def header(self) -> bytes: ...
+
+    @property
+    def message(self) -> bytes: ...
+
+    @property
+    def structure(self) -> sections.Node: ...
+
+
 Render = Callable[[Loaded], bytes]
 
 
@@ -90,7 +104,7 @@ class Section:
     def header_only(self) -> bool:
         return not self.path and self.kind.startswith(b"HEADER")
 
-    def octets(self, loaded: Loaded) -> bytes | None:
+    def octets(self, loaded: Readable) -> bytes | None:
         """None if the message has no such part."""
         if self.header_only:
             return self._of_header(loaded.header)

@@ -45,8 +45,8 @@ def _literal(found: re.Match[bytes]) -> Literal:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A command. message: set for APPEND, whose literal is then still to be read; `data` ends
-    before the literal's brace."""
+    """A command. message: set for APPEND and REPLACE, whose literal is then still to be read;
+    `data` ends before the literal's brace."""
 
     data: bytes
     message: Literal | None = None
@@ -74,13 +74,24 @@ def tag_of(data: bytes) -> bytes:
 
 
 def _announces_message(data: bytes) -> bool:
-    """Whether the literal after `data` is APPEND's message, not its mailbox name."""
+    """Whether the literal after `data` is of APPEND's or REPLACE's message, not its mailbox name."""
     parser = Parser(data)
     try:
         parser.tag()
         parser.space()
-        if parser.word() != b"APPEND":
+        word = parser.word()
+        if word == b"UID":
+            parser.space()
+            word = parser.word()
+        elif word == b"APPEND":
+            parser.space()
+            parser.astring()
+            parser.space()
+            return True
+        if word != b"REPLACE":
             return False
+        parser.space()
+        parser.sequence_set()
         parser.space()
         parser.astring()
         parser.space()

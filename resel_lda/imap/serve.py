@@ -238,10 +238,14 @@ class Server:
         word = self._state.word = args.word()
         if word == b"APPEND":
             return await append.append(self.session, args, incoming.message)
+        if word == b"REPLACE":
+            return await append.replace(self.session, args, incoming.message, by_uid=False)
         if word == b"UID":
-            self.session.selected()
             args.space()
             word = args.word()
+            if word == b"REPLACE":
+                return await append.replace(self.session, args, incoming.message, by_uid=True)
+            self.session.selected()
             return await self._numbered(tag, word, args, by_uid=True)
         handler = _COMMANDS.get(word)
         if handler is None:
