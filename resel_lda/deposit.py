@@ -18,6 +18,7 @@ from resel_lda.mailbox import MailboxError
 from resel_lda.mailbox_place import mbox_path
 from resel_lda.mailcopy import mail_copy
 from resel_lda.maildir.files import MaildirFiles, create_maildir
+from resel_lda.maildir.joint_sync import JointSync
 from resel_lda.maildir.layout import Layout, LocationError, MailLocation
 from resel_lda.maildir.locate import locate
 from resel_lda.maildir.names import NameMaker
@@ -28,7 +29,8 @@ from resel_mta.content import Content
 from resel_mta.disk import Disk
 from resel_mta.mail import Bounced, Delivered, Outcome, PermFail, Reply, TempFail
 
-_THREADS = 4
+# They wait for the disk nearly all the time, and those that wait together share its syncs.
+_THREADS = 16
 
 DELIVERED = Reply(250, "2.0.0", "delivered to maildir")
 
@@ -57,6 +59,7 @@ class ThreadDepositor:
         self._warn = warn
         self._disk = disk
         self._maker = NameMaker()
+        self._syncs = JointSync(disk)
         self._executor = ThreadPoolExecutor(_THREADS, "deposit")
 
     def reconfigure(self, settings: Settings) -> None:
@@ -93,9 +96,7 @@ class ThreadDepositor:
         try:
             quota = Quota(self._disk, Layout(location), limit_of(job.user, settings))
             quota.check(job.size)
-            create_maildir(self._disk, location.inbox)
-            files = MaildirFiles(self._disk, location.inbox, self._maker)
-            base = files.deliver(message_blocks(content, job))
+            base = self._deliver(location.inbox, content, job)
             quota.changed([base], 1)
         except MailboxError:
             text = f"mailbox of {job.user.name} is full: quota exceeded"
@@ -108,6 +109,15 @@ class ThreadDepositor:
             self._warn(job.relay, f"delivery failed: {error!r}", job.queue_id)
             return deferred(job, "unexpected failure in local delivery", "4.3.0")
         return Delivered(DELIVERED, relay=job.relay)
+
+    def _deliver(self, directory: str, content: Content, job: Job) -> str:
+        """Into a Maildir, which is made if it is not there: the base. Raises OSError."""
+        files = MaildirFiles(self._disk, directory, self._maker)
+        try:
+            return files.deliver(message_blocks(content, job), self._syncs.sync)
+        except FileNotFoundError:
+            create_maildir(self._disk, directory)
+        return files.deliver(message_blocks(content, job), self._syncs.sync)
 
     def _to_mbox(self, content: Content, job: Job, path: str, settings: Settings) -> Outcome:
         """As Postfix's local(8): only a mailbox that is too large bounces."""

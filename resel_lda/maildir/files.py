@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from resel_lda.maildir.names import NameMaker, arrival_key, base_of
@@ -145,15 +145,16 @@ class MaildirFiles:
         self.disk.link(source, path)
         return path, self._maker.final(name, os.stat(path), wire_size)
 
-    def deliver(self, blocks: Iterable[bytes]) -> str:
-        """Deliver into new/; the base. Durable when it returns. Raises OSError."""
+    def deliver(self, blocks: Iterable[bytes], sync: Callable[[str], None] | None = None) -> str:
+        """Deliver into new/; the base. Durable when it returns. sync: makes the names of a
+        directory durable. Raises OSError."""
         temporary, base = self.write_temporary(blocks)
         try:
             self.disk.rename(temporary, os.path.join(self.new, base))
         except BaseException:
             self.disk.unlink(temporary)
             raise
-        self.disk.sync_directory(self.new)
+        (sync or self.disk.sync_directory)(self.new)
         return base
 
     def take_new(self, names: Iterable[str]) -> tuple[dict[str, str], bool]:
