@@ -146,6 +146,7 @@ class MainComposition(Composition):
         await super().reconfigure(settings)
         await self.workers.reconfigure(settings)
         if self.board.is_alone is not alone:
+            self._counter.publish()
             for entry in self._bound:
                 if entry.listener.service in SHARED_SERVICES:
                     self.close_listener(entry.listener)

@@ -15,7 +15,7 @@ from resel_mta.queue.parts import MOST
 from resel_mta.smtpd import ConnectionCounter
 
 #: Places for clients in a column (a power of two), and how many of them in a row are tried for one.
-_PLACES = 4096
+_PLACES = 16_384
 _TRIED = 8
 _PLACE = struct.Struct("<QQ")
 _HEAD = struct.Struct("<qq")
@@ -102,6 +102,11 @@ class Board:
         if count and free >= 0:
             _PLACE.pack_into(self._memory, free, key, count)
 
+    def forget_clients(self) -> None:
+        """As if there were none with this worker."""
+        start = self._own + _HEAD.size
+        self._memory[start : self._own + _COLUMN] = bytes(_COLUMN - _HEAD.size)
+
     def count_elsewhere(self, address: str) -> int:
         """How many connections a client has with the other workers."""
         if not self._others:
@@ -142,7 +147,14 @@ class SharedCounter(ConnectionCounter):
 
     def _changed(self, address: str, change: int) -> None:
         self._board.count_session(change)
-        self._board.set_count(address, super().__getitem__(address))
+        if not self._board.is_alone:
+            self._board.set_count(address, super().__getitem__(address))
+
+    def publish(self) -> None:
+        """There are other workers from now on."""
+        self._board.forget_clients()
+        for address, count in self._counts.items():
+            self._board.set_count(address, count)
 
     def __getitem__(self, address: str) -> int:
         return super().__getitem__(address) + self._board.count_elsewhere(address)

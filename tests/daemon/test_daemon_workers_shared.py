@@ -1,0 +1,258 @@
+"""What workers share: memory, limits per next hop, turns, and one queue out of its parts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+
+from resel_mta.control import ControlError, NotRunning, Row
+from resel_mta.mail import Deferred, Outcome, Reply
+from resel_mta.queue.door import Entry
+from resel_mta.queue.ids import PART, IdSource, format_id, part_of, time_of
+from resel_mta.workers.board import Board, SharedCounter
+from resel_mta.workers.merging import MergedQueue, Table
+from resel_mta.workers.sharing import Hub
+
+HOST_DOWN = Deferred(Reply(450, "4.4.1", "no route to host"), host_down=True)
+
+
+def boards(count: int) -> list[Board]:
+    first = Board.make()
+    found = [first, *(Board(os.dup(first.descriptor), number) for number in range(1, count))]
+    for board in found:
+        board.use(count)
+    return found
+
+
+def test_workers_board_counts_each_clients_connections_everywhere() -> None:
+    one, two, three = (SharedCounter(board) for board in boards(3))
+    for counter in (one, two, two):
+        counter.add("192.0.2.1")
+    three.add("192.0.2.2")
+    assert [counter["192.0.2.1"] for counter in (one, two, three)] == [3, 3, 3]
+    two.remove("192.0.2.1")
+    two.remove("192.0.2.1")
+    assert [counter["192.0.2.1"] for counter in (one, two, three)] == [1, 1, 1]
+    assert one["192.0.2.2"] == 1
+
+
+def test_workers_board_counts_many_clients_and_forgets_them() -> None:
+    first, second = boards(2)
+    counter = SharedCounter(first)
+    addresses = [f"2001:db8::{number:x}" for number in range(2000)]
+    for address in addresses:
+        counter.add(address)
+    assert sum(second.count_elsewhere(address) for address in addresses) > 1990
+    for address in addresses:
+        counter.remove(address)
+    assert not any(second.count_elsewhere(address) for address in addresses)
+
+
+def test_workers_board_a_dead_workers_connections_are_none() -> None:
+    first, second = boards(2)
+    SharedCounter(second).add("192.0.2.1")
+    assert first.count_elsewhere("192.0.2.1") == 1
+    first.wipe(1)
+    assert first.count_elsewhere("192.0.2.1") == 0
+    assert first.sessions(1) == 0
+
+
+def test_workers_board_what_was_counted_alone_is_published() -> None:
+    first, second = boards(2)
+    counter = SharedCounter(first)
+    counter.add("192.0.2.1")
+    first.use(1)
+    counter.remove("192.0.2.1")
+    counter.add("192.0.2.2")
+    first.use(2)
+    counter.publish()
+    assert second.count_elsewhere("192.0.2.1") == 0
+    assert second.count_elsewhere("192.0.2.2") == 1
+
+
+def test_workers_board_whoever_has_most_sessions_is_busier() -> None:
+    first, second, third = boards(3)
+    first.count_session(1)
+    assert first.is_busier
+    assert not second.is_busier
+    second.count_session(1)
+    third.count_session(1)
+    assert not first.is_busier
+    third.leave()
+    third.count_session(-1)
+    third.leave()
+    assert not first.is_busier
+
+
+class Ear:
+    """Implements `queue.peers.Listener`."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[object, ...]] = []
+        self.shares = 0
+
+    def told_down(self, site: str, until: float, outcome: Outcome) -> None:
+        self.heard.append(("down", site, until, outcome))
+
+    def told_up(self, site: str) -> None:
+        self.heard.append(("up", site))
+
+    def shares_changed(self) -> None:
+        self.shares += 1
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_workers_hub_divides_limits_among_those_that_have_mail() -> None:
+    async def run() -> None:
+        hub = Hub()
+        peers = [hub.peers(part) for part in range(3)]
+        await settle()
+        assert [each.share(20) for each in peers] == [7, 7, 6]
+        assert [each.share(0) for each in peers] == [0, 0, 0]
+        assert not peers[0].take_turns(3, 0)
+        assert peers[0].take_turns(2, 0)
+        assert peers[0].take_turns(20, 1)
+        hub.set_idle(2, idle=True)
+        await settle()
+        assert [each.share(20) for each in peers[:2]] == [10, 10]
+        hub.leave(1)
+        await settle()
+        assert peers[0].share(20) == 20
+        assert not peers[0].take_turns(1, 5)
+
+    asyncio.run(run())
+
+
+def test_workers_hub_tells_the_others() -> None:
+    async def run() -> None:
+        hub = Hub()
+        peers, ears = [hub.peers(part) for part in range(3)], [Ear() for _ in range(3)]
+        for each, ear in zip(peers, ears, strict=True):
+            each.listen(ear)
+        peers[1].tell_down("smtp:[a]", 99.0, HOST_DOWN)
+        peers[2].tell_up("smtp:[a]")
+        await settle()
+        assert ears[0].heard == [("down", "smtp:[a]", 99.0, HOST_DOWN), ("up", "smtp:[a]")]
+        assert ears[1].heard == [("up", "smtp:[a]")]
+        assert ears[2].heard == [("down", "smtp:[a]", 99.0, HOST_DOWN)]
+
+    asyncio.run(run())
+
+
+def test_workers_hub_turns_end_with_whoever_has_them() -> None:
+    async def run() -> None:
+        hub = Hub()
+        peers = [hub.peers(part) for part in range(3)]
+        granted: list[int] = []
+
+        def want(part: int, site: str = "smtp:[a]") -> None:
+            peers[part].want_turn(site, 1, 0, lambda: granted.append(part))
+
+        for part in range(3):
+            want(part)
+        await settle()
+        assert granted == [0]
+        peers[0].end_turn("smtp:[a]", used=True)
+        await settle()
+        assert granted == [0, 1]
+        # It died.
+        hub.leave(1)
+        await settle()
+        assert granted == [0, 1, 2]
+        want(0, "smtp:[b]")
+        await settle()
+        assert granted == [0, 1, 2, 0]
+
+    asyncio.run(run())
+
+
+def test_workers_hub_keeps_a_distance_after_turns_that_were_used() -> None:
+    async def run() -> float:
+        hub = Hub()
+        one, two = hub.peers(0), hub.peers(1)
+        loop = asyncio.get_running_loop()
+        first, second = loop.create_future(), loop.create_future()
+        one.want_turn("smtp:[a]", 1, 1, lambda: first.set_result(None))
+        await first
+        one.end_turn("smtp:[a]", used=False)
+        one.want_turn("smtp:[a]", 1, 1, lambda: None)
+        await settle()
+        one.end_turn("smtp:[a]", used=True)
+        ended = loop.time()
+        two.want_turn("smtp:[a]", 1, 1, lambda: second.set_result(None))
+        await second
+        return loop.time() - ended
+
+    assert asyncio.run(run()) >= 1.0
+
+
+def test_workers_ids_say_their_part() -> None:
+    now = 1_800_000_000.0
+    ids = {part: format_id(IdSource(0, lambda: now, part * PART).next()) for part in (0, 1, 9, 63)}
+    assert len(set(ids.values())) == 4
+    for part, queue_id in ids.items():
+        assert part_of(queue_id) == part
+        assert abs(time_of(queue_id) - now) < 1
+    assert ids[1] == "1" + ids[0]
+    assert part_of("nonsense") == 0
+
+
+def entry(queue_id: str, arrival: float) -> Entry:
+    return Entry(queue_id, "deferred", arrival, 1, "", (), 0.0, 0.0)
+
+
+def listing(*entries: Entry, size: int = 2) -> Table:
+    async def walk(args: Mapping[str, Any]) -> AsyncIterator[Row]:
+        for start in range(0, len(entries), size):
+            yield {"entries": list(entries[start : start + size])}
+
+    return {"queue.walk": walk}
+
+
+async def walked(parts: Mapping[int, Table]) -> list[str]:
+    verbs = MergedQueue(lambda: parts).table()
+    rows = [row async for row in verbs["queue.walk"]({})]
+    return [each[0] for row in rows for each in row["entries"]]
+
+
+def test_workers_listings_are_merged_by_arrival() -> None:
+    parts = {
+        0: listing(*(entry(f"A{n}", n) for n in (1, 4, 5, 9, 12))),
+        1: listing(*(entry(f"B{n}", n) for n in (2, 3, 20))),
+        2: listing(),
+        3: listing(entry("C7", 7), entry("C6", 6)),
+    }
+    found = asyncio.run(walked(parts))
+    assert [int(each[1:]) for each in found] == [1, 2, 3, 4, 5, 6, 7, 9, 12, 20]
+
+
+def test_workers_a_part_whose_worker_has_just_died_is_waited_for() -> None:
+    tries = 0
+
+    async def absent(args: Mapping[str, Any]) -> AsyncIterator[Row]:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise NotRunning
+        yield {"entries": [entry("B1", 1)]}
+
+    assert asyncio.run(walked({0: listing(), 1: {"queue.walk": absent}})) == ["B1"]
+
+
+def test_workers_a_part_that_does_not_open_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resel_mta.workers.merging._PATIENCE", 0.1)
+
+    async def absent(args: Mapping[str, Any]) -> AsyncIterator[Row]:
+        raise NotRunning
+        yield {}
+
+    with pytest.raises(ControlError, match="part 1 of the queue is not open"):
+        asyncio.run(walked({0: listing(), 1: {"queue.walk": absent}}))
