@@ -361,3 +361,33 @@ async def test_as_dovecot_catenates() -> None:
         theirs, ours = await two.both("UID FETCH 2:* (UID RFC822.SIZE BODY.PEEK[])")
         assert b"\r\n".join(ours) == b"\r\n".join(theirs)
         assert len([line for line in ours if b"FETCH" in line]) == 5
+
+
+async def test_replace_without_sequence_numbers(store: MailStore) -> None:
+    validity = await fill(store, MAIL, DRAFT)
+    async with session_on(store) as client:
+        await client.command("ENABLE UIDONLY")
+        await select(client)
+        (refused,) = await client.command("REPLACE 2 INBOX {4+}\r\nA: b")
+        assert refused.startswith("x BAD [UIDREQUIRED]")
+        lines = await client.command("UID REPLACE 2 INBOX {4+}\r\nA: b")
+        assert lines[0] == f"* OK [APPENDUID {validity} 3] Replacement message ready"
+        assert "* VANISHED 2" in lines
+        assert lines[-1].startswith("x OK ")
+        fetched = await client.command("UID FETCH 3 (PREVIEW)")
+        assert fetched[0].startswith("* 3 UIDFETCH (")
+        assert 'PREVIEW ""' in fetched[0]
+
+
+async def test_stored_values_and_saved_results(store: MailStore) -> None:
+    await fill(store, MAIL, DRAFT)
+    async with session_on(store) as client:
+        await select(client)
+        answer = (await client.command("FETCH 2 (EMAILID)"))[0]
+        email = answer.partition("EMAILID (")[2].partition(")")[0]
+        await client.command(f"SEARCH RETURN (SAVE) EMAILID {email}")
+        assert (await client.command("FETCH $ (PREVIEW)"))[0] == '* 2 FETCH (PREVIEW "not yet")'
+        await client.command("SEARCH RETURN (SAVE) SAVEDSINCE 1-Jan-2020")
+        assert len(await client.command("FETCH $ (UID)")) == 3
+        (refused,) = await client.command("REPLACE $ INBOX {4+}\r\nA: b")
+        assert refused.startswith("x BAD ")
