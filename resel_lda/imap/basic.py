@@ -30,6 +30,7 @@ AFTER_LOGIN = (
     "CONTEXT=SORT",
     "PARTIAL",
     "UIDONLY",
+    "UTF8=ACCEPT",
     "INPROGRESS",
     "SORT",
     "SORT=DISPLAY",
@@ -135,6 +136,9 @@ async def enable(session: Session, args: Parser) -> str:
     if b"UIDONLY" in words:
         session.use_uid_only()
         enabled.append(b"UIDONLY")
+    if b"UTF8=ACCEPT" in words:
+        session.use_utf8()
+        enabled.append(b"UTF8=ACCEPT")
     if b"IMAP4REV2" in words:
         session.use_rev2()
         enabled.append(b"IMAP4rev2")

@@ -65,6 +65,8 @@ def answer(
 def _program(session: Session, view: View, args: Parser) -> Program:
     encoding = "utf-8"
     if args.data[args.pos : args.pos + 8].upper() == b"CHARSET ":
+        if session.utf8_accept:
+            raise Refused("BAD", "There is no charset but UTF-8 with UTF8=ACCEPT")
         args.pos += 8
         encoding = charset(args)
         args.space()

@@ -61,6 +61,8 @@ class Session:
         self.qresync = False
         # ENABLE IMAP4rev2 (RFC 9051 §6.3.1): no \\Recent, ESEARCH for SEARCH, LIST in SELECT.
         self.rev2 = False
+        # ENABLE UTF8=ACCEPT (RFC 6855): no character set in SEARCH, UTF8 data in APPEND.
+        self.utf8_accept = False
         # ENABLE UIDONLY (RFC 9586): no sequence numbers, either way.
         self.uid_only = False
         self.logged_out = False
@@ -145,6 +147,10 @@ class Session:
         self.use_utf8_names()
         if self.view is not None:
             self.view.hide_recent()
+
+    def use_utf8(self) -> None:
+        self.utf8_accept = True
+        self.use_utf8_names()
 
     def use_utf8_names(self) -> None:
         self.names = dataclasses.replace(self.names, utf8=True)

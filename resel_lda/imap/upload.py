@@ -50,9 +50,13 @@ class Upload:
         read before the next is asked for."""
         for _ in range(most):
             flags, date = self._flags_and_date()
-            if self._args.skip(b"CATENATE "):
+            if self._skip_word(b"CATENATE "):
                 limit = self._session.reader.limits.message
                 yield AppendData(self._parts(from_url), limit, flags, date)
+            elif self._skip_word(b"UTF8 ("):
+                yield await self._utf8(flags, date)
+                await self._finish_literal()
+                self._args.expect(b")")
             else:
                 self._args.finish()
                 yield await self._whole(flags, date)
@@ -95,6 +99,31 @@ class Upload:
             raise Refused("NO", "Binary data outside of binary parts", "UNKNOWN-CTE")
         return AppendData([data], len(data), flags, date)
 
+    async def _utf8(self, flags: list[str], date: float | None) -> AppendData:
+        """RFC 6855 §4: a message with UTF-8 in its header, kept as it is."""
+        literal = self._literal8()
+        self._check(literal, self._session.reader.limits.message)
+        if not literal.size:
+            raise Refused("NO", "Can't save a zero byte message.")
+        await self._begin(literal)
+        return AppendData(self._blocks(), literal.size, flags, date)
+
+    def _literal8(self) -> Literal:
+        """The one of UTF8 data. Raises Refused where that was not enabled."""
+        if not self._session.utf8_accept:
+            raise Refused("BAD", "UTF8 data needs ENABLE UTF8=ACCEPT")
+        literal = self._literal
+        if literal is None or not self._args.at_end or not literal.binary:
+            raise ParseError("UTF8 data must be a literal8")
+        return literal
+
+    def _skip_word(self, word: bytes) -> bool:
+        args = self._args
+        if args.data[args.pos : args.pos + len(word)].upper() != word:
+            return False
+        args.pos += len(word)
+        return True
+
     # CATENATE.
 
     async def _parts(self, from_url: FromUrl) -> AsyncIterator[bytes]:
@@ -106,9 +135,15 @@ class Upload:
             word = self._args.word()
             self._args.space()
             if word == b"TEXT":
-                async for block in self._text(total):
+                async for block in self._text(self._text_literal(), total):
                     total += len(block)
                     yield block
+            elif word == b"UTF8":
+                self._args.expect(b"(")
+                async for block in self._text(self._literal8(), total):
+                    total += len(block)
+                    yield block
+                self._args.expect(b")")
             elif word == b"URL":
                 octets = await from_url(self._session, await self._url())
                 total += len(octets)
@@ -124,10 +159,13 @@ class Upload:
         if not total:
             raise Refused("NO", "Can't save a zero byte message.")
 
-    async def _text(self, total: int) -> AsyncIterator[bytes]:
+    def _text_literal(self) -> Literal:
         literal = self._literal
         if literal is None or not self._args.at_end or literal.binary:
             raise ParseError("Missing or invalid literal in CATENATE")
+        return literal
+
+    async def _text(self, literal: Literal, total: int) -> AsyncIterator[bytes]:
         self._check(literal, self._session.reader.limits.message - total)
         await self._begin(literal)
         async for block in self._blocks():
