@@ -99,6 +99,11 @@ class Administration:
             self._arrived()
         return total
 
+    async def wake_probes(self) -> int:
+        count: int = await self._writer.submit(changes.wake_probes)
+        self._arrived()
+        return count
+
     async def knows_token(self, token: str) -> bool:
         known: bool = await self._writer.submit(
             lambda db: tokens.is_known(db, token), changes=False

@@ -183,6 +183,20 @@ def wake_waiting(db: apsw.Connection, waits_for: str, n: int) -> int:
         "SELECT message, row FROM recipient WHERE waits_for = ? AND waits_for <> '' LIMIT ?",
         (waits_for, n),
     ).fetchall()  # type: ignore[assignment]
+    return _wake_recipients(db, found)
+
+
+def wake_probes(db: apsw.Connection) -> int:
+    """One recipient for each next hop that is waited for is due. How many."""
+    found: list[tuple[int, int]] = db.execute(
+        "SELECT message, row, min(message) FROM recipient WHERE waits_for <> '' AND "
+        "message IN (SELECT id FROM message WHERE state = 0) GROUP BY waits_for"
+    ).fetchall()  # type: ignore[assignment]
+    return _wake_recipients(db, [row[:2] for row in found])
+
+
+def _wake_recipients(db: apsw.Connection, found: Sequence[tuple[int, int]]) -> int:
+    """By message and row."""
     db.execute(
         "UPDATE recipient SET next_attempt = 0, waits_for = '' WHERE (message, row) IN "
         "(SELECT value ->> 0, value ->> 1 FROM json_each(?))",

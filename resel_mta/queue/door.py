@@ -280,6 +280,10 @@ class QueueStore(Protocol):
         """Recipients that wait for this next hop are due at once: it is back. How many."""
         ...
 
+    async def wake_probes(self) -> int:
+        """One recipient for each next hop that is waited for is due at once. How many."""
+        ...
+
     async def knows_token(self, token: str) -> bool:
         """Whether a message with this `Message.token` was entered, also if it is gone again."""
         ...

@@ -95,9 +95,10 @@ class Scheduler:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Begin: everything due is tried."""
+        """Begin: everything due is tried, and whether next hops that were down are back."""
         try:
             await self._store.renew(self.owner, LEASE)
+            await self._store.wake_probes()
         except TempFail as failure:
             # A full disk: the feeder goes on asking.
             self._journal.warning(f"queue: {failure.reply}")

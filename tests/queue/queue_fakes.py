@@ -466,6 +466,16 @@ class MemoryStore:
         self._arrived()
         return count
 
+    async def wake_probes(self) -> int:
+        probed: set[str] = set()
+        for row in self._rows.values():
+            for number, name in row.waits.items():
+                if name and number in row.pending and name not in probed and not row.message.hold:
+                    row.due[number], row.waits[number] = 0.0, ""
+                    probed.add(name)
+        self._arrived()
+        return len(probed)
+
     def _entry(self, row: _Row) -> Entry:
         message, now = row.message, self._clock()
         queue = "incoming" if row.next_attempt <= now else "deferred"

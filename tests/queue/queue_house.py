@@ -56,13 +56,17 @@ MakeHouse = Callable[..., House]
 async def make_houses() -> AsyncIterator[MakeHouse]:
     made: list[House] = []
 
-    def make(**values: str) -> House:
+    def make(
+        *, store: MemoryStore | None = None, smtp: FakeTransport | None = None, **values: str
+    ) -> House:
+        """store, smtp: another house's, whose scheduler has stopped."""
         values.setdefault("myhostname", "mail.example.org")
         values.setdefault("mydomain", "example.org")
         settings = Settings.build(**values)
         log, lines = make_log()
-        store = MemoryStore()
-        router, smtp, local = FakeRouter(), FakeTransport(), FakeTransport("local")
+        store = store or MemoryStore()
+        smtp = smtp or FakeTransport()
+        router, local = FakeRouter(), FakeTransport("local")
         intake = FakeIntake(store)
         scheduler = Scheduler(settings, store, router, {"smtp": smtp, "local": local}, intake, log)
         house = House(store, router, smtp, local, intake, lines, scheduler)

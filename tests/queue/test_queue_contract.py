@@ -292,6 +292,18 @@ async def test_waiting_for_a_next_hop(store: QueueStore, clock: Clock) -> None:
     assert await store.wake_waiting("smtp:b") == 0
 
 
+async def test_one_probe_for_each_next_hop(store: QueueStore, clock: Clock) -> None:
+    messages = [make_message(store, "a@x.org", "b@x.org") for _ in range(4)]
+    for message, waits in zip(messages, ("one", "one", "two", ""), strict=True):
+        await store.enter(message, claim_for="me")
+        later = [Retry(r, clock.now + 1000, BUSY, waits) for r in message.recipients]
+        await store.apply("me", [Result(message, retries=later, release=True)])
+    assert await store.wake_probes() == 2
+    found = await store.claim("me", 60, 10)
+    assert [each.queue_id for each in found] == [messages[0].queue_id, messages[2].queue_id]
+    assert [len(each.recipients) for each in found] == [1, 1]
+
+
 async def test_named_messages_are_claimed_before_their_time(
     store: QueueStore, clock: Clock
 ) -> None:

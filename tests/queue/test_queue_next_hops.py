@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from queue_fakes import OK, until
-from queue_house import DOWN, House, MakeHouse
+from queue_house import BUSY, DOWN, House, MakeHouse
 
 from resel_mta.mail import Delivered, Route
 
@@ -131,6 +131,23 @@ async def test_a_backlog_begins_with_one_probe_for_each_next_hop(make_house: Mak
     await house.idle()
     assert house.smtp.most > 6
     assert await house.names() == []
+
+
+async def test_a_start_finds_out_whether_a_next_hop_is_back(make_house: MakeHouse) -> None:
+    """Its backlog follows at once; hosts that answered keep their back-off."""
+    house = make_house()
+    house.smtp.answer = lambda m, r, route: BUSY if r.address == "busy@up.net" else DOWN
+    await house.scheduler.start()
+    busy = await house.enter("busy@up.net")
+    for _ in range(20):
+        await house.enter("a@dead.net")
+    await house.idle()
+    await house.scheduler.stop(5)
+    house.smtp.answer = lambda m, r, route: Delivered(OK)
+    again = make_house(store=house.store, smtp=house.smtp)
+    await again.scheduler.start()
+    await until(lambda: len(again.lines("removed")) == 20)
+    assert await again.names() == [busy.queue_id]
 
 
 async def test_a_backlog_for_a_dead_next_hop_costs_one_probe(make_house: MakeHouse) -> None:
