@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from dovecot_pair import IMAP, pair
 from imap_dialog import Client, session_on
@@ -122,8 +124,20 @@ async def test_partial_fetch(store: MailStore) -> None:
             C: e UID FETCH 1:* UID (PARTIAL 1:0)
             S: e BAD Invalid PARTIAL range.
         """)
-        lines = await client.command("UID FETCH 1:* FLAGS (CHANGEDSINCE 1 PARTIAL 1:1)")
-        assert lines[-2].startswith("* 1 FETCH (UID 1 FLAGS")
+        since = number_after(await client.command("STATUS INBOX (HIGHESTMODSEQ)"), "HIGHESTMODSEQ")
+        await client.command(r"STORE 2,4 +FLAGS.SILENT (\Seen)")
+        for modifiers in (
+            f"CHANGEDSINCE {since} PARTIAL -1:-1",
+            f"PARTIAL 2:2 CHANGEDSINCE {since}",
+        ):
+            lines = await client.command(f"UID FETCH 1:* UID ({modifiers})")
+            assert [line.split()[1] for line in lines[:-1]] == ["4"], modifiers
+
+
+def number_after(lines: list[str], word: str) -> int:
+    found = re.search(rf"{word} (\d+)", "\n".join(lines))
+    assert found is not None, lines
+    return int(found[1])
 
 
 async def test_context_search(store: MailStore) -> None:
@@ -226,6 +240,34 @@ async def test_context_sort(store: MailStore) -> None:
             C: e STORE 4 +FLAGS.SILENT (\Deleted)
             S: * ESEARCH (TAG "a") UID REMOVEFROM (1 4)
             S: e OK Store completed.
+        """)
+
+
+async def test_context_with_qresync_and_uidonly(store: MailStore) -> None:
+    await fill(store, *[PLAIN] * 3)
+    async with session_on(store) as client:
+        await client.command("ENABLE QRESYNC UIDONLY")
+        await select(client)
+        await client.command("UID SEARCH RETURN (UPDATE COUNT) ALL", tag="u")
+        await client.command(r"UID STORE 1,3 +FLAGS.SILENT (\Deleted)")
+        lines = await client.command("EXPUNGE")
+        assert lines[:2] == ['* ESEARCH (TAG "u") UID REMOVEFROM (0 1,3)', "* VANISHED 1,3"]
+        for command in ("SORT RETURN () (DATE) UTF-8 ALL", "SEARCH RETURN (PARTIAL 1:2) ALL"):
+            assert (await client.command(command))[-1].startswith("x BAD [UIDREQUIRED] ")
+
+
+async def test_esort_saves_by_the_sort_order(store: MailStore) -> None:
+    await fill(store, subject("c"), subject("a"), subject("b"))
+    async with session_on(store) as client:
+        await select(client)
+        await client.script("""
+            C: a UID SORT RETURN (SAVE MIN MAX) (SUBJECT) UTF-8 ALL
+            S: * ESEARCH (TAG "a") UID MIN 2 MAX 1
+            S: a OK Sort completed.
+            C: b UID FETCH $ UID
+            S: * 1 FETCH (UID 1)
+            S: * 2 FETCH (UID 2)
+            S: b OK Fetch completed.
         """)
 
 

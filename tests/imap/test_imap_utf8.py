@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import imaplib
+from pathlib import Path
+
 from imap_dialog import session_on
 from imap_fake import FakeStore
+from imap_service import PASSWORD, imap_service
 from test_imap_dialog import PLAIN, fill
 
 from resel_lda.mailbox import MailStore
@@ -126,3 +131,20 @@ async def test_utf8_with_rev2_and_uidonly(store: MailStore) -> None:
         client.send(b'c UID SEARCH SUBJECT "hello"\r\n')
         assert await client.line() == '* ESEARCH (TAG "c") UID ALL 1'
         assert await client.line() == "c OK Search completed."
+
+
+async def test_utf8_imaplib_against_the_whole_service(tmp_path: Path) -> None:
+    def talk(port: int) -> None:
+        with imaplib.IMAP4("127.0.0.1", port) as client:
+            assert "IMAP4REV2" in client.capabilities
+            client.login("lcarr", PASSWORD)
+            assert client.enable("UTF8=ACCEPT")[0] == "OK"
+            assert client.create('"été"')[0] == "OK"
+            status, listed = client.list('""', '"é*"')
+            assert status == "OK"
+            assert listed == ['(\\HasNoChildren) "." "été"'.encode()]
+            assert client.select('"été"') == ("OK", [b"0"])
+            assert client.search(None, 'SUBJECT "é"') == ("OK", [b""])
+
+    async with imap_service(tmp_path) as running:
+        await asyncio.to_thread(talk, running.port)
