@@ -53,6 +53,7 @@ AFTER_LOGIN = (
     "PREVIEW",
     "CATENATE",
     "REPLACE",
+    "METADATA",
 )
 # Seconds between signs of life to an idling client, as Dovecot's imap_idle_notify_interval.
 _IDLE_NOTIFY = 120.0

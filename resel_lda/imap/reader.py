@@ -100,6 +100,11 @@ def _announces_message(data: bytes) -> bool:
     return True
 
 
+def _takes_binary(data: bytes) -> bool:
+    """Whether it is SETMETADATA, whose values may hold NUL (RFC 5464 §5)."""
+    return data[:256].partition(b" ")[2].upper().startswith(b"SETMETADATA ")
+
+
 class CommandReader:
     def __init__(self, stream: Stream, limits: Limits) -> None:
         self._stream = stream
@@ -128,7 +133,7 @@ class CommandReader:
                 if _announces_message(before):
                     self._check_length(pieces, length)
                     return Incoming(before, literal)
-            if literal.binary:
+            if literal.binary and not _takes_binary(pieces[0]):
                 await self.refuse_literal(literal)
                 raise CommandRefused(tag_of(pieces[0]), b"BAD", "Unexpected literal8")
             length += literal.size

@@ -12,6 +12,7 @@ from resel_lda.imap import (
     fetch,
     folders,
     listing,
+    metadata,
     quotas,
     search,
     search_context,
@@ -64,6 +65,8 @@ _COMMANDS: dict[bytes, Handler] = {
     b"GETQUOTA": quotas.get_quota,
     b"GETQUOTAROOT": quotas.get_quota_root,
     b"SETQUOTA": quotas.set_quota,
+    b"GETMETADATA": metadata.get_metadata,
+    b"SETMETADATA": metadata.set_metadata,
 }
 # Commands that take message numbers, or UIDs after UID. The first three must not be answered
 # with an EXPUNGE in their plain form (RFC 3501 §7.4.1).

@@ -39,6 +39,8 @@ _STATE_STEPS = (
     "ALTER TABLE folder ADD COLUMN next_uid INTEGER NOT NULL DEFAULT 0",
     # Seconds since the epoch, NULL where it was not noted.
     "ALTER TABLE message ADD COLUMN saved INTEGER",
+    "CREATE TABLE IF NOT EXISTS metadata (folder TEXT NOT NULL, entry TEXT NOT NULL,"
+    " value BLOB NOT NULL, PRIMARY KEY (folder, entry)) WITHOUT ROWID",
 )
 
 

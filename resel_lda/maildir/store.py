@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ import apsw
 
 from resel_lda.mailbox import FolderInfo, FolderStatus, Mailbox, MailboxError, QuotaInfo
 from resel_lda.maildir import subscriptions, tree
+from resel_lda.maildir.annotations import Annotations
 from resel_lda.maildir.bin import Bin
 from resel_lda.maildir.cache import CacheFile
 from resel_lda.maildir.claim import Claim
@@ -73,6 +74,8 @@ class MaildirStore:
         self._claim = Claim(location.control)
         self.bin = Bin(disk, self.layout, settings, log)
         self._state = StateFile(os.path.join(location.control, "state"), disk, log)
+        admin = f"mailto:postmaster@{settings.text('mydomain')}".encode()
+        self._annotations = Annotations(self._state, {"/shared/admin": admin})
         self._cache = CacheFile(os.path.join(location.index, "cache"), disk, log)
         self._subscriptions = subscriptions.Subscriptions(
             disk, os.path.join(location.control, subscriptions.FILE_NAME), self.layout.separator
@@ -256,6 +259,14 @@ class MaildirStore:
         finally:
             folder.release()
 
+    async def metadata(self, name: str) -> Mapping[str, bytes]:
+        await self._prepare()
+        return await self._thread(self._annotations.read, name)
+
+    async def set_metadata(self, name: str, values: Mapping[str, bytes | None]) -> None:
+        await self._prepare()
+        await self._thread(self._annotations.write, name, values)
+
     async def quota(self) -> QuotaInfo | None:
         if not self._quota.limit:
             return None
@@ -297,6 +308,7 @@ class MaildirStore:
         for path in dict.fromkeys((directory, control)):
             tree.remove_folder(self._disk, path, self.layout.location)
         self._state.set_special_use(name, "")
+        self._annotations.forget(name)
         if guid:
             self._state.forget(guid)
             self._cache.forget(guid)
@@ -342,6 +354,7 @@ class MaildirStore:
             if os.path.isdir(control):
                 moves[control] = layout.control_directory(target)
         tree.move_directories(self._disk, moves)
+        self._annotations.moved(pairs)
         uses = self._state.special_uses()
         for one, target in pairs:
             if one in uses:

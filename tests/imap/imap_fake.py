@@ -259,6 +259,7 @@ class FakeStore:
         self.subscribed: set[str] = set()
         self.uses: dict[str, str] = {}
         self.full = False
+        self.entries: dict[str, dict[str, bytes]] = {}
         self._validity = 1_000
         self._make("INBOX")
 
@@ -303,6 +304,13 @@ class FakeStore:
             sum(len(box.data[info.uid]) for info in infos if "\\Deleted" in info.flags),
             box.mailbox_id,
         )
+
+    async def metadata(self, name: str) -> Mapping[str, bytes]:
+        return self.entries.get(name, {})
+
+    async def set_metadata(self, name: str, values: Mapping[str, bytes | None]) -> None:
+        kept = {**self.entries.get(name, {}), **values}
+        self.entries[name] = {entry: value for entry, value in kept.items() if value is not None}
 
     async def quota(self) -> QuotaInfo | None:
         return QuotaInfo("User quota", 10_000, 512 * 1024, 3)
