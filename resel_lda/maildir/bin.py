@@ -168,6 +168,8 @@ class BinFolder:
         self._name = name
         self._directory = ""
         self._keywords: Keywords | None = None
+        # Many messages have few different sets of flags.
+        self._letters: dict[frozenset[str], str] = {}
 
     def begin(self) -> bool:
         """Before some messages are put: False if nothing can be kept."""
@@ -175,19 +177,22 @@ class BinFolder:
             if not self._bin.has_room():
                 return False
             self._directory = self._bin.directory(self._name)
+            self._keywords = self._keywords or self._bin.keywords(self._directory)
+            self._keywords.refresh()
         except OSError as error:
             self._bin.failed(error)
             return False
+        self._letters.clear()
         return True
 
     def put(self, path: str, flags: frozenset[str]) -> bool:
         """Move a message's file; False if that cannot be. Raises FileNotFoundError where it is not
         there any more."""
-        if self._keywords is None:
-            self._keywords = self._bin.keywords(self._directory)
+        assert self._keywords is not None, "put before begin"
         try:
-            self._keywords.refresh()
-            letters = self._keywords.letters(sorted(flags))
+            letters = self._letters.get(flags)
+            if letters is None:
+                letters = self._letters[flags] = self._keywords.letters(sorted(flags))
             name = with_info(os.path.basename(path), letters)
             self._bin.move(path, os.path.join(self._directory, "cur", name))
         except FileNotFoundError:

@@ -137,6 +137,10 @@ class MaildirFiles:
             file.discard()
             raise
 
+    def name_copy(self, source: str, wire_size: int | None) -> str:
+        """The base that a link to this file is to have. Raises OSError."""
+        return self._maker.final(self._maker.temporary(), os.stat(source), wire_size)
+
     def link_temporary(self, source: str, wire_size: int | None) -> tuple[str, str]:
         """As `write_temporary`, of an existing file, without copying it. Raises OSError (EXDEV,
         EMLINK: copy instead)."""

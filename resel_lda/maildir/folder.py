@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import apsw
@@ -20,7 +21,7 @@ from resel_lda.maildir.flags import canonical_flags, change_flags
 from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.names import size_in_name
 from resel_lda.maildir.reading import ReadableFolder, mailbox_error
-from resel_lda.maildir.transfer import Item, discard, each, link_messages
+from resel_lda.maildir.transfer import Item, copy_messages, discard, each
 from resel_lda.maildir.watch import (
     IN_CREATE,
     IN_DELETE,
@@ -341,9 +342,11 @@ class MaildirFolder(ReadableFolder):
             await asyncio.shield(self._in_thread(file.discard))
             raise
 
-    def install(self, items: Sequence[Item], moved: bool = False) -> list[int]:
-        """Blocks, under the folder's lock. moved: the user does not have more mail for it. Raises
-        MailboxError("OVERQUOTA"), OSError."""
+    def install(
+        self, items: Sequence[Item], moved: bool = False, linked: bool = False
+    ) -> list[int]:
+        """Blocks, under the folder's lock. moved: the user does not have more mail for it.
+        linked: the files stay where they are too. Raises MailboxError("OVERQUOTA"), OSError."""
         if not moved:
             self.index.room(sum(size_in_name(base, "S") or 0 for _, base, _ in items))
         self.index.keywords.refresh()
@@ -351,7 +354,8 @@ class MaildirFolder(ReadableFolder):
         letters = {frozenset(flags): "" for _, _, flags in items}
         letters = {flags: self.index.keywords.letters(flags) for flags in letters}
         return self.index.install(
-            [(path, base, letters[frozenset(flags)]) for path, base, flags in items]
+            [(path, base, letters[frozenset(flags)]) for path, base, flags in items],
+            linked=linked,
         )
 
     async def copy(self, uids: Sequence[int], target: str) -> tuple[int, Pairs]:
@@ -362,14 +366,10 @@ class MaildirFolder(ReadableFolder):
             sources = [uid for uid in uids if uid in self.index.infos]
             if not sources:
                 return folder.uidvalidity, []
-            items = await self._in_thread(
-                link_messages, self.index, self.reader, sources, folder.index.files
+            install = partial(folder.install, moved=moved)
+            new = await folder._run(
+                copy_messages, self.index, self.reader, sources, folder.index.files, install
             )
-            try:
-                new = await folder._run(folder.install, items, moved)
-            except BaseException:
-                await asyncio.shield(self._in_thread(discard, folder.index.files.disk, items))
-                raise
             pairs = list(zip(sources, new, strict=True))
             self._behind(self.reader.copied, pairs, folder.reader.guid)
             return folder.uidvalidity, pairs

@@ -316,16 +316,17 @@ class FolderIndex(ChangeLog):
 
     # -- our own changes ----------------------------------------------------------------------
 
-    def install(self, items: Sequence[tuple[str, str, str]]) -> list[int]:
-        """Move written files (path, base, letters) into cur/ and give them UIDs; all or none.
-        Durable when it returns. Raises OSError, MailboxError."""
+    def install(self, items: Sequence[tuple[str, str, str]], *, linked: bool = False) -> list[int]:
+        """Move synced files (path, base, letters) into cur/, or link them there, and give them
+        UIDs; all or none. Durable when it returns. Raises OSError, MailboxError."""
         disk = self.files.disk
+        place = disk.link if linked else disk.rename
         placed: list[str] = []
         try:
             with self.locked():
                 for path, base, letters in items:
                     target = self.files.path(with_info(base, letters))
-                    disk.rename(path, target)
+                    place(path, target)
                     placed.append(target)
                 disk.sync_directory(self.files.cur)
                 entries = self.enter([base for _, base, _ in items])

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from typing import Protocol
 
 from resel_lda.mailbox import AppendData, MailboxError, MessageInfo
 from resel_lda.maildir.content import MessageReader
@@ -16,8 +17,51 @@ from resel_mta.disk import Disk
 
 _BLOCK = 1 << 18
 
-# (path of a synced file in the target's tmp/, its base, flags)
+# A file that cannot be linked, or has another name by now.
+_NOT_LINKED = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOENT)
+
+# (path of a synced file, mostly in the target's tmp/, its base there, flags)
 Item = tuple[str, str, Collection[str]]
+
+
+class Install(Protocol):
+    """`MaildirFolder.install` of the target."""
+
+    def __call__(self, items: Sequence[Item], *, linked: bool = False) -> list[int]: ...
+
+
+def copy_messages(
+    index: FolderIndex,
+    reader: MessageReader,
+    uids: Sequence[int],
+    files: MaildirFiles,
+    install: Install,
+) -> list[int]:
+    """Copies in the target folder, whose files these are: their UIDs. All or none; blocks, under
+    the target's lock. Raises OSError, MailboxError."""
+    try:
+        return install(_links(index, uids, files), linked=True)
+    except OSError as error:
+        if error.errno not in _NOT_LINKED:
+            raise
+    items = link_messages(index, reader, uids, files)
+    try:
+        return install(items)
+    except BaseException:
+        discard(files.disk, items)
+        raise
+
+
+def _links(index: FolderIndex, uids: Sequence[int], files: MaildirFiles) -> list[Item]:
+    """The messages' own files, which need no way through tmp/."""
+    items: list[Item] = []
+    for uid in uids:
+        info, name = index.infos.get(uid), index.names.get(uid)
+        if info is None or name is None:
+            raise MailboxError("Some of the messages are gone", "EXPUNGEISSUED")
+        path = index.files.path(name)
+        items.append((path, files.name_copy(path, size_in_name(base_of(name), "W")), info.flags))
+    return items
 
 
 def link_messages(
@@ -47,7 +91,7 @@ def _linked(index: FolderIndex, uid: int, files: MaildirFiles) -> tuple[str, str
     try:
         return files.link_temporary(index.files.path(name), size_in_name(base_of(name), "W"))
     except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOENT):
+        if error.errno not in _NOT_LINKED:
             raise
         return None
 
