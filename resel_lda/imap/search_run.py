@@ -82,16 +82,17 @@ def _chosen(
     narrowing: Sequence[FieldKey | FlagKey | StoredKey],
     among: Collection[int] | None,
 ) -> Sequence[tuple[int, int]]:
-    """Messages to be looked at: not those that the store has excluded already."""
-    known: list[Collection[int]] = [] if among is None else [among]
-    for key in narrowing:
+    """Messages to be looked at: those in `among` if it is given, else not those that the store has
+    excluded already."""
+    known: list[Collection[int]] = []
+    for key in narrowing if among is None else ():
         if isinstance(key, FlagKey):
             known.append(view.mailbox.with_flag(key.flag, key.wanted))
         elif key.matches is not None:
             known.append(key.matches)
-    if not known:
+    if among is None and not known:
         return list(enumerate(view.uids, 1))
-    fewest = min(known, key=len)
+    fewest = min(known, key=len) if among is None else among
     pairs = [(view.sequence(uid), uid) for uid in fewest]
     return sorted(pair for pair in pairs if pair[0])
 

@@ -92,6 +92,8 @@ async def test_uidonly_refuses_message_numbers(store: MailStore) -> None:
             lines = await client.command(command)
             assert lines[-1].startswith("x BAD [UIDREQUIRED] "), command
             assert len(lines) == 1
+        lines = await client.command(f"REPLACE 1 INBOX {{{len(PLAIN)}+}}\r\n{PLAIN.decode()}")
+        assert lines[-1].startswith("x BAD [UIDREQUIRED] ")
         # What has no number in it stays.
         await client.script("""
             C: d UID SEARCH RETURN (SAVE) UID 2:3
