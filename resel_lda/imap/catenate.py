@@ -10,7 +10,6 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
-from resel_lda.imap import utf7
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.fetch_items import Section, parse_section
 from resel_lda.imap.parser import UINT32, ParseError, Parser
@@ -85,7 +84,7 @@ def _section(url: bytes, given: bytes | None) -> Section:
 
 async def _open(session: Session, url: bytes, name: bytes) -> Mailbox:
     try:
-        wire = utf7.encode(unquote_to_bytes(name).decode("utf-8"))
+        wire = session.names.coded(unquote_to_bytes(name).decode("utf-8"))
         return await session.open_folder(wire)
     except (UnicodeDecodeError, Refused) as error:
         raise _bad(url, "CATENATE: there is no such mailbox") from error

@@ -229,7 +229,8 @@ class MessageReader:
 
     def unfilled(self, uids: Sequence[int]) -> list[int]:
         """Those that `fill` has not seen yet."""
-        known = [self.cache.known(self.guid, layer) for layer in ("search", "sort", "structure")]
+        layers = ("search", "sort", "structure", "content")
+        known = [self.cache.known(self.guid, layer) for layer in layers]
         if uids:
             first = self.cache.first_key(self.guid)
             keys = self.cache.fulltext.known(first + min(uids), first + max(uids))

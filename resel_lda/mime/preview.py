@@ -108,10 +108,12 @@ def _from_html(text: str) -> str:
 
 
 def _shortened(text: str) -> str:
-    # Half surrogates, which some character sets can decode to, are no text; nor are controls.
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    text = _SPACE.sub(" ", text).strip(" ")
-    text = "".join(char for char in text[: 4 * MAX_CHARACTERS] if _is_shown(char))
+    text = _SPACE.sub(" ", text[:_MAX_TEXT]).strip(" ")[: 4 * MAX_CHARACTERS]
+    if not text.isascii():
+        # Half surrogates, which some character sets can decode to, are no text.
+        text = text.encode("utf-8", "replace").decode("utf-8")
+    if not text.isprintable():
+        text = "".join(char for char in text if _is_shown(char))
     return text[:MAX_CHARACTERS].rstrip(" ")
 
 

@@ -391,3 +391,17 @@ async def test_stored_values_and_saved_results(store: MailStore) -> None:
         assert len(await client.command("FETCH $ (UID)")) == 3
         (refused,) = await client.command("REPLACE $ INBOX {4+}\r\nA: b")
         assert refused.startswith("x BAD ")
+
+
+@pytest.mark.parametrize("mode", ["NOOP", "ENABLE UTF8=ACCEPT"])
+async def test_urls_are_in_utf8_whatever_names_are(store: MailStore, mode: str) -> None:
+    await store.create("été & co")
+    folder = await store.open("été & co")
+    await folder.append([AppendData([DRAFT], len(DRAFT))])
+    folder.release()
+    async with session_on(store) as client:
+        await client.command(mode)
+        url = "/%C3%A9t%c3%a9%20&%20co/;UID=1"
+        answer = await client.command(f'APPEND INBOX CATENATE (URL "{url}")')
+        assert answer[-1].startswith("x OK")
+    assert await text_of(store, "INBOX", 1) == DRAFT

@@ -299,3 +299,18 @@ async def test_as_dovecot_has_it() -> None:
         for one, other in zip(theirs, ours, strict=True):
             # Both by the file's change time; the trees were made one after the other.
             assert one[:36] == other[:36]
+
+
+async def test_a_preview_is_made_before_it_is_asked_for(tmp_path: Path) -> None:
+    """Also of messages that an older cache has everything else of."""
+    store = real_store(tmp_path)
+    await append(store, "INBOX", MAIL)
+    mailbox = await store.open_folder("INBOX")
+    await asyncio.to_thread(mailbox.reader.fill, [1])
+    assert await mailbox.previews([1], ready=True) == {1: "Hello"}
+    assert mailbox.reader.unfilled([1]) == []
+    mailbox.reader.cache.database.run(lambda db: db.execute("DELETE FROM content"))
+    assert mailbox.reader.unfilled([1]) == [1]
+    assert await mailbox.previews([1], ready=True) == {}
+    mailbox.release()
+    await store.close()
