@@ -267,7 +267,9 @@ def test_system_hosts_only_supervisors_are_root(hosts: ReselLan) -> None:
         lines = machine.check("ps", "-eo", "user=,args=").splitlines()
         ours = [line.split()[0] for line in lines if "resel-mta" in line or "resel_" in line]
         expected = ["resel", "root", *(["vmail"] if machine is hosts.toad else [])]
-        assert sorted(ours) == expected, lines
+        # There may be a mailbox process for each core.
+        assert sorted(set(ours)) == expected, lines
+        assert ours.count("root") == 1
         assert "Traceback" not in machine.log()
 
 
