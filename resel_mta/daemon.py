@@ -173,6 +173,7 @@ class Daemon:
 
     async def _reload(self) -> None:
         self._log.reopen()
+        self._parts.workers.reopen_log()
         read_at = time.time()
         settings = await asyncio.to_thread(self._reread)
         if settings.role != self._settings.role:

@@ -27,8 +27,8 @@ from resel_mta.pickup.drop import smtp_path
 from resel_mta.pickup.service import PickupService
 from resel_mta.queue.peers import Peers
 from resel_mta.smtpd import LmtpService, SmtpService
-from resel_mta.sockets import Bound, bind_unix
-from resel_mta.supervised import SupervisedDispatch, SupervisorLink
+from resel_mta.sockets import BindError, Bound, bind_unix
+from resel_mta.supervised import SupervisedDispatch, SupervisorGone, SupervisorLink
 from resel_mta.verbs import QueueVerbs
 from resel_mta.workers.accepting import Factory
 from resel_mta.workers.adopted import AdoptedPart
@@ -190,7 +190,10 @@ class MainComposition(Composition):
     async def link(self) -> int | None:
         if self.supervisor is None:
             return None
-        _, (descriptor,) = await self.supervisor.ask(do="link")
+        try:
+            _, (descriptor,) = await self.supervisor.ask(do="link")
+        except (BindError, SupervisorGone) as error:
+            raise OSError(str(error)) from error
         return descriptor
 
     async def deposit(self, fields: Mapping[str, Any], descriptor: int) -> dict[str, object]:

@@ -17,12 +17,13 @@ from resel_lda import handover
 from resel_lda.handover import HandoverError
 
 # To a worker: the shared memory; a socket to the supervisor; a socket to listen on; listen there no
-# more; the configuration, in a file; end within so many seconds.
+# more; the configuration, in a file; open the log anew; end within so many seconds.
 BOARD = b"B"
 LINK = b"K"
 LISTEN = b"L"
 UNLISTEN = b"U"
 CONFIGURE = b"C"
+REOPEN = b"r"
 STOP = b"S"
 # From it: it serves, with these settings; it keeps the settings it had; a delivery to a mailbox,
 # with the message.

@@ -67,7 +67,8 @@ class Host(Protocol):
         ...
 
     async def link(self) -> int | None:
-        """A descriptor for a worker to ask the supervisor by; None where there is none."""
+        """A descriptor for a worker to ask the supervisor by; None where there is none. Raises
+        OSError."""
         ...
 
     async def deposit(self, fields: Mapping[str, Any], descriptor: int) -> dict[str, object]:
@@ -362,6 +363,11 @@ class Pool:
             if answers:
                 await asyncio.wait(answers, timeout=_READY)
             await self._adjust(worker_count(settings))
+
+    def reopen_log(self) -> None:
+        """It may have been moved away."""
+        for worker in self._workers.values():
+            worker.channel.send(channel.REOPEN, {})
 
     def listen(self, bound: Bound) -> None:
         """All accept from this socket too."""

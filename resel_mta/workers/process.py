@@ -154,7 +154,12 @@ class Process:
         control = ControlServer(
             control_path(settings.text("data_directory"), self._number), verbs, log
         )
-        await control.start()
+        try:
+            await control.start()
+        except OSError as error:
+            log.warning("master", f"worker {self._number} cannot start: {error}")
+            await services.close(0.0)
+            return 1
         if self._link is not None:
             self._background(self._link.keep_looking())
         for entry in list(self._listening.values()):
@@ -192,14 +197,18 @@ class Process:
     async def _reconfigure(self, services: WorkerComposition) -> None:
         while True:
             settings = await self._settings.get()
-            services.log.reopen()
             try:
                 await services.reconfigure(settings)
             except ConfigError as error:
-                why = "; ".join(problem.plain() for problem in error.problems)
-                self._channel.send(channel.REFUSED, {"why": why[:4000]})
+                self._refuse("; ".join(problem.plain() for problem in error.problems))
+            except Exception as error:
+                # Worker 0 waits for an answer.
+                self._refuse(repr(error))
             else:
                 self._channel.send(channel.READY, {"pid": os.getpid()})
+
+    def _refuse(self, why: str) -> None:
+        self._channel.send(channel.REFUSED, {"why": why[:4000]})
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -218,6 +227,9 @@ class Process:
         if kind == channel.STOP:
             self._timeout = fields["timeout"]
             self._stopping.set()
+        elif kind == channel.REOPEN:
+            if self._services is not None:
+                self._services.log.reopen()
         elif kind == channel.DELIVERED:
             self._courier.answered(fields)
         elif kind == channel.UNLISTEN:

@@ -37,6 +37,8 @@ def free_port() -> int:
 class Server:
     """A `--role server` started by root; ready when made."""
 
+    submissions = 0
+
     def __init__(self, directory: Path, more: str = "") -> None:
         self.directory = directory
         self.smtp, self.imap = free_port(), free_port()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from test_daemon_root import MAILBOXES, OWNER, Server
-from workers_rig import until
+from workers_rig import free_port, until
 
 from resel_mta.queue.ids import part_of
 
@@ -31,6 +31,7 @@ worker_processes = 3
 smtpd_tls_cert_file = {directory}/cert.pem
 smtpd_tls_key_file = {directory}/key.pem
 smtpd_tls_security_level = may
+submissions_listen = :{submissions}
 """
 
 
@@ -47,7 +48,9 @@ def server() -> Iterator[Server]:
         )
         # Only root may read the key.
         os.chmod(f"{name}/key.pem", 0o600)
-        running = Server(Path(name), SETTINGS.format(directory=name))
+        submissions = free_port()
+        running = Server(Path(name), SETTINGS.format(directory=name, submissions=submissions))
+        running.submissions = submissions
         until(lambda: len(workers(running)) == 2)
         yield running
         if running.process.poll() is None:
@@ -100,6 +103,26 @@ def test_workers_of_root_deliver_to_mailboxes(server: Server) -> None:
     assert server.stop() == 0
     assert workers(server) == []
     assert "Traceback" not in server.log.read_text()
+
+
+def test_workers_of_root_log_users_in_under_tls(server: Server) -> None:
+    context = ssl.create_default_context(cafile=f"{server.directory}/cert.pem")
+    context.check_hostname = False
+    parts: set[int] = set()
+    sent = 0
+    with ExitStack() as stack:
+        while len(parts) < 3:
+            assert sent < 40
+            address = ("127.0.0.1", server.submissions)
+            client = stack.enter_context(smtplib.SMTP_SSL(*address, context=context))
+            client.login("lcarr", "secret")
+            client.mail("lcarr@resel.fr")
+            client.rcpt("root@resel.fr")
+            _, said = client.data(b"Subject: x\r\n\r\nhello\r\n")
+            sent += 1
+            parts.add(part_of(said.decode().rpartition(" ")[2]))
+    assert len(server.await_mail(sent)) == sent
+    assert server.stop() == 0
 
 
 def test_workers_of_root_end_with_the_supervisor(server: Server) -> None:
