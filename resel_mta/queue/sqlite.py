@@ -92,8 +92,7 @@ class SQLiteStore(Contents):
         clock: Clock = time.time,
         part: int = 0,
     ) -> SQLiteStore:
-        """Open the queue in `directory` (made if missing). Claims of a process that died are
-        undone.
+        """Open the queue in `directory` (made if missing); a dead process's claims are undone.
 
         minfree: octets that must stay free for new mail to be taken. disk, vfs: the fault seam.
         part: which one of its queue this is (see `parts`).
