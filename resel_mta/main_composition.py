@@ -157,6 +157,9 @@ class MainComposition(Composition):
 
     async def close(self, timeout: float) -> None:
         self._deadline = time.monotonic() + timeout
+        bound, self._bound = self._bound, []
+        for entry in bound:
+            entry.socket.close()
         await super().close(timeout)
 
     def _stops(self, timeout: float) -> list[Awaitable[None]]:
