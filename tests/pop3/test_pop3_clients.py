@@ -1,4 +1,5 @@
-"""POP3 beside a real Dovecot on the same mail, and real clients: fetchmail, curl, poplib."""
+"""POP3 beside a real Dovecot on the same mail, and real clients: fetchmail, getmail, mpop,
+curl, poplib."""
 
 from __future__ import annotations
 
@@ -160,3 +161,85 @@ async def test_curl(tmp_path: Path, need: Callable[[str], str]) -> None:
         assert await asyncio.to_thread(curl, port, "1") == b"Subject: one\r\n\r\n.one\r\n"
         assert await asyncio.to_thread(curl, port, "1", "-X", "DELE", "-I") == b""
         assert (await asyncio.to_thread(curl, port, "")).count(b"\n") == 1
+
+
+GETMAILRC = """\
+[retriever]
+type = SimplePOP3Retriever
+server = 127.0.0.1
+port = {port}
+username = lcarr
+password = {password}
+[destination]
+type = MDA_external
+path = /usr/bin/tee
+arguments = ("-a", "{got}")
+allow_root_commands = true
+[options]
+read_all = false
+delete = {delete}
+"""
+MPOPRC = """\
+account toad
+host 127.0.0.1
+port {port}
+user lcarr
+password {password}
+auth user
+tls off
+keep {keep}
+uidls_file {root}/uidls
+delivery mda "/bin/sh -c 'cat >> {got}'"
+"""
+
+
+def subjects(got: Path) -> list[str]:
+    """Of what has been got since the last call."""
+    lines = got.read_text().splitlines() if got.exists() else []
+    got.unlink(missing_ok=True)
+    return sorted(line for line in lines if line.startswith("Subject: "))
+
+
+def run_getmail(root: Path, port: int, delete: bool) -> list[str]:
+    rc = root / "getmailrc"
+    words = {"port": port, "password": OUR_PASSWORD, "got": root / "got", "delete": delete}
+    rc.write_text(GETMAILRC.format(**words))
+    command = ["getmail", f"--getmaildir={root}", f"--rcfile={rc}"]
+    subprocess.run(command, capture_output=True, timeout=60, check=True)
+    return subjects(root / "got")
+
+
+def run_mpop(root: Path, port: int, delete: bool) -> list[str]:
+    rc = root / "mpoprc"
+    keep = "off" if delete else "on"
+    rc.write_text(
+        MPOPRC.format(port=port, password=OUR_PASSWORD, keep=keep, root=root, got=root / "got")
+    )
+    rc.chmod(0o600)
+    command = ["mpop", f"--file={rc}", "toad"]
+    subprocess.run(command, capture_output=True, timeout=60, check=True)
+    return subjects(root / "got")
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(run_getmail, marks=pytest.mark.needs("getmail"), id="getmail"),
+        pytest.param(run_mpop, marks=pytest.mark.needs("mpop"), id="mpop"),
+    ],
+)
+async def test_pop3_fetchers_keep_and_then_delete(
+    tmp_path: Path, run: Callable[[Path, int, bool], list[str]]
+) -> None:
+    async with pop3_service(tmp_path) as running:
+        running.deliver(b"Subject: 1\n\n.one\n", b"Subject: 2\n\n..two\n")
+        assert await asyncio.to_thread(run, tmp_path, running.port, False) == [
+            "Subject: 1",
+            "Subject: 2",
+        ]
+        running.deliver(b"Subject: 3\n\n\n")
+        assert await asyncio.to_thread(run, tmp_path, running.port, False) == ["Subject: 3"]
+        running.deliver(b"Subject: 4\n\n\n")
+        assert await asyncio.to_thread(run, tmp_path, running.port, True) == ["Subject: 4"]
+        left = [one for part in ("cur", "new") for one in (running.maildir / part).iterdir()]
+        assert len(left) < 4
