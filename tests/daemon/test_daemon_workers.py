@@ -154,9 +154,9 @@ def test_workers_parts_of_more_workers_are_delivered_by_fewer(
     ids = relay.send_to_all(3)
     assert relay.stop() == 0
     relay.configure(1)
-    next_hop.open()
     relay.start()
     assert set(relay.entries()) == set(ids.values())
+    next_hop.open()
     relay.queue("-f")
     until(lambda: len(next_hop.taken) >= 3 and not relay.entries())
     assert [each["state"] for each in relay.status()["workers"]] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,8 @@ def serves_mailboxes(there: Machine) -> None:
     assert there.run("cat", "/srv/out/who").stdout == "nobody\n"
     assert "Subject: tickets" in there.run("cat", "/srv/out/mail").stdout
     assert "Subject: log" in there.run("cat", "/srv/out/log").stdout
-    assert "status=deferred" not in there.journal().split("role server")[-1]
+    # Mail of before, for the outside, is tried at the start: there is no name server here.
+    assert not re.search(r"@resel\.fr>.*status=deferred", there.journal().split("role server")[-1])
     owner = there.run("stat", "-c", "%U", "/var/vmail/lcarr/new").stdout
     assert owner == "vmail\n"
     client = "timeout 20 openssl s_client -quiet -connect 127.0.0.1:993 2>/dev/null"
