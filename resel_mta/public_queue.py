@@ -27,8 +27,8 @@ MOST_OF_ONE = 5
 MOST_OF_ALL = 50
 #: Seconds for one of them: a command that prints slowly keeps the answer itself.
 PATIENCE = 120.0
-#: Octets of a request.
-REQUEST_LIMIT = 64 * 1024
+#: Octets of a request: a few addresses, patterns and words. Longer patterns are work to compile.
+REQUEST_LIMIT = 4096
 
 _RIGHTS = {
     "queue.walk": ("authorized_mailq_users", "view the mail queue"),

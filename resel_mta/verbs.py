@@ -125,6 +125,8 @@ class QueueVerbs:
     async def flush(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
         """args: id or site, or neither for all. One row: {"count": n}."""
         queue_id, site = args.get("id"), args.get("site")
+        if not all(each is None or isinstance(each, str) for each in (queue_id, site)):
+            raise TypeError("an id and a site are text")
         if self._deliverer.running and queue_id is not None:
             entry = await self._store.get(queue_id)
             if entry is None:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import lru_cache
 from typing import Any
 
 from resel_mta.queue.door import Entry, RecipientEntry
@@ -19,6 +20,7 @@ from resel_mta.queue.door import Entry, RecipientEntry
 NULL_SENDERS = ("", "<>", "mailer-daemon")
 _AGE = re.compile(r"([0-9]+)([smhdw])", re.IGNORECASE)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_NUMBERS = frozenset(("older", "smallest", "largest"))
 _SIZE = r"([0-9]+)([kmg]?)b?"
 _RANGE = re.compile(rf"(?:{_SIZE})?(-)?(?:{_SIZE})?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
@@ -46,8 +48,13 @@ class Selection:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any] | None) -> Selection:
-        """From what `as_row` gave; everything for None."""
-        return cls(**row) if row else cls()
+        """From what `as_row` gave; everything for None. Raises TypeError for anything else."""
+        if not row:
+            return cls()
+        for name, value in dict(row).items():
+            if not isinstance(value, (int, float) if name in _NUMBERS else str):
+                raise TypeError(f"{name} cannot be a {type(value).__name__}")
+        return cls(**row)
 
     def as_row(self) -> dict[str, Any]:
         """For the way to the daemon; only what is set."""
@@ -93,8 +100,7 @@ def matches_address(wanted: str, address: str) -> bool:
     if not at:
         local, domain = address, ""
     if "*" in wanted or "?" in wanted:
-        # No brackets: they are part of an address literal.
-        return fnmatchcase(address, wanted.replace("[", "[[]"))
+        return _looks_like(address, wanted)
     if wanted.startswith("@"):
         return domain == wanted[1:]
     if wanted.endswith("@"):
@@ -102,11 +108,22 @@ def matches_address(wanted: str, address: str) -> bool:
     return wanted == address or ("@" not in wanted and wanted in (local, domain))
 
 
+def _looks_like(text: str, wanted: str) -> bool:
+    # Brackets stand for themselves: they are part of an address literal.
+    return _pattern(wanted.replace("[", "[[]")).match(text) is not None
+
+
+# Everybody on this machine may ask with patterns: fnmatch itself remembers 32768 of them.
+@lru_cache(maxsize=64)
+def _pattern(wanted: str) -> re.Pattern[str]:
+    return re.compile(translate(wanted))
+
+
 def contains(wanted: str, text: str) -> bool:
     """Whether the words are in the text; with * or ? the whole text has to look like that."""
     wanted, text = " ".join(wanted.lower().split()), " ".join(text.lower().split())
     if "*" in wanted or "?" in wanted:
-        return fnmatchcase(text, wanted.replace("[", "[[]"))
+        return _looks_like(text, wanted)
     return wanted in text
 
 
@@ -117,7 +134,7 @@ def names_host(wanted: str, recipient: RecipientEntry) -> bool:
     known = {recipient.address.rpartition("@")[2].lower(), host_of_site(recipient.waits_for)}
     for found in _HOST.findall(f"{recipient.relay} {recipient.reason}".lower()):
         known.update(found)
-    return any(name and fnmatchcase(name, wanted) for name in known)
+    return any(name and _looks_like(name, wanted) for name in known)
 
 
 def host_of_site(site: str) -> str:

@@ -85,7 +85,10 @@ def test_sendmail_queue_the_public_queue_bears_anything(daemon: Daemon) -> None:
         b'{"verb": "queue.walk", "octets": -1}\n',
         b'{"verb": "queue.walk", "args": {"select": 5}}\n',
         b'{"verb": "queue.walk", "args": {"queue": {"x": 1}}}\n',
-        b'{"verb": "queue.flush", "args": {"id": []}}\n',
+        b'{"verb": "queue.walk", "args": {"select": {"sender": 5}}}\n',
+        b'{"verb": "queue.walk", "args": {"select": {"older": "5"}}}\n',
+        b'{"verb": "queue.walk", "args": {"select": {"sender": "%s"}}}\n' % (b"*a" * 15000),
+        b'{"verb": "queue.flush", "args": {"id": []}}\n', b'{"verb": "queue.flush", "args": {"site": 5}}\n',
         b'{"verb": "daemon.stop"}\n', b'{"verb": "queue.change", "args": {"action": "delete"}}\n',
     ):  # fmt: skip
         with socket.socket(socket.AF_UNIX) as client:
@@ -97,6 +100,7 @@ def test_sendmail_queue_the_public_queue_bears_anything(daemon: Daemon) -> None:
         assert answer.endswith(b"}\n"), data[:60]
         assert b'"row"' not in answer
         assert b'"error"' in answer or b"queue.walk" in data
+        assert b"failed" not in answer
     with contextlib.ExitStack() as stack:
         idle = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(MOST_OF_ONE)]
         for each in idle:
