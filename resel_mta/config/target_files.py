@@ -48,11 +48,16 @@ def read_forward(paths: Iterable[str], warn: Callable[[str], None]) -> Found | N
 def read_include(path: str) -> Found:
     """The targets in an included file and in those that it includes. Raises TempFail."""
     try:
-        text = _read(path, _MAX_INCLUDE)
+        text = read_include_text(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise TempFail(Reply(451, "4.3.5", f":include: file {path}: {reason}")) from error
     return _collect(text, path, path, 1)
+
+
+def read_include_text(path: str) -> str:
+    """An included file as it stands. Raises OSError, ValueError that says what is wrong with it."""
+    return _read(path, _MAX_INCLUDE)
 
 
 def _read(path: str, limit: int) -> str:

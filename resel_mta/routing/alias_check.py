@@ -17,6 +17,7 @@ from resel_mta.config import Settings
 from resel_mta.config.aliases import Target, TargetKind, list_aliases, read_targets
 from resel_mta.config.mapspec import DATABASE_TYPES, parse_map
 from resel_mta.config.problems import Problem
+from resel_mta.config.target_files import read_include_text
 from resel_mta.mail import AddressClass, TempFail
 from resel_mta.routing.address import local_name
 from resel_mta.routing.reach import EXECUTE, WRITE, Reach
@@ -216,11 +217,9 @@ class _Checker:
             return []
         self._read.add(path)
         try:
-            mode = os.lstat(path).st_mode
-            if not stat.S_ISREG(mode) or mode & stat.S_IWOTH:
-                text = "is not a regular file, or anyone may write to it: it is not followed"
-                return [_warning(where, f'"{name}": :include:{path}: {text}')]
-            text = Path(path).read_bytes().decode("utf-8", "surrogateescape")
+            text = read_include_text(path)
+        except ValueError as error:
+            return [_warning(where, f'"{name}": :include:{path}: {error}: it is not followed')]
         except OSError as error:
             return [_warning(where, f'"{name}": :include:{path}: {error.strerror}')]
         found: list[Problem] = []

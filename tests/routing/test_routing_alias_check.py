@@ -80,6 +80,28 @@ def test_every_problem_has_its_line(tmp_path: Path) -> None:
     ]
 
 
+def test_included_files_are_read_as_a_delivery_reads_them(tmp_path: Path) -> None:
+    """No line of a file elsewhere is shown, and a huge one does not fill the memory."""
+    huge, link, fifo, open_to_all = (tmp_path / name for name in ("huge", "link", "fifo", "open"))
+    huge.touch()
+    os.truncate(huge, 1 << 40)
+    link.symlink_to("/etc/passwd")
+    os.mkfifo(fifo)
+    open_to_all.write_text("nosuch\n")
+    open_to_all.chmod(0o666)
+    aliases = tmp_path / "mine"
+    names = (huge, link, fifo, open_to_all)
+    aliases.write_text("root: r@x.example\n" + "".join(f"{n.name}: :include:{n}\n" for n in names))
+    settings = build(tmp_path, alias_maps=f"hash:{aliases}")
+    found = [line.partition(":include:DIR/")[2] for line in said(settings, aliases)]
+    assert found == [
+        "huge: is larger than 16777216 octets: it is not followed",
+        "link: is a symbolic link: it is not followed",
+        "fifo: is not a regular file: it is not followed",
+        "open: anyone may write to it: it is not followed",
+    ]
+
+
 def test_a_place_for_unknown_users_makes_all_targets_good(tmp_path: Path) -> None:
     settings = build(tmp_path, luser_relay="bob")
     assert not any("no such user" in line for line in said(settings, tmp_path / "aliases"))
