@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import smtplib
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.imap_client import Client
 from benchmarks.imap_servers import (
+    HOST,
     PASSWORD,
     DovecotServer,
     MailServer,
@@ -160,6 +162,7 @@ class Pass:
                 client.command(command)
                 self._measure(f"{name} warm", client, command)
         self._arrivals()
+        self._deliveries()
         self._changes()
         self._folders()
 
@@ -196,6 +199,34 @@ class Pass:
                 time.sleep(0.3)
             client.done()
 
+    def _deliveries(self) -> None:
+        """What comes by LMTP, on one connection kept open."""
+        with self.fresh() as client, smtplib.LMTP("127.0.0.1", self.server.lmtp) as lmtp:
+            mail = message(random.Random(1), 1, 6000).replace(b"\n", b"\r\n")
+            address = f"{self._user}@{HOST}"
+
+            def deliver() -> None:
+                lmtp.sendmail("liste@example.org", [address], mail)
+
+            for _ in range(5):
+                deliver()
+                self._measure("SELECT after a delivery", client, b"SELECT INBOX")
+            for _ in range(5):
+                with self.times.row("deliver one + NOOP"):
+                    deliver()
+                    client.command(b"NOOP")
+            client.idle()
+            for _ in range(5):
+                with self.times.row("IDLE: LMTP to EXISTS"):
+                    deliver()
+                    client.await_exists()
+                # Both settle, so that one arrival does not hide in another.
+                time.sleep(0.3)
+            client.done()
+            with self.times.row("LMTP 200 mails, 1 connection"):
+                for _ in range(200):
+                    deliver()
+
     def _drop(self, maildir: Path, number: int) -> None:
         path = maildir / "tmp" / f"{1_800_000_000 + number}.M{number}P2.bench"
         path.write_bytes(message(random.Random(number), 1, 2000))
@@ -227,6 +258,11 @@ class Pass:
                 client.command(b"CREATE F%d" % number)
                 client.append(b"F%d" % number, mail)
             with self.times.row("STATUS 50 folders warm"):
+                for number in range(50):
+                    client.command(b"STATUS F%d (MESSAGES UNSEEN UIDNEXT RECENT)" % number)
+            for number in range(50):
+                client.append(b"F%d" % number, mail)
+            with self.times.row("STATUS 50 folders, 1 new"):
                 for number in range(50):
                     client.command(b"STATUS F%d (MESSAGES UNSEEN UIDNEXT RECENT)" % number)
 
