@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import poplib
 import random
 import smtplib
 import statistics
@@ -163,6 +164,7 @@ class Pass:
                 self._measure(f"{name} warm", client, command)
         self._arrivals()
         self._deliveries()
+        self._pop3()
         self._changes()
         self._folders()
 
@@ -226,6 +228,16 @@ class Pass:
             with self.times.row("LMTP 200 mails, 1 connection"):
                 for _ in range(200):
                     deliver()
+
+    def _pop3(self) -> None:
+        with self.fresh(select=False):
+            pop3 = poplib.POP3("127.0.0.1", self.server.pop3, timeout=60)
+            pop3.user(self._user)
+            pop3.pass_(PASSWORD)
+            with self.times.row("POP3 RETR all"):
+                for number in range(1, pop3.stat()[0] + 1):
+                    pop3.retr(number)
+            pop3.quit()
 
     def _drop(self, maildir: Path, number: int) -> None:
         path = maildir / "tmp" / f"{1_800_000_000 + number}.M{number}P2.bench"
