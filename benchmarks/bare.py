@@ -26,6 +26,8 @@ from typing import Any
 import uvloop
 
 CONNECTIONS = 20
+AGAIN = 0.05
+"""Seconds until a connection that was refused is tried again."""
 END = b"\r\n.\r\n"
 GONE = b"gone".ljust(63) + b"\n"
 LAP = 32 * 1024 * 1024
@@ -121,7 +123,15 @@ class Relay:
             task = loop.create_task(
                 loop.create_connection(self.client, "127.0.0.1", self.sink_port)
             )
-            task.add_done_callback(lambda done: done.result())
+            task.add_done_callback(self._connected)
+
+    def _connected(self, task: asyncio.Task[Any]) -> None:
+        """A sink that is not there yet, or no more, is tried again."""
+        if isinstance(task.exception(), OSError):
+            self.connections -= 1
+            asyncio.get_running_loop().call_later(AGAIN, self.push)
+        else:
+            task.result()
 
     def client(self) -> Client:
         return Client(self)

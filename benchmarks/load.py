@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import time
 from dataclasses import dataclass
@@ -57,14 +58,28 @@ class Sink:
         self._process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
+        """Once it takes connections: a relay that is refused one would wait."""
         account = ["-u", "nobody"] if os.geteuid() == 0 else []
         with self._path.open("wb") as output:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [tool("smtp-sink"), *account, "-c", f"127.0.0.1:{self.port}", "1024"],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
+        until = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 10).close()
+            except ConnectionRefusedError:
+                if process.poll() is not None or time.monotonic() > until:
+                    process.kill()
+                    process.wait()
+                    text = self._path.read_text().strip()
+                    raise BenchmarkError(f"smtp-sink did not start: {text}") from None
+                time.sleep(0.01)
+            else:
+                return process
 
     def count(self) -> int:
         """Messages taken so far."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.load import Case
+from benchmarks.load import Case, send
 from benchmarks.relay import Contender, contenders
 from benchmarks.servers import BareServer
 
@@ -38,6 +38,15 @@ def test_everything_arrives_in_all_cases(bare: tuple[Contender, BareServer]) -> 
         contender.measure(case, case.messages)
         total += case.messages
     assert contender.sink.count() == total
+
+
+@pytest.mark.needs("smtp-source", "smtp-sink")
+def test_a_sink_that_refuses_is_tried_again(bare: tuple[Contender, BareServer]) -> None:
+    contender, server = bare
+    contender.sink.away()
+    send(Case("refused"), server.port, 30, 20)
+    contender.sink.back()
+    contender.sink.await_count(30, 20)
 
 
 @pytest.mark.needs("smtp-source", "smtp-sink")
