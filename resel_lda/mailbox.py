@@ -104,6 +104,16 @@ class Part:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class FolderEvent:
+    """What became of a folder. kind: "created", "deleted", "renamed" (old_name is then what it was
+    called), "subscribed", "unsubscribed" or "metadata" (name "" is the server's)."""
+
+    kind: str
+    name: str
+    old_name: str = ""
+
+
 @dataclass(slots=True)
 class AppendData:
     """One message to append: octets in blocks as the client sent them."""
@@ -309,6 +319,10 @@ class MailStore(Protocol):
 
     async def rename(self, name: str, new_name: str) -> None:
         """With its children; INBOX keeps existing and its messages move (RFC 3501 §6.3.5)."""
+        ...
+
+    def watch_tree(self, callback: Callable[[FolderEvent], None]) -> Callable[[], None]:
+        """Call back (in the loop) after each change of the folders; returns what ends that."""
         ...
 
     async def subscribe(self, name: str) -> None: ...

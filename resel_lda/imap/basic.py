@@ -54,6 +54,7 @@ AFTER_LOGIN = (
     "CATENATE",
     "REPLACE",
     "METADATA",
+    "NOTIFY",
 )
 # Seconds between signs of life to an idling client, as Dovecot's imap_idle_notify_interval.
 _IDLE_NOTIFY = 120.0
@@ -173,7 +174,8 @@ async def idle(session: Session, args: Parser) -> str:
     """RFC 2177. Ends with DONE; anything else is an error."""
     args.finish()
     session.extend([b"+ idling\r\n"])
-    changed = asyncio.Event()
+    notifier = session.notifier
+    changed = notifier.changed if notifier is not None else asyncio.Event()
     view = session.view
     end_watch = view.mailbox.watch(changed.set) if view is not None else None
     done = asyncio.ensure_future(session.stream.line(64))
@@ -199,7 +201,10 @@ async def _idle_until(
     notify_at = loop.time() + _IDLE_NOTIFY
     while True:
         changed.clear()
-        await search_context.sync(session, expunges=True)
+        if session.notifier is not None:
+            await session.notifier.tell(b"IDLE", expunges=True)
+        else:
+            await search_context.sync(session, expunges=True)
         if loop.time() >= notify_at:
             session.untagged(b"OK Still here")
             notify_at = loop.time() + _IDLE_NOTIFY

@@ -36,7 +36,7 @@ async def fetch(session: Session, args: Parser, by_uid: bool) -> str:
     args.space()
     numbers = args.sequence_set()
     args.space()
-    items = fetch_items.parse_items(args, _other)
+    items = parse_items(args)
     since, vanished, part = _modifiers(args) if args.skip(b" (") else (None, False, None)
     args.finish()
     if part is not None and not by_uid:
@@ -62,6 +62,16 @@ async def fetch(session: Session, args: Parser, by_uid: bool) -> str:
     if missing:
         return "[EXPUNGEISSUED] Some messages were already expunged."
     return "Fetch completed."
+
+
+def parse_items(args: Parser) -> list[Item]:
+    """All the items there are. Raises ParseError."""
+    return fetch_items.parse_items(args, _other)
+
+
+async def tell(session: Session, view: View, pairs: Pairs, items: Sequence[Item]) -> None:
+    """FETCH responses that no command asked for; they mark nothing as \\Seen."""
+    await _run(session, view, pairs, [replace(item, sets_seen=False) for item in items])
 
 
 def _other(args: Parser, name: bytes) -> Item | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from resel_lda.imap import (
     append,
@@ -13,6 +14,7 @@ from resel_lda.imap import (
     folders,
     listing,
     metadata,
+    notify,
     quotas,
     search,
     search_context,
@@ -67,6 +69,7 @@ _COMMANDS: dict[bytes, Handler] = {
     b"SETQUOTA": quotas.set_quota,
     b"GETMETADATA": metadata.get_metadata,
     b"SETMETADATA": metadata.set_metadata,
+    b"NOTIFY": notify.notify,
 }
 # Commands that take message numbers, or UIDs after UID. The first three must not be answered
 # with an EXPUNGE in their plain form (RFC 3501 §7.4.1).
@@ -86,6 +89,8 @@ class _State:
     stopping: bool = False
     bad_commands: int = 0
     word: bytes = b""
+    # The same, without UID before it.
+    plain_word: bytes = b""
     # The next sign of life of the running command.
     sign: asyncio.TimerHandle | None = None
 
@@ -119,6 +124,7 @@ class Server:
             self._task.cancel()
             raise
         finally:
+            session.close_notifier()
             session.close_view()
         if self._task.cancelled():
             end = End("Server shutting down.")
@@ -165,7 +171,7 @@ class Server:
         self._state.waiting = True
         try:
             async with asyncio.timeout(self._inactivity):
-                return await self.session.reader.next()
+                return await self._notified(self.session.reader.next())
         except TimeoutError:
             raise End("Disconnected for inactivity.") from None
         except CommandRefused as error:
@@ -174,6 +180,39 @@ class Server:
             return None
         finally:
             self._state.waiting = False
+
+    async def _notified(self, command: Coroutine[Any, Any, Incoming]) -> Incoming:
+        """The next command; until it comes, what NOTIFY asked for is told."""
+        session = self.session
+        notifier = session.notifier
+        if notifier is None:
+            return await command
+        reading = asyncio.ensure_future(command)
+        try:
+            while True:
+                changed = asyncio.create_task(notifier.changed.wait())
+                try:
+                    await asyncio.wait((reading, changed), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    changed.cancel()
+                if reading.done():
+                    return reading.result()
+                await self._tell(b"", expunges=False)
+                await session.flush()
+        finally:
+            reading.cancel()
+
+    async def _tell(self, word: bytes, expunges: bool) -> None:
+        """What changed, as far as the client wants to know."""
+        session = self.session
+        try:
+            if session.notifier is not None:
+                await session.notifier.tell(word, expunges)
+            elif session.view is not None:
+                await search_context.sync(session, expunges)
+        except MailboxError as error:
+            where = session.view.name if session.view is not None else "NOTIFY"
+            session.report(f"warning: {where}: {error.text}")
 
     def _count_bad(self) -> None:
         self._state.bad_commands += 1
@@ -184,7 +223,7 @@ class Server:
         """Run it and answer it, whatever happens."""
         session = self.session
         tag = tag_of(incoming.data)
-        self._state.word = b""
+        self._state.word = self._state.plain_word = b""
         session.progress = None
         loop = asyncio.get_running_loop()
         self._state.sign = loop.call_later(self._progress, self._tell_progress, tag)
@@ -225,11 +264,7 @@ class Server:
                 await session.look()
             except MailboxError as error:
                 session.report(f"warning: {session.view.name}: {error.text}")
-            expunges = self._state.word not in _NO_EXPUNGE
-            try:
-                await search_context.sync(session, expunges)
-            except MailboxError as error:
-                session.report(f"warning: {session.view.name}: {error.text}")
+        await self._tell(self._state.plain_word, self._state.word not in _NO_EXPUNGE)
         session.tagged(tag, answer)
         if answer.startswith(b"BAD"):
             self._count_bad()
@@ -238,14 +273,14 @@ class Server:
         args = Parser(incoming.data)
         args.tag()
         args.space()
-        word = self._state.word = args.word()
+        word = self._state.word = self._state.plain_word = args.word()
         if word == b"APPEND":
             return await append.append(self.session, args, incoming.message)
         if word == b"REPLACE":
             return await append.replace(self.session, args, incoming.message, by_uid=False)
         if word == b"UID":
             args.space()
-            word = args.word()
+            word = self._state.plain_word = args.word()
             if word == b"REPLACE":
                 return await append.replace(self.session, args, incoming.message, by_uid=True)
             self.session.selected()

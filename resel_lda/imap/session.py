@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Callable, Collection
@@ -31,6 +32,16 @@ class Context(Protocol):
     async def changes(self, session: Session) -> list[bytes]: ...
 
 
+class Notifier(Protocol):
+    """See `resel_lda.imap.notify`."""
+
+    changed: asyncio.Event
+
+    async def tell(self, word: bytes, expunges: bool) -> None: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Who:
     """Whose session it is. session: the identifier in the log. secured: TLS or loopback."""
@@ -55,6 +66,8 @@ class Session:
         self.view: View | None = None
         # Results of searches that are kept up to date, by tag (RFC 5267 §4.3).
         self.contexts: dict[bytes, Context] = {}
+        # What NOTIFY asked for (RFC 5465).
+        self.notifier: Notifier | None = None
         # FETCH responses carry MODSEQ (RFC 7162 §3.1).
         self.condstore = False
         # VANISHED instead of EXPUNGE (RFC 7162 §3.2).
@@ -175,6 +188,14 @@ class Session:
         self.contexts.clear()
         if view is not None:
             view.mailbox.release()
+
+    def close_notifier(self) -> None:
+        """What is told is as it was before the first NOTIFY."""
+        notifier, self.notifier = self.notifier, None
+        if notifier is not None:
+            notifier.close()
+            if self.view is not None:
+                self.view.tells_flags = True
 
     async def look(self, now: bool = False) -> None:
         """Have the folder look at the disk, if it is time to. Raises End when it is no more."""

@@ -50,6 +50,8 @@ class View:
             claimed = mailbox.claim_recent()
             self.recent = set(claimed.intersection(self.uids)) if claimed else set()
         self._shows_recent = True
+        # Whether flags that others changed are told of (RFC 5465).
+        self.tells_flags = True
         # No message has another number than its UID (RFC 9586).
         self.uid_only = False
         # The session may be sent what only IMAP4rev2 and UTF8=ACCEPT know.
@@ -215,7 +217,7 @@ class View:
         for info in changed:
             if info.uid > self._highest or self._told.get(info.uid) == info.modseq:
                 continue
-            sequence = self.sequence(info.uid)
+            sequence = self.sequence(info.uid) if self.tells_flags else 0
             if sequence:
                 out.append(self.flags_response(sequence, info))
         if new:

@@ -27,6 +27,8 @@ from resel_lda.maildir.locate import locate
 from resel_lda.maildir.names import NameMaker
 from resel_lda.maildir.quota import Quota, limit_of
 from resel_lda.maildir.reading import mailbox_error
+from resel_lda.maildir.status import folder_status
+from resel_lda.maildir.tree_events import TreeEvents
 from resel_lda.maildir.uidlist import FILE_NAME, read_uidlist
 from resel_lda.maildir.watch import Watcher
 from resel_mta.config import Settings
@@ -42,7 +44,7 @@ _KEEP_OPEN = 100
 _KEEP_MESSAGES = 100_000
 
 
-class MaildirStore:
+class MaildirStore(TreeEvents):
     """Implements `MailStore`. Made and used inside a running event loop.
 
     executor: threads shared with other stores; without it the store has its own.
@@ -58,6 +60,7 @@ class MaildirStore:
         *,
         executor: ThreadPoolExecutor | None = None,
     ) -> None:
+        super().__init__()
         self.user = user
         self._disk = disk
         self._log = log
@@ -233,29 +236,7 @@ class MaildirStore:
     async def status(self, name: str) -> FolderStatus:
         folder = await self.open_folder(name)
         try:
-            recent, known = folder.recent_count(), folder.known_status
-            if known is not None and (known.highestmodseq, known.recent) == (
-                folder.highestmodseq,
-                recent,
-            ):
-                return known
-            messages = folder.messages()
-            uidnext, highestmodseq = folder.uidnext, folder.highestmodseq
-            deleted = [info.uid for info in messages if "\\Deleted" in info.flags]
-            sizes = await folder.sizes([info.uid for info in messages])
-            folder.known_status = FolderStatus(
-                messages=len(messages),
-                recent=recent,
-                unseen=sum("\\Seen" not in info.flags for info in messages),
-                uidnext=uidnext,
-                uidvalidity=folder.uidvalidity,
-                highestmodseq=highestmodseq,
-                size=sum(sizes.values()),
-                deleted=len(deleted),
-                deleted_size=sum(sizes.get(uid, 0) for uid in deleted),
-                mailbox_id=folder.mailbox_id,
-            )
-            return folder.known_status
+            return await folder_status(folder)
         finally:
             folder.release()
 
@@ -266,6 +247,7 @@ class MaildirStore:
     async def set_metadata(self, name: str, values: Mapping[str, bytes | None]) -> None:
         await self._prepare()
         await self._thread(self._annotations.write, name, values)
+        self.tree_changed("metadata", name)
 
     async def quota(self) -> QuotaInfo | None:
         if not self._quota.limit:
@@ -282,6 +264,7 @@ class MaildirStore:
             raise MailboxError("INBOX already exists", "ALREADYEXISTS")
         self.layout.check_name(name)
         await self._thread(self._create, name, special_use)
+        self.tree_changed("created", name)
 
     def _create(self, name: str, special_use: str) -> None:
         if self.layout.exists(name):
@@ -297,6 +280,7 @@ class MaildirStore:
         self.layout.check_name(name)
         await self._forget_open([name])
         await self._thread(self._delete, name)
+        self.tree_changed("deleted", name)
 
     def _delete(self, name: str) -> None:
         if not self.layout.exists(name):
@@ -328,6 +312,7 @@ class MaildirStore:
         affected = [name, *await self._thread(self.layout.descendants, name)]
         await self._forget_open(affected)
         await self._thread(self._rename, name, new_name, affected)
+        self.tree_renamed(name, new_name, affected)
 
     async def _rename_inbox(self, new_name: str) -> None:
         await self.create(new_name)
@@ -370,14 +355,17 @@ class MaildirStore:
                     await folder.close()
 
     async def subscribe(self, name: str) -> None:
-        await self._prepare()
         if not is_inbox(name):
             self.layout.check_name(name)
-        await self._thread(self._subscriptions.set, "INBOX" if is_inbox(name) else name, True)
+        await self._subscribe("INBOX" if is_inbox(name) else name, True)
 
     async def unsubscribe(self, name: str) -> None:
+        await self._subscribe("INBOX" if is_inbox(name) else name, False)
+
+    async def _subscribe(self, name: str, wanted: bool) -> None:
         await self._prepare()
-        await self._thread(self._subscriptions.set, "INBOX" if is_inbox(name) else name, False)
+        await self._thread(self._subscriptions.set, name, wanted)
+        self.tree_changed("subscribed" if wanted else "unsubscribed", name)
 
     async def close(self) -> None:
         """Close every folder; sessions must be done."""

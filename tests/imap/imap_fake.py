@@ -19,6 +19,7 @@ from resel_lda.mailbox import (
 )
 from resel_lda.maildir.ranges import uid_ranges
 from resel_lda.maildir.transfer import each
+from resel_lda.maildir.tree_events import TreeEvents
 from resel_lda.mime import sections
 from resel_lda.mime.lookup import search_row, sort_row
 from resel_lda.mime.preview import preview_of
@@ -253,8 +254,9 @@ class FakeMailbox:
         self.held -= 1
 
 
-class FakeStore:
+class FakeStore(TreeEvents):
     def __init__(self) -> None:
+        super().__init__()
         self.boxes: dict[str, FakeMailbox] = {}
         self.subscribed: set[str] = set()
         self.uses: dict[str, str] = {}
@@ -311,6 +313,7 @@ class FakeStore:
     async def set_metadata(self, name: str, values: Mapping[str, bytes | None]) -> None:
         kept = {**self.entries.get(name, {}), **values}
         self.entries[name] = {entry: value for entry, value in kept.items() if value is not None}
+        self.tree_changed("metadata", name)
 
     async def quota(self) -> QuotaInfo | None:
         return QuotaInfo("User quota", 10_000, 512 * 1024, 3)
@@ -322,11 +325,13 @@ class FakeStore:
         for depth in range(1, len(levels) + 1):
             if "/".join(levels[:depth]) not in self.boxes:
                 self._make("/".join(levels[:depth]))
+        self.tree_changed("created", name)
 
     async def delete(self, name: str) -> None:
         if name not in self.boxes:
             raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT")
         del self.boxes[name]
+        self.tree_changed("deleted", name)
 
     async def rename(self, name: str, new_name: str) -> None:
         if name not in self.boxes:
@@ -338,14 +343,18 @@ class FakeStore:
             inbox = self.boxes["INBOX"]
             await inbox.move(sorted(inbox.infos), new_name)
             return
-        for old in [one for one in self.boxes if one == name or one.startswith(name + "/")]:
+        names = [one for one in self.boxes if one == name or one.startswith(name + "/")]
+        for old in names:
             self.boxes[new_name + old[len(name) :]] = self.boxes.pop(old)
+        self.tree_renamed(name, new_name, names)
 
     async def subscribe(self, name: str) -> None:
         self.subscribed.add(name)
+        self.tree_changed("subscribed", name)
 
     async def unsubscribe(self, name: str) -> None:
         self.subscribed.discard(name)
+        self.tree_changed("unsubscribed", name)
 
     async def close(self) -> None:
         """Nothing is open."""

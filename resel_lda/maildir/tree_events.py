@@ -1,0 +1,34 @@
+"""Who wants to know of folders that come, go, change their names or their subscription."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+
+from resel_lda.mailbox import FolderEvent
+
+
+class TreeEvents:
+    """Called back in the loop, once for each folder, after the change is on disk."""
+
+    def __init__(self) -> None:
+        self._tree_callbacks: list[Callable[[FolderEvent], None]] = []
+
+    def watch_tree(self, callback: Callable[[FolderEvent], None]) -> Callable[[], None]:
+        """Returns what ends it."""
+        self._tree_callbacks.append(callback)
+
+        def stop() -> None:
+            with contextlib.suppress(ValueError):
+                self._tree_callbacks.remove(callback)
+
+        return stop
+
+    def tree_changed(self, kind: str, name: str, old_name: str = "") -> None:
+        for callback in list(self._tree_callbacks):
+            callback(FolderEvent(kind, name, old_name))
+
+    def tree_renamed(self, name: str, new_name: str, names: Iterable[str]) -> None:
+        """names: `name` and those below it."""
+        for one in names:
+            self.tree_changed("renamed", new_name + one[len(name) :], one)
