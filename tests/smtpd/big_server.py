@@ -79,7 +79,8 @@ async def main() -> None:
         FakeUsers(),  # type: ignore[arg-type]
         MailLog(StreamSink(2)),
     )
-    server = await loop.create_server(service.factory, "127.0.0.1", 0)
+    # As the daemon's: a client whose connection the kernel dropped, for want of room, waits for ever.
+    server = await loop.create_server(service.factory, "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.to_thread(sys.stdin.read)
     server.close()
