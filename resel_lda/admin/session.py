@@ -9,6 +9,7 @@ that ends without the last one is of a worker that died.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -86,6 +87,8 @@ class AdminSession:
         self._settings = settings
         self._report = report
         self._task: asyncio.Task[str] | None = None
+        # Octets of what was handed in that are not read yet.
+        self._left = 0
 
     def stop(self) -> None:
         if self._task is not None:
@@ -104,18 +107,19 @@ class AdminSession:
     async def _serve(self) -> str:
         try:
             request = json.loads(await self._stream.line(_MAX_REQUEST))
-            octets = int(request.get("octets", 0))
+            self._left = int(request.get("octets", 0))
             command = str(request["command"])
             args = request.get("args", {})
         except (LineTooLong, ValueError, KeyError, TypeError, AttributeError):
             await self.problem("the request cannot be read", EX_TEMPFAIL)
             return "bad request"
-        await self._perform(command, args, octets)
+        await self._perform(command, args)
         await self._say({"done": True})
+        await self._skip()
         # A delivery has its own line.
         return "" if command == "deliver" else f"Command {command}"
 
-    async def _perform(self, command: str, args: Mapping[str, Any], octets: int) -> None:
+    async def _perform(self, command: str, args: Mapping[str, Any]) -> None:
         handler = COMMANDS.get(command)
         if handler is None:
             await self.problem(f"unknown command {command}", EX_TEMPFAIL)
@@ -127,17 +131,23 @@ class AdminSession:
             names_of(self._settings),
             args,
             self,
-            lambda: self._content(octets),
+            self._content,
             self._report,
         )
         await perform(handler, work)
 
-    async def _content(self, octets: int) -> AsyncIterator[bytes]:
-        left = octets
-        while left:
-            block = await self._stream.read(min(left, _BLOCK))
-            left -= len(block)
+    async def _content(self) -> AsyncIterator[bytes]:
+        while self._left:
+            block = await self._stream.read(min(self._left, _BLOCK))
+            self._left -= len(block)
             yield block
+
+    async def _skip(self) -> None:
+        """Read what nobody wanted, up to the asker's end: a socket that is closed with octets
+        unread takes the answer with it."""
+        with contextlib.suppress(ConnectionLost):
+            async for _ in self._content():
+                continue
 
     # Implements `work.Tell`.
 
