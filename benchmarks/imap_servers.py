@@ -6,6 +6,7 @@ ports, with the settings they are shipped with.
 
 from __future__ import annotations
 
+import abc
 import os
 import pwd
 import shutil
@@ -82,7 +83,7 @@ service imap {{
 """
 
 
-class MailServer:
+class MailServer(abc.ABC):
     """A server of mailboxes. mail: where the users' Maildirs lie; account: whose they are.
     port: IMAP's."""
 
@@ -106,8 +107,8 @@ class MailServer:
         if os.geteuid() == 0:
             os.chown(path, self.account.pw_uid, self.account.pw_gid)
 
-    def stop(self) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def stop(self) -> None: ...
 
 
 class DovecotServer(MailServer):

@@ -106,8 +106,14 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def receive(control: socket.socket) -> tuple[bytes, int | None] | None:
-    """(packet, descriptor) or None at the end. Raises BlockingIOError when there is none yet."""
-    packet, ancillary, _, _ = control.recvmsg(MAX_PACKET, socket.CMSG_SPACE(4))
+    """(packet, descriptor), or None at the end, which the other side's death is too. Raises
+    BlockingIOError when there is none yet."""
+    try:
+        packet, ancillary, _, _ = control.recvmsg(MAX_PACKET, socket.CMSG_SPACE(4))
+    except BlockingIOError:
+        raise
+    except OSError:
+        return None
     descriptor: int | None = None
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

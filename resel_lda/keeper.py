@@ -268,8 +268,6 @@ class Keeper:
                 received = handover.receive(self._control)
             except BlockingIOError:
                 return
-            except OSError:
-                received = None
             if received is None:
                 asyncio.get_running_loop().remove_reader(self._control.fileno())
                 self._ready.clear()

@@ -128,8 +128,6 @@ class Worker:
                 received = handover.receive(self._control)
             except BlockingIOError:
                 return
-            except OSError:
-                received = None
             if received is None:
                 self._ending.set()
                 return

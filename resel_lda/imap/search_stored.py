@@ -3,6 +3,7 @@ EMAILID and THREADID (RFC 8474)."""
 
 from __future__ import annotations
 
+import abc
 import datetime
 from collections.abc import Collection
 
@@ -15,15 +16,15 @@ _SAVED = {b"SAVEDBEFORE": b"BEFORE", b"SAVEDON": b"ON", b"SAVEDSINCE": b"SINCE"}
 _OBJECTS = {b"EMAILID": 0, b"THREADID": 1}
 
 
-class StoredKey:
+class StoredKey(abc.ABC):
     """Answered by the store for all messages at once."""
 
     def __init__(self) -> None:
         # UIDs of those that match, once it is prepared.
         self.matches: Collection[int] | None = None
 
-    async def prepare(self, mailbox: Mailbox) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    async def prepare(self, mailbox: Mailbox) -> None: ...
 
     def __call__(self, candidate: Candidate) -> Answer:
         return self.matches is not None and candidate.info.uid in self.matches

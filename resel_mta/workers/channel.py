@@ -111,8 +111,6 @@ class Channel:
                 found = handover.receive(self._control)
             except BlockingIOError:
                 return
-            except OSError:
-                found = None
             if found is None:
                 self._end()
                 return

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import smtplib
-import socket
 import socketserver
 import subprocess
 import threading
@@ -17,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from demo import machines
 from demo.launcher import CHECKOUT, Launcher
 from resel_mta.queue.ids import part_of
 
@@ -38,9 +38,7 @@ PATIENCE = 40.0
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return machines.free_port(["127.0.0.1"])
 
 
 def until(what: Callable[[], Any], timeout: float = PATIENCE) -> Any:
