@@ -94,7 +94,9 @@ def test_workers_of_root_deliver_to_mailboxes(server: Server) -> None:
     assert {each.stat().st_uid for each in found} == {pwd.getpwnam(MAILBOXES).pw_uid}
     owner = pwd.getpwnam(OWNER).pw_uid
     assert {os.stat(f"/proc/{pid}").st_uid for pid in workers(server)} == {owner}
-    # A worker that is killed leaves the supervisor as it was.
+    # A worker that is killed leaves the supervisor as it was. What it has delivered and not yet
+    # forgotten would come again.
+    until(lambda: server.log.read_text().count(": removed") == sent)
     victim = workers(server)[0]
     os.kill(victim, signal.SIGKILL)
     until(lambda: len(workers(server)) == 2 and victim not in workers(server))

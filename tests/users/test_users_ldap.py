@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import imaplib
+import os
 import signal
 import socket
 import subprocess
@@ -105,6 +106,11 @@ class Directory:
                     return
             time.sleep(0.02)
         raise AssertionError("slapd does not listen")
+
+    def pause(self) -> None:
+        """No thread of it runs any more when this returns; SIGCONT ends it."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     def stop(self) -> None:
         self.process.terminate()
@@ -260,7 +266,7 @@ async def test_a_hanging_directory_is_a_temporary_failure(
     monkeypatch.setattr("resel_mta.users.ldap._AVOIDED", 1.0)
     users = open_users(Settings.build(passdb=f"ldap:{directory.file}"))
     assert await users.find("ann")
-    directory.process.send_signal(signal.SIGSTOP)
+    directory.pause()
     try:
         with pytest.raises(TempFail):
             await users.find("ann")
@@ -305,7 +311,7 @@ async def test_waiting_for_a_slow_directory_is_no_work(
     monkeypatch.setattr("resel_mta.users.ldap.PATIENCE", 1.0)
     users = open_users(Settings.build(passdb=f"ldap:{directory.file}"))
     assert await users.find("ann")
-    directory.process.send_signal(signal.SIGSTOP)
+    directory.pause()
     used = time.process_time()
     try:
         with pytest.raises(TempFail):
@@ -367,7 +373,7 @@ def test_the_supervisor_asks_for_itself(
     accounts = Accounts(settings)
     assert accounts.find("ann") == User("ann", 2000, 100, "/home/ann")
     assert accounts.find("nobody") is None
-    directory.process.send_signal(signal.SIGSTOP)
+    directory.pause()
     try:
         assert accounts.find("ann") == User("ann", 2000, 100, "/home/ann")
         with pytest.raises(OSError, match="does not answer"):
