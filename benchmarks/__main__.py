@@ -2,6 +2,7 @@
 
 make bench                          the main case, three pairs
 make bench BENCH_ARGS="--all"       all cases
+make bench BENCH_ARGS="--workers 1 --workers 2"    one process beside two
 make bench BENCH_ARGS="--imap"      mailboxes beside the real Dovecot
 make bench BENCH_ARGS="--syncs"     how often each syncs, in all cases
 make bench BENCH_ARGS="--profile"   where the CPU time of one message goes
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks import imap, relay, report, stages
@@ -67,6 +69,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--case", default="", help="only cases with this in their name")
     parser.add_argument("--pairs", type=int, default=3, help="measurements of each (3)")
     parser.add_argument("--messages", type=int, default=0, help="per measurement")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        action="append",
+        help="worker_processes of resel-mta; given twice, both are measured",
+    )
     parser.add_argument("--imap", action="store_true", help="IMAP beside Dovecot instead")
     parser.add_argument("--profile", action="store_true", help="CPU time of one message, by stage")
     parser.add_argument(
@@ -131,7 +139,7 @@ def chosen(options: argparse.Namespace, with_postfix: bool) -> list[relay.Kind]:
     """What is measured. The bare loop goes last: it writes as much as ours did before."""
     kinds: list[relay.Kind] = [PostfixServer] if with_postfix else []
     if "resel-mta" not in options.without:
-        kinds.append(ReselServer)
+        kinds += [partial(ReselServer, workers=n) for n in options.workers or (None,)]
     if "bare" not in options.without:
         kinds.append(BareServer)
     return kinds

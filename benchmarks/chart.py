@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from xml.sax.saxutils import escape
 
-COLOURS = ("#8a8f98", "#1f6feb", "#d4a72c")
+COLOURS = ("#8a8f98", "#1f6feb", "#d4a72c", "#2da44e")
 ONLY = COLOURS[1]
 BAR, GAP, LEFT, WIDTH, RIGHT, TOP = 22, 18, 260, 420, 150, 64
 
@@ -50,7 +51,7 @@ def bar_chart(
     for group in groups:
         middle = y + len(series) * BAR / 2 + 4
         parts.append(f'<text x="16" y="{middle:.0f}">{escape(group.label)}</text>')
-        for name, value, colour in zip(series, group.values, colours, strict=False):
+        for name, value, colour in zip(series, group.values, cycle(colours)):
             parts += _bar(y, name, value, unit, top, colour)
             y += BAR
         y += gap

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from benchmarks.chart import Group, bar_chart
 from benchmarks.relay import Result
+from benchmarks.servers import OURS
 
-OURS = "resel-mta"
 LONGEST = 10.0
 """What the longest bar stands for, as so many times as fast."""
 FIGURES = (
@@ -27,7 +27,7 @@ FIGURES = (
 
 
 def table(results: Sequence[Result]) -> str:
-    """Medians side by side, and how many times as fast ours drains as each of the others."""
+    """Medians side by side, and how many times as fast each of ours drains as each of the others."""
     lines = [f"{'':<32}{'':<22}" + "".join(f"{title:>16}" for _, title, _ in FIGURES)]
     for result in results:
         for name in result.runs:
@@ -35,17 +35,18 @@ def table(results: Sequence[Result]) -> str:
                 f"{result.median(name, key):>16.{digits}f}" for key, _, digits in FIGURES
             )
             lines.append(f"{result.case.name:<32}{name:<22}{values}")
-        for name, factor in ratios(result).items():
-            lines.append(f"{'':<32}{f'{OURS} / {name}':<22}{'':>16}{factor:>15.2f}×")
+        for (ours, other), factor in ratios(result).items():
+            lines.append(f"{'':<32}{f'{ours} / {other}':<32}{'':>6}{factor:>15.2f}×")
     return "\n".join(lines)
 
 
-def ratios(result: Result) -> dict[str, float]:
-    """Ours to each of the others' in messages drained per second, as far as both were measured."""
-    if OURS not in result.runs:
-        return {}
-    ours = result.median(OURS, "drained")
-    return {name: ours / result.median(name, "drained") for name in result.runs if name != OURS}
+def ratios(result: Result) -> dict[tuple[str, str], float]:
+    """Each of ours to each of the others in messages drained per second, as far as both were
+    measured."""
+    drained = {name: result.median(name, "drained") for name in result.runs}
+    ours = [name for name in drained if name.startswith(OURS)]
+    others = [name for name in drained if not name.startswith(OURS)]
+    return {(our, other): drained[our] / drained[other] for our in ours for other in others}
 
 
 def write(results: Sequence[Result], directory: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from benchmarks.load import BenchmarkError, tool
 from demo.launcher import CHECKOUT, Launcher
 from demo.machines import Machine, free_port
 
+OURS = "resel-mta"
 MASTER_CF = """\
 127.0.0.1:{port} inet n - n - - smtpd
 pickup unix n - n 60 1 pickup
@@ -164,19 +165,26 @@ class PostfixServer:
 class ReselServer:
     """`resel-mta --role relay` with conf/relay.cf, unprivileged."""
 
-    name = "resel-mta"
-
-    def __init__(self, directory: Path, sink_port: int, launcher: Launcher | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        sink_port: int,
+        launcher: Launcher | None = None,
+        workers: int | None = None,
+    ) -> None:
+        """workers: worker_processes; None leaves it as it is shipped."""
+        self.name = OURS if workers is None else f"{OURS}, {workers} proc."
         self.port = free_port(["127.0.0.1"])
         overrides = {
             "myhostname": "mta.bench.example",
             "smtpd_listen": f":{self.port}",
             "relayhost": f"[127.0.0.1]:{sink_port}",
         }
+        if workers is not None:
+            overrides["worker_processes"] = str(workers)
         launcher = launcher or Launcher(directory)
-        self._machine = Machine(
-            "resel", "relay", "127.0.0.1", directory / "resel", launcher, overrides
-        )
+        folder = directory / ("resel" if workers is None else f"resel-{workers}")
+        self._machine = Machine("resel", "relay", "127.0.0.1", folder, launcher, overrides)
         self._machine.start()
         self.pid = self._machine.pid
         self._offset = 0

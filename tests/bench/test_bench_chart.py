@@ -74,6 +74,24 @@ def test_the_table_sets_ours_against_each_of_the_others() -> None:
     assert " / " not in report.table([result_of(Postfix=500.0)])
 
 
+def test_one_worker_process_and_two_are_set_against_the_others() -> None:
+    runs = {
+        "Postfix": [Run(1.0, 500.0, 0.5, 40.0, 9.0)],
+        "resel-mta, 1 proc.": [Run(1.0, 1000.0, 0.5, 40.0, 9.0)],
+        "resel-mta, 2 proc.": [Run(1.0, 1500.0, 0.5, 40.0, 9.0)],
+    }
+    table = report.table([Result(Case("5 KB"), runs)])
+    (one,) = [line for line in table.splitlines() if "resel-mta, 1 proc. / Postfix" in line]
+    (two,) = [line for line in table.splitlines() if "resel-mta, 2 proc. / Postfix" in line]
+    assert (one.split()[-1], two.split()[-1]) == ("2.00×", "3.00×")
+
+
+def test_each_series_has_its_bar_however_many_there_are() -> None:
+    names = ["a", "b", "c", "d", "e"]
+    picture = bar_chart("T", "n", "/s", names, [Group("one", [1.0, 2.0, 3.0, 4.0, 5.0])])
+    assert bars(picture) == [WIDTH / 5 * n for n in range(1, 6)]
+
+
 def test_the_pictures_of_mailboxes_show_how_many_times_as_fast() -> None:
     rows = {"Dovecot": {"SELECT": [4.0, 5.0, 6.0]}, "resel-mta": {"SELECT": [1.0], "SORT": [1.0]}}
     picture = report.imap_picture(rows, 2000)
