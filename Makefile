@@ -20,7 +20,7 @@ demo: venv
 	@.venv/bin/python -m demo
 
 test: dev
-	@.venv/bin/python -m pytest -q -n 2 $(PYTEST_ARGS)
+	@.venv/bin/python $(AGAIN) -m pytest -q -n 2 $(PYTEST_ARGS)
 
 lint: dev
 	@.venv/bin/ruff check .
