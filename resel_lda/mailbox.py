@@ -107,11 +107,13 @@ class Part:
 @dataclass(frozen=True, slots=True)
 class FolderEvent:
     """What became of a folder. kind: "created", "deleted", "renamed" (old_name is then what it was
-    called), "subscribed", "unsubscribed" or "metadata" (name "" is the server's)."""
+    called), "moved" (it lies below one that was renamed), "subscribed", "unsubscribed" or
+    "metadata" (name "" is the server's; entries: those that were set or removed)."""
 
     kind: str
     name: str
     old_name: str = ""
+    entries: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -322,7 +324,8 @@ class MailStore(Protocol):
         ...
 
     def watch_tree(self, callback: Callable[[FolderEvent], None]) -> Callable[[], None]:
-        """Call back (in the loop) after each change of the folders; returns what ends that."""
+        """Call back after each change of the folders, in the task that made it; returns what ends
+        that."""
         ...
 
     async def subscribe(self, name: str) -> None: ...

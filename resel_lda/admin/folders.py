@@ -45,7 +45,7 @@ async def list_folders(work: Work) -> None:
         if work.on("subscribed"):
             if not info.subscribed:
                 continue
-        elif "\\NonExistent" in info.attributes:
+        elif "\\NonExistent" in info.attributes and "\\HasChildren" not in info.attributes:
             continue
         shown = work.names.shown(info.name)
         if not masks or any(matches_folder(m, shown, work.names.separator) for m in masks):

@@ -28,6 +28,7 @@ async def append(session: Session, args: Parser, literal: Literal | None) -> str
     except (ParseError, Refused, MailboxError):
         await upload.abandon()
         raise
+    session.brought[mailbox.name] = set(uids)
     code = text.uid_set(uids).decode("ascii")
     return f"[APPENDUID {mailbox.uidvalidity} {code}] Append completed."
 
@@ -58,6 +59,7 @@ async def replace(session: Session, args: Parser, literal: Literal | None, by_ui
     except (ParseError, Refused, MailboxError):
         await upload.abandon()
         raise
+    session.brought[mailbox.name] = {new}
     code = f"APPENDUID {mailbox.uidvalidity} {new}"
     session.untagged(f"OK [{code}] Replacement message ready".encode("ascii"))
     # EXISTS before EXPUNGE, so that a client never sees the draft gone.

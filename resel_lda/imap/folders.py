@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from resel_lda.imap import text
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.parser import ParseError, Parser
@@ -27,6 +29,33 @@ _STATUS_ITEMS = {
 }
 
 
+async def attributes(session: Session, name: str) -> set[str]:
+    """Of a folder as it is now, \\NonExistent if there is none."""
+    held = await session.store.folders()
+    info = next((one for one in held if one.name == name), None)
+    if info is None:
+        return {"\\NonExistent"}
+    return {*info.attributes, "\\Subscribed"} if info.subscribed else set(info.attributes)
+
+
+def list_response(session: Session, name: str, words: Iterable[str], old: bytes = b"") -> bytes:
+    """LIST without ``* `` and CR LF. old: the name by which the client knows the folder, where
+    that is another (RFC 9051 §6.3.9.7)."""
+    return b"LIST (%b) %b %b%b" % (
+        " ".join(sorted(words)).encode("ascii"),
+        text.string(session.names.separator.encode("ascii")),
+        text.mailbox(session.names.wire(name)),
+        b' ("OLDNAME" (%b))' % text.mailbox(old) if old else b"",
+    )
+
+
+async def tell_name(session: Session, name: str, given: bytes) -> None:
+    """With IMAP4rev2: of a folder whose name the client knows, or gave, otherwise."""
+    if session.rev2 and session.names.wire(name) != given:
+        words = await attributes(session, name)
+        session.untagged(list_response(session, name, words, given))
+
+
 def _one_name(args: Parser) -> bytes:
     args.space()
     wire = args.astring()
@@ -49,7 +78,7 @@ async def create(session: Session, args: Parser) -> str:
     await session.store.create(name, use)
     mailbox = await session.store.open(name)
     mailbox.release()
-    session.tell_name(name, wire)
+    await tell_name(session, name, wire)
     return f"[MAILBOXID ({mailbox.mailbox_id})] Create completed."
 
 
@@ -97,7 +126,7 @@ async def rename(session: Session, args: Parser) -> str:
     if new.startswith(old + "/") and old != "INBOX":
         raise Refused("NO", "A mailbox can't be moved under itself", "CANNOT")
     await session.store.rename(old, new)
-    session.tell_name(new, old_wire)
+    await tell_name(session, new, old_wire)
     return "Rename completed."
 
 

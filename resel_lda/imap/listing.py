@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from resel_lda.imap import folders, text
+from resel_lda.imap.errors import Refused
 from resel_lda.imap.names import matches_folder
 from resel_lda.imap.parser import ParseError, Parser
 from resel_lda.imap.session import Session
@@ -13,14 +14,17 @@ from resel_lda.mailbox import FolderInfo, MailboxError
 
 _CHILDREN = frozenset(("\\HasChildren", "\\HasNoChildren"))
 _SELECT_OPTIONS = (b"SUBSCRIBED", b"REMOTE", b"RECURSIVEMATCH", b"SPECIAL-USE")
+# Those that choose folders by what they are.
+_CRITERIA = frozenset((b"SUBSCRIBED", b"SPECIAL-USE"))
 _MAX_PATTERNS = 64
 
 
 @dataclass(slots=True)
 class _Request:
-    """extended: the client used LIST-EXTENDED's syntax. status: items of RETURN (STATUS …)."""
+    """extended: the client used LIST-EXTENDED's syntax. status: items of RETURN (STATUS …).
+    asks_root: LIST "" "". patterns: with the reference before them."""
 
-    reference: str = ""
+    asks_root: bool = False
     patterns: list[str] = field(default_factory=list)
     select: set[bytes] = field(default_factory=set)
     returns: set[bytes] = field(default_factory=set)
@@ -30,19 +34,19 @@ class _Request:
 
 async def list_(session: Session, args: Parser) -> str:
     request = _parse(session, args)
-    if request.patterns == [""] and not request.extended:
+    if request.asks_root and not request.extended:
         _answer_root(session)
         return "List completed."
     if b"HIGHESTMODSEQ" in request.status:
         session.use_condstore()
     held = await session.store.folders()
-    for folder, matched, child_subscribed in _chosen(session, request, held):
+    for folder, matched, below in _chosen(session, request, held):
         attributes = _attributes(request, folder, session.rev2)
         extra = b""
-        if child_subscribed:
-            extra = b' ("CHILDINFO" ("SUBSCRIBED"))'
-        if matched or extra:
-            _answer(session, b"LIST", folder.name, attributes, extra)
+        if below:
+            words = b" ".join(b'"%b"' % word for word in sorted(request.select & _CRITERIA))
+            extra = b' ("CHILDINFO" (%b))' % words
+        _answer(session, b"LIST", folder.name, attributes, extra)
         if request.status and matched:
             await _answer_status(session, folder, request.status)
     return "List completed."
@@ -55,7 +59,7 @@ def _parse(session: Session, args: Parser) -> _Request:
         request.extended = True
         request.select = _select_options(args)
         args.space()
-    request.reference = session.names.text(args.astring())
+    reference = args.astring()
     args.space()
     if args.skip(b"("):
         request.extended = True
@@ -67,8 +71,12 @@ def _parse(session: Session, args: Parser) -> _Request:
                 raise ParseError("Too many mailbox patterns")
     else:
         raw = [args.list_mailbox()]
-    for pattern in raw:
-        request.patterns.append(session.names.text(pattern))
+    # Empty ones mean nothing in the extended form (RFC 5258 §3), and the separator is asked for in
+    # the other.
+    request.asks_root = raw == [b""]
+    request.patterns = [
+        pattern for one in raw if one and (pattern := _pattern(session, reference, one))
+    ]
     if args.skip(b" "):
         request.extended = True
         if args.word() != b"RETURN":
@@ -77,6 +85,14 @@ def _parse(session: Session, args: Parser) -> _Request:
         _return_options(args, request)
     args.finish()
     return request
+
+
+def _pattern(session: Session, reference: bytes, given: bytes) -> str:
+    """As it is matched with names; "", which matches none, where it can be none (RFC 9051 §6.3.9)."""
+    try:
+        return session.names.text(reference) + session.names.text(given)
+    except Refused:
+        return ""
 
 
 def _select_options(args: Parser) -> set[bytes]:
@@ -117,28 +133,33 @@ def _answer_root(session: Session) -> None:
 def _chosen(
     session: Session, request: _Request, held: Sequence[FolderInfo]
 ) -> Iterator[tuple[FolderInfo, bool, bool]]:
-    """(folder, whether it is itself selected, whether only a child below matches): RFC 5258."""
-    patterns = [request.reference + pattern for pattern in request.patterns]
+    """(folder, whether it is itself selected, whether one below it is): RFC 5258 §3.5, §4. A folder
+    that is not selected itself is told only for one below that is not told."""
     separator = session.names.separator
     recursive = b"RECURSIVEMATCH" in request.select
-    for folder in held:
+
+    def matches(folder: FolderInfo) -> bool:
         shown = session.names.shown(folder.name)
-        if not any(matches_folder(pattern, shown, separator) for pattern in patterns):
+        return any(matches_folder(pattern, shown, separator) for pattern in request.patterns)
+
+    for folder in held:
+        if not matches(folder):
             continue
-        matched = _is_selected(request, folder)
-        below = recursive and any(
-            other.name.startswith(folder.name + "/") and _is_selected(request, other)
-            for other in held
-        )
-        if matched or below:
-            yield folder, matched, below
+        selected = _is_selected(request, folder)
+        below = [
+            other
+            for other in (held if recursive else ())
+            if other.name.startswith(folder.name + "/") and _is_selected(request, other)
+        ]
+        if selected or any(not matches(other) for other in below):
+            yield folder, selected, bool(below)
 
 
 def _is_selected(request: _Request, folder: FolderInfo) -> bool:
     if b"SUBSCRIBED" in request.select:
         if not folder.subscribed:
             return False
-    elif "\\NonExistent" in folder.attributes:
+    elif "\\NonExistent" in folder.attributes and "\\HasChildren" not in folder.attributes:
         return False
     return b"SPECIAL-USE" not in request.select or bool(folder.attributes & folders.SPECIAL_USES)
 
@@ -190,9 +211,9 @@ async def _answer_status(session: Session, folder: FolderInfo, items: list[bytes
 async def lsub(session: Session, args: Parser) -> str:
     """RFC 3501 §6.3.9: with "%", a folder whose subscribed child does not match is \\Noselect."""
     args.space()
-    reference = session.names.text(args.astring())
+    reference = args.astring()
     args.space()
-    pattern = reference + session.names.text(args.list_mailbox())
+    pattern = _pattern(session, reference, args.list_mailbox())
     args.finish()
     names = session.names
     held = await session.store.folders()

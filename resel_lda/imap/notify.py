@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from resel_lda.imap import fetch, fetch_items, folders, notify_request, search_context, text
+from resel_lda.imap import folders, notify_request, search_context, text
+from resel_lda.imap.errors import Refused
 from resel_lda.imap.notify_request import EXPUNGE, FLAGS, NEW, Request
 from resel_lda.imap.parser import Parser
 from resel_lda.imap.session import Session
@@ -26,16 +27,26 @@ class _Watched:
     told: FolderStatus
 
 
+@dataclass(slots=True)
+class _Event:
+    """own: this session's own doing, of which it is not told (RFC 5465 §5)."""
+
+    what: FolderEvent
+    own: bool
+
+
 class Notifier:
-    """Of one session, from its NOTIFY to the next. `changed` is set when there is something."""
+    """Of one session, from its NOTIFY to the next. Made in the task that runs its commands.
+    `changed` is set when there is something."""
 
     def __init__(self, session: Session, request: Request) -> None:
         self.changed = asyncio.Event()
+        self._task = asyncio.current_task()
         self._session = session
         self._request = request
         self._watched: dict[str, _Watched] = {}
         self._subscribed: set[str] = set()
-        self._events: list[FolderEvent] = []
+        self._events: list[_Event] = []
         self._dirty: set[str] = set()
         self._overflow = False
         self._rescan = False
@@ -56,7 +67,7 @@ class Notifier:
         if len(self._events) >= _MAX_WAITING:
             self._overflow = True
         elif not self._overflow:
-            self._events.append(event)
+            self._events.append(_Event(event, asyncio.current_task() is self._task))
         self.changed.set()
 
     def _folder_changed(self, name: str) -> None:
@@ -73,9 +84,12 @@ class Notifier:
     # -- watching -----------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        """Watch what was asked for, and tell how it is if that was asked for too."""
+        """Watch what was asked for, and tell how it is if that was asked for too. Raises
+        Refused."""
         await self._scan(self._request.status)
-        self.follow()
+        if self._overflow:
+            text = f"More than {_MAX_FOLDERS} mailboxes can't be watched"
+            raise Refused("NO", text, "NOTIFICATIONOVERFLOW")
 
     async def _scan(self, tell: bool = False) -> None:
         held = await self._session.store.folders()
@@ -92,12 +106,14 @@ class Notifier:
             return
         for name in self._watched.keys() - wanted.keys():
             self._forget(name)
+        for name, watched in self._watched.items():
+            watched.flags = FLAGS in wanted[name]
         for name in sorted(wanted.keys() - self._watched.keys()):
             await self._watch(name, FLAGS in wanted[name])
         if tell:
             for name in sorted(self._watched):
                 if not self._is_selected(name):
-                    self._tell_status(name, self._watched[name])
+                    self._tell_status(name, self._watched[name], self._watched[name].flags)
 
     async def _watch(self, name: str, flags: bool) -> None:
         store = self._session.store
@@ -167,16 +183,7 @@ class Notifier:
             return
         if group.filter == b"SELECTED" or word == b"IDLE":
             expunges = True
-        known = view.uids[-1] if view.uids else 0
-        await search_context.sync(session, expunges)
-        new = [(view.sequence(uid), uid) for uid in view.uids if uid > known] if group.items else []
-        if new:
-            items = list(group.items)
-            if fetch_items.UID not in items and not view.uid_only:
-                items.insert(0, fetch_items.UID)
-            if fetch_items.MODSEQ in items:
-                session.use_condstore()
-            await fetch.tell(session, view, new, items)
+        await search_context.sync(session, expunges, group.items)
 
     async def _tell_folder(self, name: str) -> None:
         watched = self._watched.get(name)
@@ -188,20 +195,40 @@ class Notifier:
             self._forget(name)
             return
         before, watched.told = watched.told, status
-        if self._is_selected(name):
+        if self._is_selected(name) or self._is_own(watched, before):
             return
-        moved = (status.messages, status.uidnext) != (before.messages, before.uidnext)
-        if moved or (watched.flags and status.highestmodseq != before.highestmodseq):
+        if self._differ(watched, before):
             self._tell_status(name, watched)
 
-    def _tell_status(self, name: str, watched: _Watched) -> None:
+    def _is_own(self, watched: _Watched, before: FolderStatus) -> bool:
+        """Whether all that changed is what the client's command brought."""
+        own = self._session.brought.get(watched.mailbox.name)
+        if not own or watched.mailbox.vanished_since(before.highestmodseq):
+            return False
+        return all(one.uid in own for one in watched.mailbox.changed_since(before.highestmodseq))
+
+    def _differ(self, watched: _Watched, before: FolderStatus) -> bool:
+        """Whether there is something to tell: without CONDSTORE no other flag than \\Seen shows in
+        STATUS (RFC 5465 §5.1)."""
+        now = watched.told
+        if (now.messages, now.uidnext) != (before.messages, before.uidnext):
+            return True
+        if not watched.flags:
+            return False
+        if now.uidvalidity != before.uidvalidity or now.unseen != before.unseen:
+            return True
+        return self._session.condstore and now.highestmodseq != before.highestmodseq
+
+    def _tell_status(self, name: str, watched: _Watched, with_modseq: bool = False) -> None:
+        """with_modseq: whatever the client has enabled (RFC 5465 §3.1)."""
         items = [b"MESSAGES", b"UIDNEXT", b"UIDVALIDITY", b"UNSEEN"]
-        if self._session.condstore:
+        if self._session.condstore or with_modseq:
             items.append(b"HIGHESTMODSEQ")
         wire = self._session.names.wire(name)
         self._session.untagged(folders.status_response(wire, items, watched.told))
 
-    async def _tell_event(self, event: FolderEvent) -> None:
+    async def _tell_event(self, happened: _Event) -> None:
+        event = happened.what
         name, old = event.name, event.old_name
         before = self._request.events(old, self._subscribed) if old else set()
         if event.kind == "subscribed":
@@ -210,50 +237,48 @@ class Notifier:
         if event.kind == "unsubscribed":
             self._subscribed.discard(name)
         if event.kind == "metadata":
-            wanted = notify_request.METADATA in events
-            if not name:
-                groups = self._request.groups
-                wanted = any(notify_request.SERVER_METADATA in one.events for one in groups)
-            if wanted:
-                await self._tell_metadata(name)
+            self._tell_metadata(happened, events)
             return
         self._rescan = True
-        if event.kind in ("deleted", "renamed"):
+        if event.kind in ("deleted", "renamed", "moved") and old != "INBOX":
             self._forget(old or name)
+        # Whoever knows of a folder's new name knows those below it (RFC 5465 §5.4).
+        if happened.own or event.kind == "moved":
+            return
         subscription = event.kind in ("subscribed", "unsubscribed")
         asked = notify_request.SUBSCRIPTION if subscription else notify_request.NAME
         if asked in events | before:
-            await self._tell_list(name, old)
+            await self._tell_list(name, old, gone=event.kind == "deleted")
+        parent = name.rpartition("/")[0]
+        # A parent has children now, or none any more.
+        affected = parent and event.kind in ("created", "deleted")
+        if affected and notify_request.NAME in self._request.events(parent, self._subscribed):
+            await self._tell_list(parent)
 
-    async def _tell_list(self, name: str, old: str) -> None:
-        """LIST of the folder as it is now (RFC 5465 §5.4, §5.5)."""
-        names = self._session.names
-        held = await self._session.store.folders()
-        info = next((one for one in held if one.name == name), None)
-        words = set(info.attributes) if info is not None else {"\\NonExistent"}
-        if info is not None and info.subscribed:
-            words.add("\\Subscribed")
-        self._session.untagged(
-            b"LIST (%b) %b %b%b"
-            % (
-                " ".join(sorted(words)).encode("ascii"),
-                text.string(names.separator.encode("ascii")),
-                text.mailbox(names.wire(name)),
-                b' ("OLDNAME" (%b))' % text.mailbox(names.wire(old)) if old else b"",
-            )
-        )
+    async def _tell_list(self, name: str, old: str = "", gone: bool = False) -> None:
+        """LIST of the folder as it is now (RFC 5465 §5.4, §5.5). gone: there may still be a
+        directory for those below it."""
+        words = await folders.attributes(self._session, name)
+        if gone and "\\Noselect" in words:
+            words.add("\\NonExistent")
+        old_wire = self._session.names.wire(old) if old else b""
+        self._session.untagged(folders.list_response(self._session, name, words, old_wire))
 
-    async def _tell_metadata(self, name: str) -> None:
-        """The entries' names without their values (RFC 5464 §4.4.2)."""
-        entries = sorted(await self._session.store.metadata(name))
-        if entries:
-            words = b" ".join(text.astring(entry.encode()) for entry in entries)
-            label = text.astring(self._session.names.wire(name)) if name else b'""'
+    def _tell_metadata(self, happened: _Event, events: set[bytes]) -> None:
+        """The names of the entries that changed or went, without values (RFC 5464 §4.4.2)."""
+        name, entries = happened.what.name, happened.what.entries
+        wanted = notify_request.METADATA in events
+        if not name:
+            groups = self._request.groups
+            wanted = any(notify_request.SERVER_METADATA in one.events for one in groups)
+        if wanted and entries and not happened.own:
+            words = b" ".join(text.astring(entry.encode()) for entry in sorted(entries))
+            label = text.mailbox(self._session.names.wire(name)) if name else b'""'
             self._session.untagged(b"METADATA %b %b" % (label, words))
 
 
 async def notify(session: Session, args: Parser) -> str:
-    """NOTIFY SET, NOTIFY NONE. The next one takes the place of the last."""
+    """NOTIFY SET, NOTIFY NONE. The next one that succeeds takes the place of the last."""
     request = notify_request.parse(args, session.names)
     # What happened before is told by the rules of before.
     await session.look(now=True)
@@ -261,7 +286,13 @@ async def notify(session: Session, args: Parser) -> str:
         await session.notifier.tell(b"NOTIFY", expunges=True)
     else:
         await search_context.sync(session, expunges=True)
+    notifier = Notifier(session, request)
+    try:
+        await notifier.begin()
+    except BaseException:
+        notifier.close()
+        raise
     session.close_notifier()
-    notifier = session.notifier = Notifier(session, request)
-    await notifier.begin()
+    session.notifier = notifier
+    notifier.follow()
     return "NOTIFY completed."

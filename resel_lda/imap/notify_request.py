@@ -60,11 +60,14 @@ class Request:
         return next((group for group in self.groups if group.filter in SELECTED), None)
 
     def events(self, name: str, subscribed: Collection[str]) -> set[bytes]:
-        """Of the first group that holds the folder (RFC 5465 §6)."""
+        """Of all groups that hold the folder (RFC 5465 §6), up to one with NONE."""
+        found: set[bytes] = set()
         for group in self.groups:
             if group.holds(name, subscribed):
-                return group.events
-        return set()
+                if not group.events:
+                    break
+                found |= group.events
+        return found
 
 
 def parse(args: Parser, names: Names) -> Request:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resel_lda.imap import search_context, search_run
+from resel_lda.imap import fetch, search_context, search_run
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.parser import Parser
 from resel_lda.imap.search_program import Program, charset, parse_program
@@ -15,7 +15,7 @@ from resel_lda.mailbox import MailboxError
 async def search(session: Session, tag: bytes, args: Parser, by_uid: bool) -> str:
     view = session.selected()
     args.space()
-    options = parse_options(args)
+    options = parse_options(args, fetch.parse_items)
     if options is None and session.rev2:
         options = Options({b"ALL"})
     saving = options is not None and b"SAVE" in options.words
@@ -23,7 +23,7 @@ async def search(session: Session, tag: bytes, args: Parser, by_uid: bool) -> st
         program = _program(session, view, args)
         context = None
         if options is not None and b"UPDATE" in options.words:
-            context = search_context.begin(session, view, tag, by_uid, program)
+            context = search_context.begin(session, view, tag, by_uid, program, options.items)
         found = await search_run.find(session, view, program)
     except (Refused, MailboxError) as error:
         if saving and not (isinstance(error, Refused) and error.status == "BAD"):

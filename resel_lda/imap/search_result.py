@@ -5,10 +5,11 @@ RFC 4731 (ESEARCH), RFC 5182 (SEARCHRES), RFC 5267 (ESORT, CONTEXT), RFC 9394 (P
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from resel_lda.imap import text
+from resel_lda.imap.fetch_items import Item
 from resel_lda.imap.parser import ParseError, Parser
 
 _OPTIONS = frozenset((b"MIN", b"MAX", b"ALL", b"COUNT", b"SAVE", b"UPDATE", b"CONTEXT", b"PARTIAL"))
@@ -35,10 +36,12 @@ class Range:
 
 @dataclass(slots=True)
 class Options:
-    """words: those of `RETURN (…)`; PARTIAL has its range in `partial`."""
+    """words: those of `RETURN (…)`; PARTIAL has its range in `partial`, UPDATE in `items` what to
+    fetch of new messages (RFC 5465 §7)."""
 
     words: set[bytes] = field(default_factory=set)
     partial: Range | None = None
+    items: list[Item] = field(default_factory=list)
 
     @property
     def silent(self) -> bool:
@@ -80,8 +83,9 @@ class Options:
         return b" ".join(words)
 
 
-def parse_options(args: Parser) -> Options | None:
-    """``RETURN (…) ``; None if there is none: the old response is wanted. Raises ParseError."""
+def parse_options(args: Parser, parse_items: Callable[[Parser], list[Item]]) -> Options | None:
+    """``RETURN (…) ``; None if there is none: the old response is wanted. parse_items: reads what
+    to fetch. Raises ParseError."""
     if args.data[args.pos : args.pos + 8].upper() != b"RETURN (":
         return None
     args.pos += 8
@@ -95,6 +99,9 @@ def parse_options(args: Parser) -> Options | None:
                 raise ParseError("PARTIAL can be used only once")
             args.space()
             found.partial = parse_range(args)
+        if word == b"UPDATE" and args.skip(b" ("):
+            args.pos -= 1
+            found.items = parse_items(args)
         found.words.add(word)
         args.skip(b" ")
     args.space()

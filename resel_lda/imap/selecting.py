@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from resel_lda.imap import folders
 from resel_lda.imap.parser import Parser
 from resel_lda.imap.resync import parse_select_parameters, resynchronise
 from resel_lda.imap.session import Session
@@ -44,19 +45,21 @@ async def _select(session: Session, args: Parser, read_only: bool) -> str:
     except BaseException:
         mailbox.release()
         raise
-    _describe(session, view, wire)
+    await _describe(session, view, wire)
     if known is not None:
         resynchronise(session, view, known)
     code, word = ("READ-ONLY", "Examine") if read_only else ("READ-WRITE", "Select")
     return f"[{code}] {word} completed."
 
 
-def _describe(session: Session, view: View, wire: bytes) -> None:
+async def _describe(session: Session, view: View, wire: bytes) -> None:
     mailbox = view.mailbox
     session.extend(view.flag_responses())
     session.untagged(b"%d EXISTS" % len(view.uids))
     if session.rev2:
-        session.untagged(session.list_response(view.name, wire))
+        words = await folders.attributes(session, view.name)
+        old = wire if wire != session.names.wire(view.name) else b""
+        session.untagged(folders.list_response(session, view.name, words, old))
     else:
         session.untagged(b"%d RECENT" % len(view.recent))
     unseen = 0 if session.rev2 or session.uid_only else mailbox.first_unseen()

@@ -225,6 +225,7 @@ class Server:
         tag = tag_of(incoming.data)
         self._state.word = self._state.plain_word = b""
         session.progress = None
+        session.brought = {}
         loop = asyncio.get_running_loop()
         self._state.sign = loop.call_later(self._progress, self._tell_progress, tag)
         try:

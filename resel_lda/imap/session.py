@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from resel_lda.imap import text
 from resel_lda.imap.errors import End, Refused
+from resel_lda.imap.fetch_items import Item
 from resel_lda.imap.names import Names
 from resel_lda.imap.reader import AUTHENTICATED, CommandReader
 from resel_lda.imap.stream import Stream
@@ -26,6 +26,9 @@ Report = Callable[[str], None]
 
 class Context(Protocol):
     """See `resel_lda.imap.search_context`."""
+
+    items: Sequence[Item]
+    added: Collection[int]
 
     def removed(self, gone: Collection[int]) -> bytes: ...
 
@@ -68,6 +71,9 @@ class Session:
         self.contexts: dict[bytes, Context] = {}
         # What NOTIFY asked for (RFC 5465).
         self.notifier: Notifier | None = None
+        # UIDs of the messages that the command in progress brought, by folder: whoever brought
+        # them need not be told of them (RFC 5465 §5).
+        self.brought: dict[str, set[int]] = {}
         # FETCH responses carry MODSEQ (RFC 7162 §3.1).
         self.condstore = False
         # VANISHED instead of EXPUNGE (RFC 7162 §3.2).
@@ -169,19 +175,6 @@ class Session:
         self.names = dataclasses.replace(self.names, utf8=True)
         if self.view is not None:
             self.view.international = True
-
-    def tell_name(self, name: str, given: bytes) -> None:
-        """With IMAP4rev2, a folder's name where the client knows it by another (RFC 9051
-        §6.3.9.7)."""
-        if self.rev2 and self.names.wire(name) != given:
-            self.untagged(self.list_response(name, given))
-
-    def list_response(self, name: str, given: bytes) -> bytes:
-        """LIST of a folder, and the name that the client gave if that is another."""
-        wire = self.names.wire(name)
-        separator = text.string(self.names.separator.encode("ascii"))
-        old = b' ("OLDNAME" (%b))' % text.mailbox(given) if given != wire else b""
-        return b"LIST () %b %b%b" % (separator, text.mailbox(wire), old)
 
     def close_view(self) -> None:
         view, self.view = self.view, None

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from resel_lda.imap import search_context, search_run
+from resel_lda.imap import fetch, search_context, search_run
 from resel_lda.imap.parser import ParseError, Parser
 from resel_lda.imap.search import answer
 from resel_lda.imap.search_program import Program, charset, parse_program
@@ -34,7 +34,7 @@ Criteria = tuple[tuple[bytes, bool], ...]
 async def sort(session: Session, tag: bytes, args: Parser, by_uid: bool) -> str:
     view = session.selected()
     args.space()
-    options = parse_options(args)
+    options = parse_options(args, fetch.parse_items)
     criteria = _criteria(args)
     args.space()
     program = parse_search(session, view, args)
@@ -48,7 +48,7 @@ async def sort(session: Session, tag: bytes, args: Parser, by_uid: bool) -> str:
 
     context = None
     if options is not None and b"UPDATE" in options.words:
-        context = search_context.begin(session, view, tag, by_uid, program, order)
+        context = search_context.begin(session, view, tag, by_uid, program, options.items, order)
     found = await search_run.find(session, view, program)
     uids = _in_order(found, await order(view))
     result = uids

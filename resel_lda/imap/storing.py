@@ -118,6 +118,7 @@ async def copy(session: Session, args: Parser, by_uid: bool) -> str:
         validity, copied = await view.mailbox.copy(uids, target)
     except MailboxError as error:
         raise _try_create(session, error) from None
+    session.brought[target] = {new for _, new in copied}
     return f"{_copyuid(validity, copied)}Copy completed."
 
 
@@ -131,6 +132,7 @@ async def move(session: Session, args: Parser, by_uid: bool) -> str:
         validity, moved = await view.mailbox.move(uids, target)
     except MailboxError as error:
         raise _try_create(session, error) from None
+    session.brought[target] = {new for _, new in moved}
     code = _copyuid(validity, moved)
     if code:
         session.untagged(f"OK {code}Moved UIDs.".encode("ascii"))

@@ -247,7 +247,7 @@ class MaildirStore(TreeEvents):
     async def set_metadata(self, name: str, values: Mapping[str, bytes | None]) -> None:
         await self._prepare()
         await self._thread(self._annotations.write, name, values)
-        self.tree_changed("metadata", name)
+        self.tree_changed("metadata", name, entries=values)
 
     async def quota(self) -> QuotaInfo | None:
         if not self._quota.limit:
@@ -258,13 +258,16 @@ class MaildirStore(TreeEvents):
     # -- changing the tree --------------------------------------------------------------------
 
     async def create(self, name: str, special_use: str = "") -> None:
-        await self._prepare()
         name = name.rstrip("/")
+        await self._make(name, special_use)
+        self.tree_changed("created", name)
+
+    async def _make(self, name: str, special_use: str = "") -> None:
+        await self._prepare()
         if is_inbox(name):
             raise MailboxError("INBOX already exists", "ALREADYEXISTS")
         self.layout.check_name(name)
         await self._thread(self._create, name, special_use)
-        self.tree_changed("created", name)
 
     def _create(self, name: str, special_use: str) -> None:
         if self.layout.exists(name):
@@ -315,7 +318,8 @@ class MaildirStore(TreeEvents):
         self.tree_renamed(name, new_name, affected)
 
     async def _rename_inbox(self, new_name: str) -> None:
-        await self.create(new_name)
+        await self._make(new_name)
+        self.tree_renamed("INBOX", new_name, ["INBOX"])
         inbox = await self.open_folder("INBOX")
         try:
             await inbox.move([info.uid for info in inbox.messages()], new_name)

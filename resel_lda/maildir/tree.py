@@ -29,13 +29,15 @@ _VALIDITY_FILE = re.compile(_VALIDITY_PREFIX + r"\.([0-9a-f]{8})")
 def describe(
     names: Mapping[str, bool], subscribed: Collection[str], stored_uses: Mapping[str, str]
 ) -> list[FolderInfo]:
-    """names: existing folders -> selectable. Sorted, INBOX first, missing parents and subscribed
-    names that do not exist included."""
+    """names: existing folders -> selectable. Sorted, INBOX first, missing parents (\\NonExistent
+    and \\HasChildren) and subscribed names that do not exist included."""
     everything = dict(names)
+    missing: set[str] = set()
     for name in names:
         parent = name.rpartition("/")[0]
         while parent and parent not in everything:
             everything[parent] = False
+            missing.add(parent)
             parent = parent.rpartition("/")[0]
     parents = {name.rpartition("/")[0] for name in everything}
     uses = _special_uses(names, stored_uses)
@@ -46,7 +48,9 @@ def describe(
             attributes.add("\\NonExistent")
         else:
             attributes.add("\\HasChildren" if name in parents else "\\HasNoChildren")
-            if not everything[name]:
+            if name in missing:
+                attributes.add("\\NonExistent")
+            elif not everything[name]:
                 attributes.add("\\Noselect")
             elif name in uses:
                 attributes.add(uses[name])

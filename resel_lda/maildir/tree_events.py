@@ -9,7 +9,7 @@ from resel_lda.mailbox import FolderEvent
 
 
 class TreeEvents:
-    """Called back in the loop, once for each folder, after the change is on disk."""
+    """Called back once for each folder after the change is on disk, in the task that made it."""
 
     def __init__(self) -> None:
         self._tree_callbacks: list[Callable[[FolderEvent], None]] = []
@@ -24,11 +24,14 @@ class TreeEvents:
 
         return stop
 
-    def tree_changed(self, kind: str, name: str, old_name: str = "") -> None:
+    def tree_changed(
+        self, kind: str, name: str, old_name: str = "", entries: Iterable[str] = ()
+    ) -> None:
         for callback in list(self._tree_callbacks):
-            callback(FolderEvent(kind, name, old_name))
+            callback(FolderEvent(kind, name, old_name, tuple(entries)))
 
     def tree_renamed(self, name: str, new_name: str, names: Iterable[str]) -> None:
         """names: `name` and those below it."""
         for one in names:
-            self.tree_changed("renamed", new_name + one[len(name) :], one)
+            kind = "renamed" if one == name else "moved"
+            self.tree_changed(kind, new_name + one[len(name) :], one)

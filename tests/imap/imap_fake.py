@@ -313,7 +313,7 @@ class FakeStore(TreeEvents):
     async def set_metadata(self, name: str, values: Mapping[str, bytes | None]) -> None:
         kept = {**self.entries.get(name, {}), **values}
         self.entries[name] = {entry: value for entry, value in kept.items() if value is not None}
-        self.tree_changed("metadata", name)
+        self.tree_changed("metadata", name, entries=values)
 
     async def quota(self) -> QuotaInfo | None:
         return QuotaInfo("User quota", 10_000, 512 * 1024, 3)
@@ -339,7 +339,8 @@ class FakeStore(TreeEvents):
         if new_name in self.boxes:
             raise MailboxError(f"Mailbox already exists: {new_name}", "ALREADYEXISTS")
         if name == "INBOX":
-            await self.create(new_name)
+            self._make(new_name)
+            self.tree_renamed("INBOX", new_name, ["INBOX"])
             inbox = self.boxes["INBOX"]
             await inbox.move(sorted(inbox.infos), new_name)
             return

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from imap_dialog import session_on
 from test_imap_dialog import PLAIN, fill
 
 from resel_lda.imap.names import Names
 from resel_lda.mailbox import MailStore
+from resel_lda.maildir.store import MaildirStore
+from resel_mta.config import Settings
+from resel_mta.disk import Disk
+from resel_mta.maillog import MailLog, StreamSink
+from resel_mta.users import User
 
 ENABLE = """
     C: e ENABLE IMAP4rev2
@@ -36,12 +43,12 @@ async def test_rev2_select(store: MailStore) -> None:
     async with session_on(store) as client:
         await client.script(ENABLE)
         lines = await client.command("SELECT INBOX")
-        assert '* LIST () "/" INBOX' in lines
+        assert r'* LIST (\HasNoChildren) "/" INBOX' in lines
         assert "* 2 EXISTS" in lines
         assert not any("RECENT" in line or "UNSEEN" in line for line in lines)
         lines = await client.command("EXAMINE inbox")
         assert lines[0] == "* OK [CLOSED] Previous mailbox closed."
-        assert '* LIST () "/" INBOX ("OLDNAME" (inbox))' in lines
+        assert r'* LIST (\HasNoChildren) "/" INBOX ("OLDNAME" (inbox))' in lines
         assert lines[-1] == "x OK [READ-ONLY] Examine completed."
 
 
@@ -128,7 +135,9 @@ async def test_rev2_names_are_utf8(store: MailStore) -> None:
             '* STATUS "été" (MESSAGES 0)',
         ]
         lines = await client.command('SELECT "été"')
-        assert '* LIST () "." "été"' in [line.encode("latin-1").decode() for line in lines]
+        assert '* LIST (\\HasNoChildren) "." "été"' in [
+            line.encode("latin-1").decode() for line in lines
+        ]
         # The ampersand is a letter like others.
         await client.script("""
             C: b CREATE "Black & White"
@@ -155,17 +164,17 @@ async def test_rev2_tells_a_name_that_is_another(store: MailStore) -> None:
         decomposed = "e\u0301te\u0301"
         lines = await client.command(f'CREATE "{decomposed}"')
         assert lines[0].encode("latin-1").decode() == (
-            f'* LIST () "/" "été" ("OLDNAME" ("{decomposed}"))'
+            f'* LIST (\\HasNoChildren) "/" "été" ("OLDNAME" ("{decomposed}"))'
         )
         lines = await client.command(f'SELECT "{decomposed}"')
-        assert f'* LIST () "/" "été" ("OLDNAME" ("{decomposed}"))' in [
+        assert f'* LIST (\\HasNoChildren) "/" "été" ("OLDNAME" ("{decomposed}"))' in [
             line.encode("latin-1").decode() for line in lines
         ]
         await client.script("""
             C: a CREATE Old
             S: a OK ...
             C: b RENAME Old New
-            S: * LIST () "/" New ("OLDNAME" (Old))
+            S: * LIST (\\HasNoChildren) "/" New ("OLDNAME" (Old))
             S: b OK Rename completed.
             C: c SUBSCRIBE Gone
             S: c OK Subscribe completed.
@@ -213,3 +222,52 @@ async def test_rev2_message_global_is_a_message(store: MailStore) -> None:
         assert lines[0] == f"* 1 FETCH (BODY {new} BODY[1.1] {{5}}"
         lines = await client.command("FETCH 1 BODY.PEEK[1.HEADER]")
         assert lines[:2] == ["* 1 FETCH (BODY[1.HEADER] {15}", "Subject: in"]
+
+
+async def test_list_of_folders_whose_parents_are_missing(tmp_path: Path) -> None:
+    """RFC 5258 §4: a parent that matches is told for what is below it and is not told itself."""
+    settings = Settings.build("server", mail_location=f"maildir:{tmp_path}/mail/%u")
+    kept = MaildirStore(User("lcarr", home=str(tmp_path)), settings, Disk(), MailLog(StreamSink(2)))
+    for name in ("A/B/C", "Lists/Sent", "Top"):
+        await kept.create(name)
+    await kept.create("Lists/Mine", "\\Drafts")
+    for name in ("A/B/C", "Top"):
+        await kept.subscribe(name)
+    async with session_on(kept) as client:
+        await client.script(r"""
+            C: a LIST "" A%
+            S: * LIST (\HasChildren \Noselect) "/" A
+            S: a OK List completed.
+            C: b LIST () "" A*
+            S: * LIST (\HasChildren \NonExistent) "/" A
+            S: * LIST (\HasChildren \NonExistent) "/" A/B
+            S: * LIST (\HasNoChildren) "/" A/B/C
+            S: b OK List completed.
+            C: c LIST (SUBSCRIBED RECURSIVEMATCH) "" %
+            S: * LIST (\HasChildren \NonExistent) "/" A ("CHILDINFO" ("SUBSCRIBED"))
+            S: * LIST (\HasNoChildren \Subscribed) "/" Top
+            S: c OK List completed.
+            C: d LIST (SUBSCRIBED RECURSIVEMATCH) "" *
+            S: * LIST (\HasNoChildren \Subscribed) "/" A/B/C
+            S: * LIST (\HasNoChildren \Subscribed) "/" Top
+            S: d OK List completed.
+            C: e LIST (SPECIAL-USE RECURSIVEMATCH) "" L%
+            S: * LIST (\HasChildren \NonExistent) "/" Lists ("CHILDINFO" ("SPECIAL-USE"))
+            S: e OK List completed.
+            C: f LIST "" ("" "Top")
+            S: * LIST (\HasNoChildren) "/" Top
+            S: f OK List completed.
+            C: g LIST "" "&&&"
+            S: g OK List completed.
+            C: h LIST "&" *
+            S: h OK List completed.
+            C: i LSUB "" "&x"
+            S: i OK Lsub completed.
+            C: j ENABLE IMAP4rev2
+            S: * ENABLED IMAP4rev2
+            S: j OK Enabled.
+            C: k LIST "" A%
+            S: * LIST (\HasChildren \NonExistent) "/" A
+            S: k OK List completed.
+        """)
+    await kept.close()

@@ -127,7 +127,7 @@ async def test_utf8_with_rev2_and_uidonly(store: MailStore) -> None:
             S: b OK Enabled.
         """)
         lines = await client.command("SELECT INBOX")
-        assert '* LIST () "/" INBOX' in lines
+        assert r'* LIST (\HasNoChildren) "/" INBOX' in lines
         client.send(b'c UID SEARCH SUBJECT "hello"\r\n')
         assert await client.line() == '* ESEARCH (TAG "c") UID ALL 1'
         assert await client.line() == "c OK Search completed."

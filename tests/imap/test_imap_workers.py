@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from benchmarks.imap import message
 from benchmarks.imap_client import Client
+from benchmarks.imap_mail import message
 from benchmarks.imap_servers import HOST, PASSWORD, ReselMailServer
 from benchmarks.load import BenchmarkError
 from benchmarks.meter import process_tree, pss_bytes

@@ -161,7 +161,7 @@ async def test_folder_tree(tmp_path: Path) -> None:
     await store.subscribe("Gone")
     found = {info.name: info for info in await store.folders()}
     assert next(iter(found)) == "INBOX"
-    assert found["A"].attributes == {"\\Noselect", "\\HasChildren"}
+    assert found["A"].attributes == {"\\NonExistent", "\\HasChildren"}
     assert found["A/B/C"].subscribed
     assert found["Sent"].attributes == {"\\HasNoChildren", "\\Sent"}
     assert found["Mine"].attributes == {"\\HasNoChildren", "\\Drafts"}
