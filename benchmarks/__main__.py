@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks import imap, relay, report, stages
+from benchmarks import imap_report, relay, report, stages
 from benchmarks.load import BenchmarkError
 from benchmarks.servers import BareServer, PostfixServer, ReselServer
 from demo.launcher import CHECKOUT, LaunchError
@@ -35,7 +35,7 @@ def main() -> int:
     # So that the servers are stopped then too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))
     if options.imap:
-        return compare_imap(options)
+        return imap_report.compare(options)
     if os.geteuid() == 0 and not shutil.which("postfix", path="/usr/sbin"):
         install_postfix()
     if not shutil.which("smtp-source", path="/usr/sbin:/usr/bin"):
@@ -108,30 +108,6 @@ def profile(options: argparse.Namespace) -> int:
         "profile", stages.picture_of(found), CHECKOUT / "benchmarks/results"
     )
     print(f"Written: {path.relative_to(CHECKOUT)}")
-    return 0
-
-
-def compare_imap(options: argparse.Namespace) -> int:
-    """The rows of the mailbox side; the exit code."""
-    try:
-        with tempfile.TemporaryDirectory(prefix="resel-bench-", dir=options.directory) as name:
-            directory = Path(name)
-            directory.chmod(0o755)
-            count = options.messages or 5000
-            outcome = imap.measure(
-                directory, options.pairs, count, options.octets, options.without, print
-            )
-    except (BenchmarkError, MachineError, LaunchError, OSError) as error:
-        print(f"The benchmark failed: {error}", file=sys.stderr)
-        return 1
-    print()
-    print(outcome.table())
-    path = report.write_imap(outcome.as_json(), count, CHECKOUT / "benchmarks" / "results")
-    print(f"Written: {path.relative_to(CHECKOUT)}")
-    picture = report.write_picture(
-        "imap", report.imap_picture(outcome.as_json(), count), CHECKOUT / "benchmarks" / "results"
-    )
-    print(f"Written: {picture.relative_to(CHECKOUT)}")
     return 0
 
 

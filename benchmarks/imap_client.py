@@ -44,7 +44,7 @@ class Client:
             if not block:
                 raise BenchmarkError(f"the server closed the connection at {text[:40]!r}")
             blocks.append(block)
-            tail = (tail + block)[-4096:]
+            tail = block[-4096:] if len(block) >= 4096 else (tail + block)[-4096:]
             if not tail.endswith(b"\r\n"):
                 continue
             at = (b"\r\n" + tail).rfind(line)
@@ -58,18 +58,22 @@ class Client:
         self._socket.sendall(b"i IDLE\r\n")
         self._until_word(b"+ ")
 
-    def await_exists(self) -> None:
-        """While idling: until there is a new message."""
-        self._until_word(b" EXISTS\r\n")
+    def await_exists(self, count: int | None = None) -> None:
+        """While idling: until the folder is said to have so many messages, or any number."""
+        self._until_word(b" EXISTS\r\n" if count is None else b"* %d EXISTS\r\n" % count)
 
     def done(self) -> None:
         self._socket.sendall(b"DONE\r\n")
         self._until_word(b"i OK")
 
     def _until_word(self, word: bytes) -> None:
+        """Raises BenchmarkError if it does not come in time."""
         seen = b""
         while word not in seen:
-            block = self._socket.recv(_BLOCK)
+            try:
+                block = self._socket.recv(_BLOCK)
+            except TimeoutError:
+                raise BenchmarkError(f"no {word!r} within a minute: {seen[-80:]!r}") from None
             if not block:
                 raise BenchmarkError("the server closed the connection")
             seen += block

@@ -6,7 +6,6 @@ import datetime
 import json
 import os
 import platform
-import statistics
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,48 +67,12 @@ def write(results: Sequence[Result], directory: Path) -> list[Path]:
     ]
 
 
-def write_imap(rows: dict[str, dict[str, list[float]]], messages: int, directory: Path) -> Path:
-    """imap-DATE.json: milliseconds by server and row. Raises OSError."""
-    directory.mkdir(parents=True, exist_ok=True)
-    now = datetime.datetime.now(datetime.UTC)
-    record = {
-        "benchmark": "imap",
-        "date": now.isoformat(timespec="seconds"),
-        "machine": machine(),
-        "messages": messages,
-        "milliseconds": rows,
-    }
-    data = directory / f"imap-{now:%Y%m%dT%H%M%S}.json"
-    data.write_text(json.dumps(record, indent=1) + "\n")
-    return data
-
-
 def write_picture(name: str, picture: str, directory: Path) -> Path:
     """NAME.svg. Raises OSError."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{name}.svg"
     path.write_text(picture)
     return path
-
-
-def imap_picture(rows: dict[str, dict[str, list[float]]], messages: int) -> str:
-    """How many times as fast as Dovecot each row is; milliseconds alone if only one was measured."""
-    names = list(rows)
-    labels = list(dict.fromkeys(label for times in rows.values() for label in times))
-    medians = {
-        name: {label: statistics.median(found) for label, found in times.items()}
-        for name, times in rows.items()
-    }
-    if len(names) < 2:
-        groups = [Group(label, [medians[names[0]].get(label)]) for label in labels]
-        note = f"milliseconds, medians; {messages} messages"
-        return bar_chart("IMAP", note, "ms", names, groups)
-    groups = []
-    for label in labels:
-        theirs, ours = (medians[name].get(label) for name in names)
-        groups.append(Group(label, [theirs / ours if theirs and ours else None]))
-    note = f"{names[0]}'s time / {names[1]}'s, medians; over 1 is faster; bars end at {LONGEST:.0f}"
-    return bar_chart(f"IMAP, {messages} messages", note, "×", [""], groups, mark=1.0, limit=LONGEST)
 
 
 def picture_of(results: Sequence[Result]) -> str:

@@ -92,15 +92,6 @@ def test_each_series_has_its_bar_however_many_there_are() -> None:
     assert bars(picture) == [WIDTH / 5 * n for n in range(1, 6)]
 
 
-def test_the_pictures_of_mailboxes_show_how_many_times_as_fast() -> None:
-    rows = {"Dovecot": {"SELECT": [4.0, 5.0, 6.0]}, "resel-mta": {"SELECT": [1.0], "SORT": [1.0]}}
-    picture = report.imap_picture(rows, 2000)
-    assert "5.0 ×" in texts(picture)
-    assert "not measured" in texts(picture)
-    alone = report.imap_picture({"resel-mta": {"SELECT": [1.5]}}, 2000)
-    assert "resel-mta 1.5 ms" in texts(alone)
-
-
 def test_the_stages_of_a_message_add_up() -> None:
     found = {"parse": 0.3, "store": 0.1}
     assert "400 in all" in " ".join(texts(stages.picture_of(found)))
