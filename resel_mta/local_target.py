@@ -1,4 +1,5 @@
-"""What mail goes to on this machine beside mailboxes, as `mail.Recipient.via` keeps it."""
+"""What recipients are beside mailboxes, as `mail.Recipient.via` keeps it: commands, files, and
+aliases that are only waiting for their sender to be told."""
 
 from __future__ import annotations
 
@@ -29,6 +30,21 @@ class LocalTarget:
             return None
         source, name, text = last[1:].split("\t", 2)
         return LocalTarget(text, source, name)
+
+
+_ANSWER = "=\t"
+"""No address and no alias begins like this."""
+
+
+def answer_mark(action: str) -> str:
+    """As the last step of `Recipient.via`: for `mail.Recipient.answer`."""
+    return _ANSWER + action
+
+
+def answer_of(via: Sequence[str]) -> str:
+    """The action of the answer mark that `Recipient.via` ends with, if any."""
+    last = via[-1] if via else ""
+    return last[len(_ANSWER) :] if last.startswith(_ANSWER) else ""
 
 
 def forward_mark(user: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from resel_mta.content import Body, Content
-from resel_mta.local_target import LocalTarget
+from resel_mta.local_target import LocalTarget, answer_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,13 @@ class Notify(enum.IntFlag):
     FAILURE = 4
     DELAY = 8
 
+    def without_success(self) -> Notify:
+        """For those who take the place of a recipient whose success is answered by itself
+        (RFC 3461 §5.2.7.3)."""
+        if self == Notify.SUCCESS:
+            return Notify.NEVER
+        return self & ~Notify.SUCCESS
+
 
 @dataclass(slots=True, eq=False)
 class Recipient:
@@ -98,7 +105,7 @@ class Recipient:
     row: the queue's number for it; 0 before it is queued.
     attempts: deliveries tried so far.
     via: addresses already expanded on the way here, so that a loop or a second pass is seen;
-        "~user" where the user's .forward was followed; last, what `target` reads.
+        "~user" where the user's .forward was followed; last, what `target` and `answer` read.
     """
 
     address: str
@@ -114,6 +121,12 @@ class Recipient:
     def target(self) -> LocalTarget | None:
         """The command or file that this is for; None where it is an address."""
         return LocalTarget.last_of(self.via)
+
+    @property
+    def answer(self) -> str:
+        """Where this is an alias that has been expanded, and is here only because its sender wants
+        to hear of that: what he is told, as `Expanded.action`. "" for all others."""
+        return answer_of(self.via)
 
 
 @dataclass(slots=True)
@@ -231,8 +244,13 @@ class Relayed(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class Expanded(Outcome):
-    """Replaced by other recipients, which are already queued."""
+    """Replaced by other recipients, which are already queued.
 
+    action: what a sender is told who asked for it (RFC 3461 §5.2.7): "expanded"; "delivered" for a
+        mailing list; "" where the other recipients have his request, and will answer it.
+    """
+
+    action: str = "expanded"
     status: ClassVar[str] = "sent"
 
 

@@ -118,12 +118,18 @@ class Transaction:
             return Reply(553, "5.6.7", f"SMTPUTF8 is required, but was not offered by host {name}")
         if envelope.smtputf8 and offered.smtputf8:
             words += " SMTPUTF8"
-        if offered.dsn:
+        if offered.dsn and not self._is_list_mail:
             if envelope.ret:
                 words += f" RET={envelope.ret}"
             if envelope.envid:
                 words += f" ENVID={envelope.envid}"
         return words
+
+    @property
+    def _is_list_mail(self) -> bool:
+        """Whether the recipients have it from a mailing list, and so nothing of what the sender
+        asked about notices (RFC 3461 §5.2.7.1). All of one transaction have the same sender."""
+        return self._recipients[0].reverse_path is not None
 
     def _needs_smtputf8(self) -> bool:
         addresses = self._sender + "".join(r.address for r in self._recipients)
@@ -135,7 +141,7 @@ class Transaction:
         words = ""
         if recipient.orcpt:
             words = f" ORCPT={recipient.orcpt}"
-        elif recipient.orig_to and recipient.orig_to.isascii():
+        elif recipient.orig_to and recipient.orig_to.isascii() and not self._is_list_mail:
             words = f" ORCPT=rfc822;{xtext.encode(recipient.orig_to)}"
         notify = recipient.notify
         if notify & Notify.NEVER:

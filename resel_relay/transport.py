@@ -98,14 +98,14 @@ class SmtpTransport:
             raise ValueError("message without content")
         outgoing = Outgoing(message.content, self._parameters.line_length_limit)
         sender = message.envelope.reverse_path
-        if all(r.reverse_path is None or r.reverse_path == sender for r in recipients):
+        if all(recipient.reverse_path is None for recipient in recipients):
             return await self._deliver(message, sender, recipients, route, outgoing)
-        groups: dict[str, list[Recipient]] = {}
+        groups: dict[str | None, list[Recipient]] = {}
         for recipient in recipients:
-            own = recipient.reverse_path
-            groups.setdefault(sender if own is None else own, []).append(recipient)
+            groups.setdefault(recipient.reverse_path, []).append(recipient)
         outcomes: dict[Recipient, Outcome] = {}
-        for path, group in groups.items():
+        for own, group in groups.items():
+            path = sender if own is None else own
             outcomes.update(await self._deliver(message, path, group, route, outgoing))
         return outcomes
 

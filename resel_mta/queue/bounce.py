@@ -232,7 +232,7 @@ def _action(kind: Kind, outcome: Outcome) -> str:
     if isinstance(outcome, Relayed):
         return "relayed"
     if isinstance(outcome, Expanded):
-        return "expanded"
+        return outcome.action
     return "failed"
 
 

@@ -68,7 +68,9 @@ def wants_success(recipient: Recipient, outcome: Outcome) -> bool:
         return False
     if isinstance(outcome, Relayed):
         return not outcome.dsn_capable
-    return isinstance(outcome, Delivered | Expanded)
+    if isinstance(outcome, Expanded):
+        return bool(outcome.action)
+    return isinstance(outcome, Delivered)
 
 
 def _wants(recipient: Recipient, wish: Notify) -> bool:
@@ -136,14 +138,18 @@ class Notices:
         self, kind: Kind, to: str, cause: Cause, content: Content, pairs: Pairs
     ) -> Notice:
         queue_id, now = self._intake.new_id(), time.time()
+        message = cause.message
+        if all(recipient.reverse_path is not None for recipient, _ in pairs):
+            # The owner of a list gets nothing of what its author asked for (RFC 3461 §5.2.7.1).
+            message = replace(message, envelope=replace(message.envelope, ret="", envid=""))
         full = (
             kind is Kind.FAILURE
-            and cause.message.envelope.ret != "HDRS"
+            and message.envelope.ret != "HDRS"
             and content.size <= self._size_limit
         )
         report = Report(
             kind=kind,
-            message=cause.message,
+            message=message,
             content=content,
             recipients=pairs,
             to=to,

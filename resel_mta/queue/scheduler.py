@@ -17,6 +17,7 @@ from resel_mta.config import Settings
 from resel_mta.mail import (
     Bounced,
     Deferred,
+    Expanded,
     Intake,
     Message,
     Outcome,
@@ -43,6 +44,7 @@ from resel_mta.queue.why import HostState, marks
 
 RunKey = tuple[str, Route, str | None]
 """Name of a next hop, route, reverse-path."""
+_EXPANDED = Reply(250, "2.0.0", "alias expanded")
 FRESH_SHARE = 5
 """One in so many places of the active window is for mail that goes from its arrival straight to
 its delivery, so that no backlog, however large, is in its way."""
@@ -318,13 +320,18 @@ class Scheduler:
         self._spawn(self._route(active))
         return active
 
-    async def _sort(self, active: Active) -> tuple[dict[RunKey, Run], Pairs]:
-        """The recipients by next hop, and the outcomes of those that have none."""
+    async def _sort(self, active: Active) -> tuple[dict[RunKey, Run], Pairs, Pairs]:
+        """The recipients by next hop, the outcomes of those that have none, and of those that are
+        only there for an answer."""
         message = active.message
         runs: dict[RunKey, Run] = {}
         settled: Pairs = []
+        answered: Pairs = []
         run: Run | None = None
         for count, recipient in enumerate(message.recipients, 1):
+            if recipient.via and (action := recipient.answer):
+                answered.append((recipient, Expanded(_EXPANDED, action=action)))
+                continue
             route = await self._route_one(message, recipient)
             if not isinstance(route, Route):
                 settled.append((recipient, route))
@@ -338,7 +345,7 @@ class Scheduler:
                 run.recipients.append(recipient)
             if not count % YIELD_AFTER:
                 await asyncio.sleep(0)
-        return runs, settled
+        return runs, settled, answered
 
     def _goes_along(self, run: Run, route: Route, recipient: Recipient) -> bool:
         """Whether a recipient goes where the one before it went."""
@@ -353,10 +360,12 @@ class Scheduler:
         if active.message.expires < 0:
             await self._settler.give_up(active)
             return
-        runs, settled = await self._sort(active)
+        runs, settled, answered = await self._sort(active)
         active.routed = True
         if active.withdrawn:
             active.waiting = 0
+        if answered and not active.withdrawn:
+            self._settler.settle(active, answered, "cleanup", time.time(), "")
         if settled or not active.waiting:
             self._settler.settle(active, settled, "error", time.time(), "")
         if active.withdrawn:
@@ -372,11 +381,10 @@ class Scheduler:
             await self._dispatcher.work(last)
 
     async def _route_one(self, message: Message, recipient: Recipient) -> Route | Outcome:
-        reverse_path = recipient.reverse_path
-        if reverse_path is None:
-            reverse_path = message.envelope.reverse_path
+        own = recipient.reverse_path
+        sender = message.envelope.reverse_path if own is None else own
         try:
-            route = await self._router.route(recipient.address, reverse_path, recipient.via)
+            route = await self._router.route(recipient.address, sender, recipient.via)
         except TempFail as failure:
             if failure.why:
                 self._journal.warning(failure.why, message.queue_id)

@@ -19,7 +19,7 @@ from resel_mta.mail import (
     TempFail,
 )
 from resel_mta.routing.children import enter_child
-from resel_mta.routing.expand import Expander
+from resel_mta.routing.expand import Expander, Expansion
 
 
 class ExpandTransport:
@@ -45,7 +45,7 @@ class ExpandTransport:
         if reverse_path is None:
             reverse_path = message.envelope.reverse_path
         try:
-            made = await self._expand(recipient, reverse_path)
+            made, answer = await self._expand(recipient, reverse_path)
             if made and made[0] is recipient:
                 # The alias is gone meanwhile: the next attempt routes the address itself.
                 return Deferred(Reply(451, "4.3.0", "alias database changed"), relay="local")
@@ -56,20 +56,21 @@ class ExpandTransport:
             return Deferred(failure.reply, relay="local")
         except PermFail as failure:
             return Bounced(failure.reply, relay="local")
-        return Expanded(Reply(250, "2.0.0", f"forwarded as {queue_id}"), relay="local")
+        reply = Reply(250, "2.0.0", f"forwarded as {queue_id}")
+        return Expanded(reply, relay="local", action=answer)
 
-    async def _expand(self, recipient: Recipient, reverse_path: str) -> list[Recipient]:
+    async def _expand(self, recipient: Recipient, reverse_path: str) -> Expansion:
         if recipient.target is None:
             return await self._expander.expand(recipient, reverse_path)
         # An alias that names other commands or files now than when the mail came. Its addresses
         # had theirs then.
         plain = replace(recipient, via=())
-        made = await self._expander.expand(plain, reverse_path)
-        made = [each for each in made if each.target is not None]
+        found, answer = await self._expander.expand(plain, reverse_path)
+        made = [each for each in found if each.target is not None]
         if not made:
             text = f"{recipient.target.name} names {recipient.target.text} no longer"
             raise TempFail(Reply(451, "4.3.5", f"alias database changed: {text}"))
-        return made
+        return Expansion(made, answer)
 
     async def close(self) -> None:
         """Nothing is kept open."""

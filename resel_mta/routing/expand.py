@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from resel_mta.config import Settings
 from resel_mta.config.aliases import TargetKind
-from resel_mta.local_target import LocalTarget
+from resel_mta.local_target import LocalTarget, answer_mark
 from resel_mta.mail import (
     AddressClass,
     Notify,
@@ -61,6 +62,13 @@ class _Item:
         return address_key(self.address) + (self.via[-1] if self.is_target else "")
 
 
+class Expansion(NamedTuple):
+    """What a recipient becomes. answer: as `mail.Expanded.action`; "" also where it stays itself."""
+
+    recipients: list[Recipient]
+    answer: str = ""
+
+
 class _Loop(Exception):
     """An alias leads back to one that is being expanded."""
 
@@ -88,6 +96,7 @@ class Expander:
         self, recipients: Sequence[Recipient], reverse_path: str
     ) -> tuple[list[Recipient], list[tuple[str, Reply]]]:
         """All recipients expanded, each person once; and what could not be done, for the log.
+        Among them are those that are there for an answer only (`Recipient.answer`).
 
         One that cannot be expanded (see `expand`) stays as it is, and `RoutingTable.route` sends
         it to the expansion again. Raises TempFail where not even an address's class can be told.
@@ -95,6 +104,7 @@ class Expander:
         qualify = self._table.rules.qualify
         direct: list[Recipient] = []
         made: list[Recipient] = []
+        answers: dict[str, Recipient] = {}
         trouble: list[tuple[str, Reply]] = []
         for count, recipient in enumerate(recipients, 1):
             if not count % YIELD_AFTER:
@@ -104,7 +114,7 @@ class Expander:
                 recipient.orig_to = recipient.orig_to or recipient.address
                 recipient.address = address
             try:
-                found = await self.expand(recipient, reverse_path)
+                found, answer = await self.expand(recipient, reverse_path)
             except (TempFail, PermFail) as failure:
                 trouble.append((recipient.address, failure.reply))
                 direct.append(recipient)
@@ -113,27 +123,37 @@ class Expander:
                 direct.append(recipient)
             else:
                 made += found
+                if answer and recipient.notify & Notify.SUCCESS and reverse_path:
+                    answers.setdefault(
+                        address_key(recipient.address), _for_answer(recipient, answer)
+                    )
         if not made:
-            return (direct if len(direct) == 1 else _once(direct)), trouble
-        return await self._each_person_once(direct, made), trouble
+            found = direct if len(direct) == 1 else _once(direct)
+        else:
+            found = await self._each_person_once(direct, made, answers)
+        return [*found, *answers.values()] if answers else found, trouble
 
     async def _each_person_once(
-        self, direct: list[Recipient], made: list[Recipient]
+        self, direct: list[Recipient], made: list[Recipient], answers: dict[str, Recipient]
     ) -> list[Recipient]:
-        """Whoever was named directly keeps that, and gets no second copy through an alias."""
+        """Whoever was named directly keeps that, and gets no second copy through an alias. A
+        request for an answer that would go with such a copy is added to `answers`."""
         kept = _once(direct)
-        seen = set()
+        seen: dict[str, Recipient] = {}
         for count, recipient in enumerate(kept, 1):
             if not count % YIELD_AFTER:
                 await asyncio.sleep(0)
-            seen.add(await self._person(recipient))
+            seen[await self._person(recipient)] = recipient
         for count, recipient in enumerate(made, 1):
             if not count % YIELD_AFTER:
                 await asyncio.sleep(0)
             person = await self._person(recipient)
-            if person not in seen:
-                seen.add(person)
+            first = seen.setdefault(person, recipient)
+            if first is recipient:
                 kept.append(recipient)
+            elif recipient.notify & Notify.SUCCESS and recipient.orig_to != first.orig_to:
+                lost = replace(recipient, address=recipient.orig_to, orig_to="")
+                answers.setdefault(address_key(lost.address), _for_answer(lost, "expanded"))
         return kept
 
     async def _person(self, recipient: Recipient) -> str:
@@ -146,24 +166,26 @@ class Expander:
             return local_name(address).lower()
         return f"{local}@{domain_key(domain)}"
 
-    async def expand(self, recipient: Recipient, reverse_path: str) -> list[Recipient]:
-        """What a recipient becomes: itself (the same object) if no alias applies, else new ones.
+    async def expand(self, recipient: Recipient, reverse_path: str) -> Expansion:
+        """What a recipient becomes: itself (the same object) if no alias applies, else new ones,
+        which have what the sender asked about notices as far as RFC 3461 §5.2.7 has it.
 
         Raises TempFail (a map or an included file fails) and PermFail (there is nothing but a
         loop).
         """
-        if recipient.target is not None:
-            return [recipient]
+        if recipient.target is not None or recipient.answer:
+            return Expansion([recipient])
         table = self._table
         if table.virtual_alias_maps is None:
             domain = split_address(recipient.address)[1]
             if table.alias_maps is None or (
                 await table.classify_domain(domain) is not AddressClass.LOCAL
             ):
-                return [recipient]
+                return Expansion([recipient])
         work = deque([_Item(recipient.address, recipient.via, recipient.reverse_path)])
         final: dict[str, _Item] = {}
         looped = False
+        answer = ""
         virtual_results = 0
         steps = 0
         while work:
@@ -183,6 +205,8 @@ class Expander:
                 final.setdefault(item.key, item)
                 continue
             work.extendleft(reversed(replaced))
+            # Until there is one, there is but this item.
+            answer = answer or _answer(item, replaced)
             if replaced and "@" in replaced[0].parent:
                 virtual_results += len(replaced)
                 if virtual_results > self._expansion_limit:
@@ -190,7 +214,7 @@ class Expander:
         if looped and not final:
             text = f"alias database loop for {recipient.address}"
             raise PermFail(Reply(550, "5.4.6", text))
-        return _recipients(recipient, final.values(), reverse_path)
+        return Expansion(_recipients(recipient, final.values(), reverse_path, answer), answer)
 
     async def _replace(self, item: _Item) -> list[_Item] | None:
         """What an alias puts in the place of an address; None if no alias applies. Raises _Loop."""
@@ -311,9 +335,29 @@ def _unreasonable(address: str, what: str) -> TempFail:
     return TempFail(Reply(451, "4.3.0", text))
 
 
-def _recipients(recipient: Recipient, items: Iterable[_Item], reverse_path: str) -> list[Recipient]:
-    """The new recipients. An owner gets the failures of his list (RFC 3461 §5.2.7.2: nothing the
+def _answer(item: _Item, replaced: Sequence[_Item]) -> str:
+    """What RFC 3461 §5.2.7 has the sender told of this alias: that a mailing list got it (its owner
+    hears of the rest); that there are several behind it; nothing, if there is one."""
+    if not replaced:
+        return "expanded"
+    first = replaced[0]
+    if first.owner is not None and first.owner != item.owner:
+        return "delivered"
+    return "expanded" if any(each.key != first.key for each in replaced) else ""
+
+
+def _for_answer(recipient: Recipient, action: str) -> Recipient:
+    """Stands for an alias in the queue until its sender has been told."""
+    via = (*recipient.via, answer_mark(action))
+    return replace(recipient, notify=Notify.SUCCESS, via=via, row=0)
+
+
+def _recipients(
+    recipient: Recipient, items: Iterable[_Item], reverse_path: str, answer: str
+) -> list[Recipient]:
+    """The new recipients. An owner gets the failures of his list (RFC 3461 §5.2.7.1: nothing the
     sender asked about notices goes on to the members); mail without a sender keeps none."""
+    notify = recipient.notify.without_success() if answer else recipient.notify
     orcpt = recipient.orcpt
     if not orcpt and recipient.address.isascii():
         orcpt = "rfc822;" + xtext.encode(recipient.orig_to or recipient.address)
@@ -331,7 +375,7 @@ def _recipients(recipient: Recipient, items: Iterable[_Item], reverse_path: str)
                 orig_to=orig_to,
                 reverse_path=item.owner if owned else recipient.reverse_path,
                 orcpt="" if owned else orcpt,
-                notify=Notify.UNSET if owned else recipient.notify,
+                notify=Notify.UNSET if owned else notify,
                 via=item.via,
             )
         )

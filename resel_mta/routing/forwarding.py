@@ -48,6 +48,9 @@ class Forwarder:
         """Expanded once all of it is queued; a crash before that makes second copies, and loses
         none. The user's own mailbox, commands and files stay here; addresses go on with a
         Delivered-To field, by which a loop through other machines is seen."""
+        several = len(targets) != 1
+        if several:
+            recipient = replace(recipient, notify=recipient.notify.without_success())
         try:
             here: list[Recipient] = []
             away: list[Recipient] = []
@@ -64,7 +67,8 @@ class Forwarder:
             return Deferred(failure.reply, relay="local")
         except PermFail as failure:
             return Bounced(failure.reply, relay="local")
-        return Expanded(Reply(250, "2.0.0", f"forwarded as {', '.join(ids)}"), relay="local")
+        reply = Reply(250, "2.0.0", f"forwarded as {', '.join(ids)}")
+        return Expanded(reply, relay="local", action="expanded" if several else "")
 
     def _field(self, recipient: Recipient) -> bytes:
         field = f"Delivered-To: {recipient.address}\r\n"
@@ -102,7 +106,7 @@ class Forwarder:
         except ExpansionError as error:
             reply = Reply(451, "4.3.5", f"mail system configuration error: luser_relay: {error}")
             return Deferred(reply, relay="local")
-        return Expanded(Reply(250, "2.0.0", f"forwarded as {queue_id}"), relay="local")
+        return Expanded(Reply(250, "2.0.0", f"forwarded as {queue_id}"), relay="local", action="")
 
     async def _recipient(self, recipient: Recipient, user: str, target: Target) -> Recipient:
         """Raises TempFail."""

@@ -11,6 +11,7 @@ from queue_fakes import OK, make_message, read_all, until
 from queue_house import BUSY, UNKNOWN, House, MakeHouse
 
 from resel_mta.content import Content
+from resel_mta.local_target import answer_mark
 from resel_mta.mail import (
     Delivered,
     Envelope,
@@ -47,6 +48,11 @@ async def sent_to(house: House, address: str) -> list[Mail]:
     """Notices that were delivered to an address, as they were seen."""
     names = [name for name, to in house.smtp.deliveries if to == [address]]
     return [email.message_from_bytes(house.smtp.seen[name]) for name in names]
+
+
+async def until_sent(house: House, address: str) -> list[Mail]:
+    await until(lambda: any(to == [address] for _, to in house.smtp.deliveries))
+    return await sent_to(house, address)
 
 
 def fail_only(house: House, domain: str, outcome: Outcome) -> None:
@@ -154,6 +160,60 @@ async def test_success_is_told_with_its_action(house: House, outcome: Outcome, a
     await house.idle()
     (told,) = await sent_to(house, "ann@example.org")
     assert f"Action: {action}" in status_of(told)
+
+
+@pytest.mark.parametrize("action", ["expanded", "delivered"])
+async def test_an_expanded_alias_is_answered_at_once(house: House, action: str) -> None:
+    """Its members wait; and nobody delivers to what is there for the answer."""
+    fail_only(house, "busy.net", BUSY)
+    alias = Recipient(
+        "team@example.org",
+        notify=Notify.SUCCESS,
+        orcpt="rfc822;team@example.org",
+        via=("team", answer_mark(action)),
+    )
+    message = make_message(house.store, "ann@busy.net", sender="bob@example.org")
+    message.recipients.append(alias)
+    await house.store.enter(message)
+    await house.scheduler.start()
+    await until(lambda: bool(house.lines("sender delivery status notification")))
+    (mail,) = await until_sent(house, "bob@example.org")
+    fields = status_of(mail)
+    assert f"Action: {action}" in fields
+    assert "Final-Recipient: rfc822; team@example.org" in fields
+    assert "ann@" not in fields
+    await house.idle()
+    assert [to for _, to in house.smtp.deliveries if "team@example.org" in to] == []
+    (entry,) = [each async for each in house.store.walk() if each.sender == "bob@example.org"]
+    assert [each.address for each in entry.recipients] == ["ann@busy.net"]
+    assert house.lines(r"to=<team@example.org>.*status=sent \(alias expanded\)")
+
+
+async def test_a_request_that_was_handed_on_is_not_answered_twice(house: House) -> None:
+    house.smtp.answer = lambda m, r, route: Expanded(OK, action="")
+    message = make_message(house.store, "a@one.net", sender="bob@example.org")
+    message.recipients[0].notify = Notify.SUCCESS
+    await house.store.enter(message)
+    await house.scheduler.start()
+    await until(lambda: len(house.lines("removed")) == 1)
+    assert not house.lines("notification")
+
+
+async def test_the_owner_of_a_list_gets_nothing_of_what_its_author_asked_for(house: House) -> None:
+    """RFC 3461 §5.2.7.1."""
+    fail_only(house, "broken.net", UNKNOWN)
+    message = make_message(house.store, "a@broken.net", "b@broken.net", sender="bob@example.org")
+    message.envelope.ret, message.envelope.envid = "HDRS", "QQ314159"
+    message.recipients[0].reverse_path = "owner-l@example.org"
+    await house.store.enter(message)
+    await house.scheduler.start()
+    await until(lambda: len(house.lines("removed")) == 3)
+    (owners,) = await sent_to(house, "owner-l@example.org")
+    assert "Original-Envelope-Id" not in status_of(owners)
+    assert [part.get_content_type() for part in owners.get_payload()][2] == "message/rfc822"
+    (authors,) = await sent_to(house, "bob@example.org")
+    assert "Original-Envelope-Id: QQ314159" in status_of(authors)
+    assert [part.get_content_type() for part in authors.get_payload()][2] == "text/rfc822-headers"
 
 
 def test_an_address_in_ascii_disguise_is_shown_as_it_is() -> None:

@@ -324,6 +324,25 @@ async def test_mail_parameters(peer, client):
     ]
 
 
+async def test_members_of_a_list_get_nothing_of_what_its_author_asked_for(peer, client):
+    """RFC 3461 §5.2.7.1; the author's own recipients do, though the list's owner is the same."""
+    member = ONE.replace("user@example.org", "member@x.org")
+    server = await peer(ehlo("DSN") + f"{ONE}\n{member}")
+    mail = message("user@example.org", "member@x.org", ret="HDRS", envid="QQ314")
+    for each in mail.recipients:
+        each.orig_to = "list@me.test"
+    mail.recipients[1].reverse_path = mail.envelope.reverse_path
+    outcomes = await client().send(nexthop(server), mail=mail)
+    assert [outcome.status for outcome in outcomes] == ["sent", "sent"]
+    said = [line for lines in server.lines for line in lines if line[:4] in ("MAIL", "RCPT")]
+    assert said == [
+        "MAIL FROM:<me@me.test> RET=HDRS ENVID=QQ314",
+        "RCPT TO:<user@example.org> ORCPT=rfc822;list@me.test",
+        "MAIL FROM:<me@me.test>",
+        "RCPT TO:<member@x.org>",
+    ]
+
+
 async def test_eight_bit_content_needs_8bitmime(peer, client):
     server = await peer(ehlo() + "STALL")
     mail = message(data=b"Subject: x\r\n\r\n\xc3\xa9\r\n")

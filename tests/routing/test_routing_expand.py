@@ -78,6 +78,8 @@ async def test_owner(make: Build) -> None:
         [Recipient("list@localhost", notify=Notify.SUCCESS, orcpt="rfc822;x")], "s@x.org"
     )
     assert found[0].reverse_path == "owner-list@resel.fr"
+    # The member, and an answer to the sender.
+    assert (len(found), found[1].answer) == (2, "delivered")
     assert (found[0].notify, found[0].orcpt) == (Notify.UNSET, "")
     found, _ = await make(aliases, expand_owner_alias="yes").expand_all(
         [Recipient("list")], "s@x.org"
@@ -215,6 +217,94 @@ async def test_each_person_once(make: Build) -> None:
     twice = [Recipient("q@q.org"), Recipient("Q@Q.ORG")]
     (kept,) = (await expander.expand_all(twice, "s@x.org"))[0]
     assert kept is twice[0]
+
+
+BOTH = Notify.SUCCESS | Notify.FAILURE
+
+
+async def asked(
+    expander: Expander, *given: str, notify: Notify = BOTH, sender: str = "s@x.org"
+) -> list[tuple[str, Notify, str]]:
+    """(address, NOTIFY, answer) of what recipients become."""
+    recipients = [
+        Recipient(f"{name}@resel.fr", notify=notify, orcpt=f"rfc822;{name}@resel.fr")
+        for name in given
+    ]
+    found, trouble = await expander.expand_all(recipients, sender)
+    assert not trouble
+    return [(each.address.removesuffix("@resel.fr"), each.notify, each.answer) for each in found]
+
+
+async def test_one_address_has_the_request_handed_on(make: Build) -> None:
+    expander = make("a: b\nb: \\bob\nbob: bob\n", "v@resel.fr a@resel.fr\n")
+    for name in ("a", "b", "bob", "v"):
+        assert await asked(expander, name) == [("bob", BOTH, "")]
+
+
+async def test_several_have_their_alias_answer(make: Build) -> None:
+    """RFC 3461 §5.2.7.3 (c); once, whatever is nested in it."""
+    expander = make("a: team\nteam: x, y\nx: x, z\n", "v@resel.fr team@resel.fr, q@q.org\n")
+    rest = Notify.FAILURE
+    members = [("x", rest, ""), ("z", rest, ""), ("y", rest, "")]
+    for name in ("a", "team"):
+        assert await asked(expander, name) == [*members, (name, Notify.SUCCESS, "expanded")]
+    assert await asked(expander, "v") == [
+        *members,
+        ("q@q.org", rest, ""),
+        ("v", Notify.SUCCESS, "expanded"),
+    ]
+    found = await asked(expander, "team", notify=Notify.SUCCESS)
+    assert {notify for _, notify, answer in found if not answer} == {Notify.NEVER}
+    # Nobody asked, or nobody can be told.
+    assert await asked(expander, "team", notify=rest) == members
+    assert await asked(expander, "team", notify=Notify.UNSET) == [
+        (name, Notify.UNSET, "") for name, _, _ in members
+    ]
+    assert await asked(expander, "team", sender="") == members
+    # The same address twice is one.
+    assert await asked(make("t: bob, bob\n"), "t") == [("bob", BOTH, "")]
+
+
+async def test_a_list_within_a_list(make: Build) -> None:
+    expander = make(
+        "one: l\nboth: l, bob\nl: x, m\nowner-l: boss\nm: y\nowner-m: boss\nlone: z\nowner-lone: q\n"
+    )
+    members = [("x", Notify.UNSET, ""), ("y", Notify.UNSET, "")]
+    for name in ("one", "l"):
+        assert await asked(expander, name) == [*members, (name, Notify.SUCCESS, "delivered")]
+    assert await asked(expander, "both") == [
+        *members,
+        ("bob", Notify.FAILURE, ""),
+        ("both", Notify.SUCCESS, "expanded"),
+    ]
+    assert await asked(expander, "lone") == [
+        ("z", Notify.UNSET, ""),
+        ("lone", Notify.SUCCESS, "delivered"),
+    ]
+
+
+async def test_an_answer_is_not_lost_with_a_second_copy(make: Build) -> None:
+    expander = make("a: bob\nb: bob\nt: bob, z\n")
+    assert await asked(expander, "a", "b", "a", "t") == [
+        ("bob", BOTH, ""),
+        ("z", Notify.FAILURE, ""),
+        ("t", Notify.SUCCESS, "expanded"),
+        ("b", Notify.SUCCESS, "expanded"),
+    ]
+    # Named directly: that is not merged with what is there for the answer.
+    assert await asked(make("bob: bob, z\n"), "bob", "bob") == [
+        ("bob", Notify.FAILURE, ""),
+        ("z", Notify.FAILURE, ""),
+        ("bob", Notify.SUCCESS, "expanded"),
+    ]
+
+
+async def test_an_answer_is_not_expanded_again(make: Build) -> None:
+    expander = make("t: bob, z\n")
+    recipient = Recipient("t@resel.fr", notify=Notify.SUCCESS)
+    found, _ = await expander.expand_all([recipient], "s@x.org")
+    again, _ = await expander.expand_all(found, "s@x.org")
+    assert again == found
 
 
 async def test_ten_thousand(make: Build) -> None:

@@ -136,7 +136,7 @@ async def test_sympa_s_file_works_as_it_is(make: Callable[..., Parts]) -> None:
         ("Jeux-Request", "|/usr/lib/sympa/bin/queue jeux-request@resel.fr"),
         ("jeux-owner", "|/usr/lib/sympa/bin/bouncequeue jeux@resel.fr"),
     ):
-        [found] = await expander.expand(Recipient(f"{name}@resel.fr"), "s@x.org")
+        [found], _ = await expander.expand(Recipient(f"{name}@resel.fr"), "s@x.org")
         assert found.target is not None
         assert found.target.text == command
         assert found.address == f"{name}@resel.fr"
@@ -148,7 +148,7 @@ async def test_a_command_of_an_included_file_says_where_it_stands(
     (tmp_path / "list").write_text(f'"|/bin/cat"\n:include:{tmp_path}/more\n')
     (tmp_path / "more").write_text("carl@c.org, /tmp/file\n")
     _, table, expander = make(f"l: :include:{tmp_path}/list\n")
-    found = await expander.expand(Recipient("l@resel.fr"), "s@x.org")
+    found, _ = await expander.expand(Recipient("l@resel.fr"), "s@x.org")
     assert [each.target and each.target.source for each in found] == [
         f"{tmp_path}/list",
         None,
@@ -162,7 +162,7 @@ async def test_an_alias_that_changed_gets_what_waits(
     make: Callable[..., Parts], intake: FakeIntake
 ) -> None:
     _, _, expander = make('log: "|/old", ann@a.org\n')
-    old = (await expander.expand(Recipient("log@resel.fr"), "s@x.org"))[0]
+    [old, *_], _ = await expander.expand(Recipient("log@resel.fr"), "s@x.org")
     _, table, expander = make('log: "|/new", ann@a.org\n')
     assert (await table.route(old.address, "", old.via)).transport == "expand"
     transport = ExpandTransport(expander, intake)  # type: ignore[arg-type]
