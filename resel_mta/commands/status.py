@@ -42,6 +42,10 @@ _WORKER: dict[str, Text] = {
         "{number} : pid {pid}, {sessions} sessions",
     ),
     "starting": ("{number}: is being started", "{number} : en cours de démarrage"),
+    "standing in": (
+        "{number}: is being started; its part of the queue is delivered by pid {main}",
+        "{number} : en cours de démarrage ; sa partie de la file est distribuée par le pid {main}",
+    ),
     "adopted": (
         "{number}: none; its part of the queue is delivered by pid {main}",
         "{number} : aucun ; sa partie de la file est distribuée par le pid {main}",
@@ -105,7 +109,10 @@ def _lines(status: Row, problems: list[Problem]) -> Iterator[str]:
     if len(status["workers"]) > 1:
         yield say(_WORKERS)
         for worker in status["workers"]:
-            yield "  " + say(_WORKER[worker["state"]], **worker, main=status["pid"])
+            state = worker["state"]
+            if state == "starting" and worker["adopted"]:
+                state = "standing in"
+            yield "  " + say(_WORKER[state], **worker, main=status["pid"])
     counts = [say(_QUEUES[name], n=count) for name, count in status["queue"].items() if count]
     yield say(_QUEUE, counts=", ".join(counts) or say(_EMPTY))
     yield say(_PROBLEMS if problems else _GOOD)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 from resel_mta.config import Settings
+from resel_mta.control import ControlError, Row, Verb
 from resel_mta.intake import MailIntake
 from resel_mta.mail import Transport
 from resel_mta.maillog import MailLog
@@ -18,9 +22,12 @@ from resel_mta.routing import Expander, RoutingTable
 from resel_mta.verbs import QueueVerbs
 from resel_mta.workers.merging import Table
 
+#: Seconds for commands that are being answered when the part is closed.
+_ANSWERS = 5.0
+
 
 class AdoptedPart:
-    """Implements `pool.Adopted`. Make one with `open`."""
+    """Implements `adopting.Adopted`. Make one with `open`."""
 
     def __init__(
         self, store: SQLiteStore, intake: MailIntake, scheduler: Scheduler, housekeeper: Housekeeper
@@ -30,6 +37,10 @@ class AdoptedPart:
         self._scheduler = scheduler
         self._housekeeper = housekeeper
         self._table: Table = {}
+        self._asked = 0
+        self._unasked = asyncio.Event()
+        self._unasked.set()
+        self._closed = False
 
     @classmethod
     async def open(
@@ -56,11 +67,28 @@ class AdoptedPart:
         await scheduler.start()
         housekeeper.start()
         adopted = cls(store, intake, scheduler, housekeeper)
-        adopted._table = QueueVerbs(store, scheduler, log).table()
+        verbs = QueueVerbs(store, scheduler, log).table()
+        adopted._table = {name: adopted._counted(verb) for name, verb in verbs.items()}
         return adopted
 
     def table(self) -> Table:
         return self._table
+
+    def _counted(self, verb: Verb) -> Verb:
+        async def counted(args: Mapping[str, Any]) -> AsyncIterator[Row]:
+            self._asked += 1
+            self._unasked.clear()
+            try:
+                async for row in verb(args):
+                    yield row
+                    if self._closed:
+                        raise ControlError(75, "a part of the queue went to its worker: ask again")
+            finally:
+                self._asked -= 1
+                if not self._asked:
+                    self._unasked.set()
+
+        return counted
 
     def reconfigure(self, settings: Settings) -> None:
         self._intake.reconfigure(settings)
@@ -74,4 +102,8 @@ class AdoptedPart:
     async def close(self, timeout: float) -> None:
         await self._housekeeper.stop()
         await self._scheduler.stop(timeout)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ANSWERS):
+                await self._unasked.wait()
+        self._closed = True
         await self._store.close()

@@ -25,8 +25,9 @@ UNLISTEN = b"U"
 CONFIGURE = b"C"
 REOPEN = b"r"
 STOP = b"S"
-# From it: it serves, with these settings; it keeps the settings it had; a delivery to a mailbox,
+# From it: it is about to open its part; it serves, with these settings; it keeps the settings it had; a delivery to a mailbox,
 # with the message.
+OPENING = b"P"
 READY = b"R"
 REFUSED = b"F"
 DELIVER = b"D"

@@ -26,8 +26,9 @@ from resel_mta.queue.ids import part_of, time_of
 Table = Mapping[str, Verb]
 """`verbs.QueueVerbs.table` of one part."""
 
-#: Seconds for which a part is waited for whose worker has just died, and between two looks.
-_PATIENCE = 15.0
+#: Seconds for which a part is waited for that nobody has open at the moment, or that goes from one
+#: process to another, and between two looks.
+_PATIENCE = 30.0
 _LOOK_EVERY = 0.05
 
 #: Where the arrival stands in an entry.

@@ -1,7 +1,9 @@
 """Worker 0's side: starts the others, keeps them, and opens the parts of the queue that have none.
 
-A worker that dies is started again at once, and its part of the queue with it. What cannot be
-started, and parts beyond `worker_processes`, are opened by worker 0 itself.
+A worker that dies is started again at once, and opens its part of the queue. A part whose worker
+takes more than a moment for that is opened by worker 0 in its stead, and handed to it when it is
+ready; what cannot be started, and parts beyond `worker_processes`, stay open in worker 0
+(`adopting`).
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ from resel_lda import handover
 from resel_lda.keeper import child_environment
 from resel_mta.config import Settings
 from resel_mta.control import Row, control_path
-from resel_mta.mail import TempFail
 from resel_mta.maillog import MailLog
 from resel_mta.queue.parts import other_parts
 from resel_mta.queue.peers import Peers
 from resel_mta.sockets import Bound
 from resel_mta.workers import channel
+from resel_mta.workers.adopting import Adopted, AdoptedParts
 from resel_mta.workers.board import Board
 from resel_mta.workers.channel import Channel, Fields
 from resel_mta.workers.merging import Table, remote_table
@@ -34,29 +36,17 @@ from resel_mta.workers.telling import settings_file
 
 COMMAND = (sys.executable, "-P", "-m", "resel_mta.workers.process")
 #: Seconds. A worker must serve within _READY. One that dies sooner than _SETTLED after its start is
-#: started again after _PAUSE, and after so many such deaths its part is opened here.
+#: started again after _PAUSE, and after so many such deaths its part stays open here.
 _READY = 60.0
 _SETTLED = 5.0
 _PAUSE = 0.5
 _DEATHS = 3
-#: Seconds between two looks at parts that were opened here.
-_LOOK_EVERY = 2.0
+#: Seconds that a part may be without somebody who has it open before it is opened here.
+_LATE = 2.0
+#: Seconds for what is under way in a part that a worker waits for; it waits longer (`process`).
+_HANDING_OVER = 20.0
 #: Seconds beyond its own time for a worker to end.
 _GRACE = 5.0
-
-
-class Adopted(Protocol):
-    """A part of the queue that is open in this process."""
-
-    def table(self) -> Table: ...
-
-    def reconfigure(self, settings: Settings) -> None: ...
-
-    async def has_mail(self) -> bool:
-        """Whether anything is there to be delivered."""
-        ...
-
-    async def close(self, timeout: float) -> None: ...
 
 
 class Host(Protocol):
@@ -98,13 +88,16 @@ class _Worker:
         self.number = number
         self.process = process
         self.ready = asyncio.Event()
-        self.started = time.time()
+        # Whether it has begun to open its part.
+        self.opens = asyncio.Event()
         self._answers: list[asyncio.Future[bool]] = []
         self.channel = Channel(control, self._received, self._ended)
         self._hear = hear
 
     def _received(self, kind: bytes, fields: Fields, descriptor: int | None) -> None:
-        if kind in (channel.READY, channel.REFUSED):
+        if kind == channel.OPENING:
+            self.opens.set()
+        elif kind in (channel.READY, channel.REFUSED):
             self.ready.set()
             self._answer(kind == channel.READY)
         self._hear(self, kind, fields, descriptor)
@@ -154,7 +147,9 @@ class Pool:
         self._host = host
         self._keepers: dict[int, asyncio.Task[None]] = {}
         self._workers: dict[int, _Worker] = {}
-        self._adopted: dict[int, Adopted] = {}
+        self._here = AdoptedParts(log, hub, host.adopt)
+        # When a part that nobody has open is opened here.
+        self._late: dict[int, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         # Parts beyond worker_processes.
         self._surplus: set[int] = set()
@@ -163,7 +158,7 @@ class Pool:
 
     async def start(self) -> None:
         """Start all; they need not be waited for."""
-        self._background(self._look())
+        self._background(self._here.look())
         await self._adjust(worker_count(self._settings))
 
     async def _adjust(self, count: int) -> None:
@@ -175,17 +170,13 @@ class Pool:
             self._surplus.discard(part)
             if part >= count:
                 self._surplus.add(part)
-            adopted = self._adopted.get(part)
-            if part < count and adopted is not None:
-                self._keepers[part].cancel()
-                await self._close_part(part, self._settings.seconds("shutdown_timeout"))
-                del self._keepers[part]
-            elif part >= count and (worker := self._workers.get(part)) is not None:
+            keeper, worker = self._keepers.get(part), self._workers.get(part)
+            if part >= count and worker is not None:
                 # Its keeper goes on with it as a surplus part.
                 worker.channel.send(
                     channel.STOP, {"timeout": self._settings.seconds("shutdown_timeout")}
                 )
-            if part not in self._keepers:
+            if keeper is None or (keeper.done() and part < count):
                 task = asyncio.get_running_loop().create_task(self._keep(part))
                 self._keepers[part] = task
 
@@ -200,9 +191,10 @@ class Pool:
         deaths = 0
         while not self._stopping:
             if part in self._surplus or deaths >= _DEATHS:
-                if await self._adopt(part):
+                if not await self._here.open(part, lambda: self._stopping):
+                    await asyncio.sleep(_PAUSE)
+                elif part in self._surplus or deaths >= _DEATHS:
                     return
-                await asyncio.sleep(_PAUSE)
                 continue
             started = time.monotonic()
             try:
@@ -219,20 +211,40 @@ class Pool:
 
     async def _run(self, part: int) -> None:
         """A worker from its start to its end. Raises OSError."""
+        late = self._late.setdefault(part, time.monotonic() + _LATE)
         worker = await self._spawn(part)
         self._workers[part] = worker
         if self._stopping:
             worker.channel.send(channel.STOP, {"timeout": 0})
+        self._background(self._stand_in(worker, late))
         try:
             status = await self._until_ended(worker)
         finally:
             del self._workers[part]
             worker.channel.close()
-            self._hub.leave(part)
+            if worker.opens.is_set():
+                self._hub.leave(part)
+                self._late[part] = time.monotonic() + _LATE
             self._board.wipe(part)
         if not (self._stopping or part in self._surplus):
             pid = worker.process.pid
             self._log.warning("master", f"worker {part} pid {pid} ended with status {status}")
+
+    async def _stand_in(self, worker: _Worker, late: float) -> None:
+        """Have the part of a worker open here, from the time `late` on until it opens it itself."""
+        part = worker.number
+
+        def unwanted() -> bool:
+            gone = self._workers.get(part) is not worker
+            return gone or self._stopping or worker.opens.is_set()
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(late - time.monotonic()):
+                await worker.opens.wait()
+        while not (unwanted() or await self._here.open(part, unwanted)):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PAUSE):
+                    await worker.opens.wait()
 
     async def _until_ended(self, worker: _Worker) -> int:
         ended = asyncio.ensure_future(worker.process.wait())
@@ -281,15 +293,29 @@ class Pool:
             return
         if descriptor is not None:
             os.close(descriptor)
-        if kind == channel.READY:
-            say = worker.channel.send
-            self._hub.join(part, lambda kind, fields: say(kind, fields))
+        if kind == channel.OPENING:
+            self._late.pop(part, None)
+            self._background(self._hand_over(part))
+        elif kind == channel.READY:
+            self._background(self._join(worker))
         elif kind == channel.REFUSED:
             self._log.warning(
                 "master", f"worker {part} keeps the old configuration: {fields['why']}"
             )
         else:
             self._hub.heard(part, kind, fields)
+
+    async def _hand_over(self, part: int) -> None:
+        timeout = min(self._settings.seconds("shutdown_timeout"), _HANDING_OVER)
+        if await self._here.close(part, timeout):
+            self._log.event("master", f"part {part} of the queue goes to its worker")
+
+    async def _join(self, worker: _Worker) -> None:
+        """Its scheduler delivers; nobody else who tried to open its part is taken for it."""
+        part, say = worker.number, worker.channel.send
+        async with self._here.lock(part):
+            if self._workers.get(part) is worker:
+                self._hub.join(part, lambda kind, fields: say(kind, fields))
 
     async def _deposit(self, worker: _Worker, fields: Fields, descriptor: int) -> None:
         try:
@@ -299,33 +325,6 @@ class Pool:
             answer = {"number": fields.get("number"), "outcomes": None}
         worker.channel.send(channel.DELIVERED, answer)
 
-    # -- parts without a worker -----------------------------------------------------------------
-
-    async def _adopt(self, part: int) -> bool:
-        try:
-            adopted = await self._host.adopt(part, self._hub.peers(part))
-        except Exception as error:
-            # As long as it cannot be had, its mail waits; all other parts go on.
-            self._hub.leave(part)
-            self._log.warning("master", f"part {part} of the queue cannot be opened: {error}")
-            return False
-        self._adopted[part] = adopted
-        self._log.event("master", f"part {part} of the queue is opened here: it has no worker")
-        return True
-
-    async def _close_part(self, part: int, timeout: float) -> None:
-        adopted = self._adopted.pop(part)
-        self._hub.leave(part)
-        await adopted.close(timeout)
-
-    async def _look(self) -> None:
-        """Parts that were opened here have a share of all limits while there is mail in them."""
-        while True:
-            await asyncio.sleep(_LOOK_EVERY)
-            for part, adopted in list(self._adopted.items()):
-                with contextlib.suppress(TempFail):
-                    self._hub.set_idle(part, idle=not await adopted.has_mail())
-
     # -- for the daemon -------------------------------------------------------------------------
 
     def tables(self) -> dict[int, Table]:
@@ -333,8 +332,7 @@ class Pool:
         data = self._settings.text("data_directory")
         found: dict[int, Table] = {}
         for part in self._keepers:
-            adopted = self._adopted.get(part)
-            found[part] = adopted.table() if adopted else remote_table(control_path(data, part))
+            found[part] = self._here.table(part) or remote_table(control_path(data, part))
         return found
 
     def status(self) -> list[Row]:
@@ -342,7 +340,7 @@ class Pool:
         rows: list[Row] = [self._row(0, "running", os.getpid())]
         for part in sorted(self._keepers):
             worker = self._workers.get(part)
-            state = "adopted" if part in self._adopted else "starting"
+            state = "adopted" if self._keepers[part].done() else "starting"
             if worker is not None and worker.ready.is_set():
                 state = "running"
             pid = worker.process.pid if worker is not None else 0
@@ -350,15 +348,20 @@ class Pool:
         return rows
 
     def _row(self, part: int, state: str, pid: int) -> Row:
-        sessions = self._board.sessions(part)
-        return {"number": part, "state": state, "pid": pid, "sessions": sessions}
+        """state: "running", "starting", or "adopted" for a part that has no worker."""
+        return {
+            "number": part,
+            "state": state,
+            "pid": pid,
+            "sessions": self._board.sessions(part),
+            "adopted": part in self._here,
+        }
 
     async def reconfigure(self, settings: Settings) -> None:
         """All take these settings; workers are started and ended as these say."""
         async with self._changed:
             self._settings = settings
-            for adopted in self._adopted.values():
-                adopted.reconfigure(settings)
+            self._here.reconfigure(settings)
             answers = [worker.configure(settings) for worker in self._workers.values()]
             if answers:
                 await asyncio.wait(answers, timeout=_READY)
@@ -383,12 +386,11 @@ class Pool:
         """End all workers, and close all parts, within `timeout` seconds."""
         self._stopping = True
         ends = [worker.end(timeout) for worker in self._workers.values()]
-        ends += [self._close_part(part, timeout) for part in list(self._adopted)]
-        await asyncio.gather(*ends)
+        await asyncio.gather(*ends, self._here.close_all(timeout))
         if self._keepers:
-            # What was being started or opened just then ends too.
+            # What was being started just then ends too.
             await asyncio.wait(self._keepers.values(), timeout=timeout + _GRACE)
-        await asyncio.gather(*(self._close_part(part, timeout) for part in list(self._adopted)))
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._here.close_all(timeout)

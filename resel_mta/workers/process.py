@@ -33,8 +33,8 @@ from resel_mta.workers.channel import Channel, Fields
 from resel_mta.workers.sharing import SharingPeers
 from resel_mta.workers.telling import read_settings
 
-#: Seconds: for the end when worker 0 is gone; for a lock that the worker of before, or a command, may
-#: still have; between two looks at it.
+#: Seconds: for the end when worker 0 is gone; for a lock that worker 0, the worker of before, or a
+#: command may still have; between two looks at it.
 _ALONE = 2.0
 _LOCKED = 30.0
 _LOOK_EVERY = 0.05
@@ -147,6 +147,7 @@ class Process:
 
     async def _serve(self, settings: Settings, log: MailLog, board: Board) -> int:
         services = WorkerComposition(settings, log, self._link, board, self._peers, self._courier)
+        self._channel.send(channel.OPENING, {})
         if not await self._open(services, log):
             return 1
         self._services = services

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import pytest
 from workers_rig import NextHop, Relay, make_relay, until
 
 from resel_mta.queue.ids import part_of
+from resel_mta.queue.lock import QueueLocked, lock_queue
 
 Make = Callable[..., Relay]
 
@@ -66,12 +67,13 @@ def test_workers_all_take_and_deliver_mail(make: Make, next_hop: NextHop) -> Non
     assert "It balances" in relay.queue("audit")
 
 
-def test_workers_a_killed_one_loses_nothing(make: Make, next_hop: NextHop) -> None:
-    relay = make(3)
+@contextmanager
+def load(relay: Relay) -> Iterator[set[str]]:
+    """Clients that send mail all the time: the numbers of what was accepted."""
     accepted: set[str] = set()
     stop = threading.Event()
 
-    def load(name: int) -> None:
+    def send(name: int) -> None:
         number = 0
         while not stop.is_set():
             with suppress(smtplib.SMTPException, OSError), relay.client() as client:
@@ -79,29 +81,106 @@ def test_workers_a_killed_one_loses_nothing(make: Make, next_hop: NextHop) -> No
                     number += 1
                     relay.send(client, f"{name}.{number}")
                     accepted.add(f"{name}.{number}")
+                    if stop.is_set():
+                        return
 
-    threads = [threading.Thread(target=load, args=(name,)) for name in range(8)]
+    threads = [threading.Thread(target=send, args=(name,)) for name in range(8)]
     for thread in threads:
         thread.start()
-    for victim in (1, 2, 1):
-        time.sleep(0.7)
-        pid = until(lambda victim=victim: relay.workers().get(victim))
-        os.kill(pid, signal.SIGKILL)
-        killed = time.monotonic()
-        until(lambda victim=victim, pid=pid: relay.workers().get(victim) not in (None, pid))
-        assert time.monotonic() - killed < 15
-    stop.set()
-    for thread in threads:
-        thread.join()
+    try:
+        yield accepted
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def drained(relay: Relay) -> bool:
+    relay.queue("-f")
+    return not relay.entries()
+
+
+def test_workers_a_killed_one_loses_nothing(make: Make, next_hop: NextHop) -> None:
+    relay = make(3)
+    with load(relay) as accepted:
+        for victim in (1, 2, 1):
+            time.sleep(0.7)
+            pid = until(lambda victim=victim: relay.workers().get(victim))
+            os.kill(pid, signal.SIGKILL)
+            until(lambda victim=victim, pid=pid: relay.workers().get(victim) not in (None, pid))
     assert len(accepted) > 100
-
-    def drained() -> bool:
-        relay.queue("-f")
-        return not relay.entries()
-
-    until(drained)
+    until(lambda: drained(relay))
     assert accepted <= set(next_hop.numbers())
     assert "It balances" in relay.queue("audit")
+    assert relay.stop() == 0
+
+
+def test_workers_a_part_is_delivered_while_its_worker_takes_long_to_start(
+    make: Make, next_hop: NextHop
+) -> None:
+    next_hop.close()
+    relay = make(2)
+    ids, more = relay.send_to_all(2), relay.send_to_all(2)
+    until(lambda: {each["queue_name"] for each in relay.entries().values()} == {"deferred"})
+    relay.queue("-h", more[1])
+    main, victim = (relay.workers()[number] for number in (0, 1))
+    relay.gate.touch()
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: relay.worker(1)["adopted"])
+    assert relay.worker(1)["state"] == "starting"
+    status = relay.run("resel-mta", "status").stdout
+    assert f"1: is being started; its part of the queue is delivered by pid {main}" in status
+    assert set(relay.entries()) >= {*ids.values(), *more.values()}
+    next_hop.open()
+    relay.queue("-f")
+    until(lambda: list(relay.entries()) == [more[1]])
+    assert f"qmgr[{main}]: {ids[1]}: removed" in relay.log()
+    # Whoever else wants it now does not get it.
+    with pytest.raises(QueueLocked, match=f"in use by process {main}"):
+        lock_queue(str(relay.directory / "queue" / "parts" / "1"))
+    relay.gate.unlink()
+    worker = until(lambda: relay.workers().get(1))
+    assert not relay.worker(1)["adopted"]
+    relay.queue("-H", more[1])
+    until(lambda: not relay.entries())
+    assert f"qmgr[{worker}]: {more[1]}: removed" in relay.log()
+    assert "It balances" in relay.queue("audit")
+    assert relay.stop() == 0
+
+
+def test_workers_parts_go_to_and_fro_under_load(make: Make, next_hop: NextHop) -> None:
+    next_hop.pause = 0.01
+    relay = make(3)
+    with load(relay) as accepted:
+        for victim in (1, 2):
+            pid = until(lambda victim=victim: relay.workers().get(victim))
+            relay.gate.touch()
+            os.kill(pid, signal.SIGKILL)
+            until(lambda victim=victim: relay.worker(victim)["adopted"])
+            relay.gate.unlink()
+            until(lambda victim=victim: relay.worker(victim)["state"] == "running")
+    until(lambda: drained(relay))
+    assert accepted <= set(next_hop.numbers())
+    assert "It balances" in relay.queue("audit")
+    assert relay.stop() == 0
+
+
+def test_workers_a_surplus_part_is_adopted_when_its_worker_is_killed(
+    make: Make, next_hop: NextHop
+) -> None:
+    next_hop.pause = 5.0
+    relay = make(2)
+    ids = relay.send_to_all(2)
+    victim = relay.workers()[1]
+    until(lambda: next_hop.connections >= 2)
+    relay.configure(1)
+    assert relay.run("resel-mta", "reload").returncode == 0
+    # It would finish what is under way.
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: relay.worker(1)["state"] == "adopted")
+    next_hop.pause = 0.0
+    until(lambda: drained(relay))
+    assert f"qmgr[{relay.workers()[0]}]: {ids[1]}: removed" in relay.log()
     assert relay.stop() == 0
 
 

@@ -34,6 +34,12 @@ data_directory = {directory}/data
 maillog_file = {directory}/log
 alias_maps =
 """
+#: What makes workers that are started wait, as on a machine that is busy, until a file is gone.
+GATE = """\
+import os, sys, time
+while "resel_mta.workers.process" in sys.orig_argv and os.path.exists({gate!r}):
+    time.sleep(0.02)
+"""
 PATIENCE = 40.0
 
 
@@ -133,6 +139,11 @@ class Relay:
         self._launcher = Launcher(directory)
         # This very checkout's packages, unless they had to be copied.
         self._environment = {"PYTHONPATH": str(CHECKOUT), **self._launcher.environment()}
+        self.gate = directory / "gate"
+        (directory / "site").mkdir()
+        (directory / "site" / "sitecustomize.py").write_text(GATE.format(gate=str(self.gate)))
+        path = f"{directory / 'site'}:{self._environment['PYTHONPATH']}"
+        self._gated = {**self._environment, "PYTHONPATH": path}
         self._settings = SETTINGS + more
         self._next_hop = next_hop
         self.port = free_port()
@@ -151,7 +162,7 @@ class Relay:
     def start(self) -> None:
         with (self.directory / "out").open("ab") as out:
             words = self._words("resel-mta", ())
-            self.process = self._launcher.start(words, out, self._environment)
+            self.process = self._launcher.start(words, out, self._gated)
         until(lambda: self._exits() or self.all_run())
 
     def _exits(self) -> None:
@@ -165,11 +176,20 @@ class Relay:
 
     def status(self) -> dict[str, Any]:
         found = self.run("resel-mta", "status", "-j")
+        if found.returncode not in (0, 69):
+            raise AssertionError(found.stderr)
         return json.loads(found.stdout) if found.returncode == 0 else {}
+
+    def worker(self, number: int) -> dict[str, Any]:
+        """Its line of the status."""
+        row: dict[str, Any] = self.status()["workers"][number]
+        return row
 
     def workers(self) -> dict[int, int]:
         """Number and pid of those that run."""
-        rows = self.status()["workers"]
+        status = self.status()
+        assert status, self.log()[-4000:]
+        rows = status["workers"]
         return {row["number"]: row["pid"] for row in rows if row["state"] == "running"}
 
     def stop(self) -> int:
