@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from resel_mta.maillog import MailLog
+from resel_mta.maillog.limited import LimitedLog
 from resel_mta.sockets import bind_unix, unix_address
 
 Row = dict[str, Any]
@@ -116,6 +117,7 @@ class ControlServer:
         self._path = path
         self._verbs = verbs
         self._log = log
+        self._complaints = LimitedLog(log, "control")
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -134,6 +136,7 @@ class ControlServer:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._complaints.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -170,9 +173,9 @@ class ControlServer:
             args = {**request.get("args", {}), "input": octets}
             await self.check(uid, verb, args)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            self._log.warning("control", f"uid={uid}: bad request: {error!r}"[:1000])
+            self._complaints.warning(uid, f"bad request: {error!r}")
             return _error(65, "the daemon could not read the request")
-        answer = await self._perform(verb, args, writer)
+        answer = await self._perform(uid, verb, args, writer)
         await octets.skip()
         return answer
 
@@ -188,7 +191,7 @@ class ControlServer:
         """Raises ControlError where this is not for that user."""
 
     async def _perform(
-        self, verb: str, args: Mapping[str, Any], writer: asyncio.StreamWriter
+        self, uid: int, verb: str, args: Mapping[str, Any], writer: asyncio.StreamWriter
     ) -> Row:
         """Send the rows; the last line of the answer."""
         handler = self._verbs.get(verb)
@@ -201,12 +204,12 @@ class ControlServer:
         except ControlError as error:
             return _error(error.exit_code, error.text)
         except (ValueError, KeyError, TypeError) as error:
-            self._log.warning("control", f"bad request for '{verb}': {error!r}")
+            self._complaints.warning(uid, f"bad request for '{verb}': {error!r}")
             return _error(65, "the daemon could not read the request")
         except ConnectionError:
             raise
         except Exception as error:
-            self._log.warning("control", f"'{verb}' failed: {error!r}")
+            self._complaints.warning(uid, f"'{verb}' failed: {error!r}")
             return _error(70, f"the daemon failed at '{verb}'; its log says why")
         return {"done": {}}
 

@@ -90,7 +90,7 @@ class PublicQueue(ControlServer):
         try:
             allowed = await self._lists[verb].matches(name)
         except TempFail as failure:
-            self._log.warning("control", failure.why or failure.reply.text)
+            self._complaints.warning(uid, failure.why or failure.reply.text)
             raise ControlError(
                 75, f"{parameter} cannot be looked up; the log says why"
             ) from failure

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from resel_mta.maillog import MailLog
+from resel_mta.maillog.limited import LimitedLog
 from resel_mta.pickup.letter import BLOCK, ENVELOPE_LIMIT, Answer, Letter, LetterError
 from resel_mta.pickup.taker import EX_DATAERR, EX_TEMPFAIL, CutShort, Taker
 from resel_mta.sockets import bind_unix
@@ -29,7 +30,7 @@ class SubmitServer:
     def __init__(self, path: Path, taker: Taker, log: MailLog, patience: float = PATIENCE) -> None:
         self._path = path
         self._taker = taker
-        self._log = log
+        self._complaints = LimitedLog(log, "pickup")
         self._patience = patience
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -53,6 +54,7 @@ class SubmitServer:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._complaints.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -66,7 +68,7 @@ class SubmitServer:
             async with asyncio.timeout(self._patience):
                 await writer.drain()
         except CutShort as error:
-            self._log.warning("pickup", f"uid={uid}: {error}; nothing was kept")
+            self._complaints.warning(uid, f"{error}; nothing was kept")
         except (ConnectionError, TimeoutError, asyncio.CancelledError):
             # Nobody reads the answer any more, or we are stopping: the client keeps its letter.
             return
@@ -83,8 +85,8 @@ class SubmitServer:
             raise
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
-            self._log.warning(
-                "pickup", f"uid={uid}: {error!r} at {where.name} line {where.lineno}: not taken"
+            self._complaints.warning(
+                uid, f"{error!r} at {where.name} line {where.lineno}: not taken"
             )
             return Answer(EX_TEMPFAIL, "the daemon failed; its log says why")
         finally:
