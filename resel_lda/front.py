@@ -339,6 +339,7 @@ class LoginService(ABC):
             secured=secured,
             remote_address=client.remote[0],
             local_address=client.local[0],
+            agreed=found.agreed,
             unread=unread,
         )
         return request, connection

@@ -12,7 +12,7 @@ import json
 import socket
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 # To the worker: the configuration; a session; a message to deliver; end a session. From it: ready;
 # a session ended; what became of a message; a line to log.
@@ -43,7 +43,8 @@ class Handover:
 
     session: its identifier in the log. user … quota_storage_size: as `users.User` has them.
     tag: of the log-in command, still to be answered. secured: TLS, or from this machine.
-    unread: what the client had already sent behind the log-in.
+    agreed: what else the dialog before log-in settled. unread: what the client had already sent
+    behind the log-in.
     """
 
     session: str
@@ -58,6 +59,7 @@ class Handover:
     secured: bool
     remote_address: str
     local_address: str
+    agreed: Mapping[str, str] = field(default_factory=dict)
     unread: bytes = b""
 
     def pack(self) -> bytes:

@@ -63,7 +63,9 @@ def make_session(
     for one that cannot be."""
     if request.service == "pop3":
         namer = parse_format(settings.text("pop3_uidl_format"))
-        return Pop3Session(stream, store, request.session, drop_lock, namer, report)
+        return Pop3Session(
+            stream, store, request.session, drop_lock, namer, report, agreed=request.agreed
+        )
     if request.service in (ADMIN, DELIVERY):
         if not isinstance(store, MaildirStore):
             raise MailboxError("This store has no administrator's commands", "CANNOT")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -44,11 +44,13 @@ class Rejected(Exception):
 
 @dataclass(slots=True)
 class LoggedIn:
-    """tag: of the command that is still to be answered. method: the SASL mechanism."""
+    """tag: of the command that is still to be answered. method: the SASL mechanism. agreed: what
+    else the session has to know of the dialog."""
 
     user: User
     tag: bytes
     method: str
+    agreed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

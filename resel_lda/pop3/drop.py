@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from resel_lda.mailbox import Mailbox, MailboxError
 from resel_lda.maildir.folder import MaildirFolder
 from resel_lda.maildir.names import base_of
-from resel_lda.pop3.login import Failed
+from resel_lda.pop3.answers import Failed
 from resel_lda.pop3.uidl import Namer, stored_name
 
 # A client that fetches one message after the other gets the next ones read ahead, up to this.
@@ -48,7 +48,7 @@ class Maildrop:
     def check(self, number: int) -> int:
         """The UID of a message that is there. Raises Failed."""
         if not 1 <= number <= len(self.uids):
-            raise Failed(f"There's no message {number}.")
+            raise Failed("There's no message {number}.", number=number)
         if number in self.deleted:
             raise Failed("Message is deleted.")
         return self.uids[number - 1]

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 
 from resel_lda.imap.login import Attempts, LoggedIn, Rejected, TLSSource
 from resel_lda.imap.stream import LineTooLong, Stream
+from resel_lda.pop3.answers import CAPABILITIES, Failed, choose_language, lines
+from resel_lda.pop3.language import ENGLISH
 from resel_mta.users import User
 from resel_mta.users.sasl import (
     Aborted,
@@ -18,42 +20,13 @@ from resel_mta.users.sasl import (
     Success,
     decode_response,
 )
+from resel_mta.users.scram import prohibits
 
 # RFC 5034 §4: what a line of an AUTH exchange may take. Others have 255 (RFC 2449 §4).
 _MAX_LINE = 12288
 _MAX_BAD_COMMANDS = 10
 _MAX_ATTEMPTS = 5
 _TLS_TIMEOUT = 30.0
-
-#: Of both states (RFC 2449 §6), without those that depend on the moment.
-CAPABILITIES = (
-    "TOP",
-    "UIDL",
-    "RESP-CODES",
-    "PIPELINING",
-    "AUTH-RESP-CODE",
-    "UTF8",
-    "EXPIRE NEVER",
-    "IMPLEMENTATION resel-mta",
-)
-
-
-class Failed(Exception):
-    """A command answered with -ERR and this text. code: RFC 2449's response code, "" for none."""
-
-    def __init__(self, text: str, code: str = "") -> None:
-        super().__init__(text)
-        self.text = text
-        self.code = code
-
-    def answer(self) -> bytes:
-        code = f"[{self.code}] " if self.code else ""
-        return f"-ERR {code}{self.text}\r\n".encode("utf-8", "replace")
-
-
-def capability_lines(words: list[str]) -> bytes:
-    """The answer to CAPA."""
-    return "".join(f"{word}\r\n" for word in ("+OK", *words, ".")).encode("ascii")
 
 
 class Dialog:
@@ -76,14 +49,20 @@ class Dialog:
         self._remote = remote
         self._bad = 0
         self._user: bytes | None = None
+        self._language = ENGLISH
+        # UTF8 was said: messages may have UTF-8 in their headers (RFC 6856 §2.1).
+        self._utf8 = False
+        # SASL's mechanisms, as this connection was told of them.
+        self._mechanisms: tuple[str, ...] = ()
         self.attempts = Attempts()
         self._commands: dict[bytes, Callable[[bytes], Awaitable[str]]] = {
             b"CAPA": self._capa,
+            b"LANG": self._lang,
             b"NOOP": self._noop,
             b"QUIT": self._quit,
             b"STLS": self._stls,
             b"USER": self._take_user,
-            b"UTF8": self._noop,
+            b"UTF8": self._use_utf8,
         }
 
     @property
@@ -102,12 +81,13 @@ class Dialog:
                 if isinstance(found, LoggedIn):
                     return found
                 if found:
-                    self._stream.write(f"+OK {found}".rstrip().encode() + b"\r\n")
+                    said = self._language.say(found)
+                    self._stream.write(f"+OK {said}".rstrip().encode() + b"\r\n")
             except Failed as error:
-                self._stream.write(error.answer())
+                self._stream.write(error.answer(self._language))
                 self._check_attempts()
             except LineTooLong:
-                self._stream.write(b"-ERR Command line too long.\r\n")
+                self._stream.write(Failed("Command line too long.").answer(self._language))
                 self._count_bad()
             await self._stream.drain()
 
@@ -134,32 +114,52 @@ class Dialog:
 
     def _bye(self, said: str) -> None:
         """Raises Rejected."""
-        self._stream.write(f"-ERR {said}\r\n".encode())
+        self._stream.write(Failed(said).answer(self._language))
         raise Rejected(said.rstrip("."))
 
     async def _noop(self, argument: bytes) -> str:
         return " "
 
     async def _quit(self, argument: bytes) -> str:
-        self._stream.write(b"+OK Logging out\r\n")
+        self._stream.write(f"+OK {self._language.say('Logging out')}\r\n".encode())
         raise Rejected("Aborted login by logging out")
 
     async def _capa(self, argument: bytes) -> str:
-        words = list(CAPABILITIES)
+        self._stream.write(lines((*CAPABILITIES, *self._possible())))
+        return ""
+
+    def _possible(self) -> list[str]:
+        """The capabilities that depend on the connection. What is announced before log-in is after
+        it too (RFC 2449 §5)."""
+        words = []
         if self._tls is not None and not self._stream.secured:
             words.append("STLS")
         if self.secured:
-            words += ["USER", f"SASL {' '.join(self._sasl.mechanisms)}"]
-        self._stream.write(capability_lines(words))
+            self._mechanisms = self._mechanisms or self._sasl.mechanisms
+            words += ["USER", f"SASL {' '.join(self._mechanisms)}"]
+        return words
+
+    async def _lang(self, argument: bytes) -> str:
+        answer, self._language = choose_language(argument, self._language)
+        self._stream.write(answer)
         return ""
+
+    async def _use_utf8(self, argument: bytes) -> str:
+        if argument.strip():
+            raise Failed("UTF8 takes no argument.")
+        self._utf8 = True
+        return "UTF8 enabled."
 
     async def _stls(self, argument: bytes) -> str:
         if self._stream.secured:
             raise Failed("TLS is already active.")
+        if self._utf8:
+            raise Failed("STLS is not possible after UTF8.")
         context = self._tls.context() if self._tls is not None else None
         if context is None:
             raise Failed("TLS support isn't enabled.")
-        self._stream.write(b"+OK Begin TLS negotiation now.\r\n")
+        said = self._language.say("Begin TLS negotiation now.")
+        self._stream.write(f"+OK {said}\r\n".encode())
         await self._stream.drain()
         try:
             await self._stream.start_tls(context, _TLS_TIMEOUT)
@@ -167,6 +167,7 @@ class Dialog:
             raise Rejected(f"TLS handshake failed: {error}") from None
         # What was said in the clear counts for nothing (RFC 2595 §4).
         self._user = None
+        self._language = ENGLISH
         return ""
 
     def _check_secured(self) -> None:
@@ -177,6 +178,9 @@ class Dialog:
 
     async def _take_user(self, argument: bytes) -> str:
         self._check_secured()
+        if not argument:
+            raise Failed("No username given.")
+        _check_text(argument)
         self._user = argument
         return " "
 
@@ -184,6 +188,7 @@ class Dialog:
         if self._user is None:
             raise Failed("No username given.")
         self._check_secured()
+        _check_text(argument)
         user, self._user = self._user, None
         # PLAIN's rules for names and passwords are these as well.
         step = await self._sasl.exchange(self._remote).start(
@@ -195,7 +200,7 @@ class Dialog:
         if not argument:
             # The old form: lists the mechanisms (RFC 1734's implementations).
             words = self._sasl.mechanisms if self.secured else ()
-            self._stream.write(capability_lines(list(words)))
+            self._stream.write(lines(words))
             return ""
         self._check_secured()
         mechanism, _, initial = argument.partition(b" ")
@@ -221,7 +226,7 @@ class Dialog:
             refusal = self._admit(step.user)
             if refusal:
                 raise Failed(refusal, "IN-USE")
-            return LoggedIn(step.user, b"", method)
+            return LoggedIn(step.user, b"", method, self._agreed())
         if isinstance(step, Challenge):
             raise Failed("The mechanism expects more than PASS can say.", "AUTH")
         if step.kind is FailureKind.MECHANISM:
@@ -232,3 +237,21 @@ class Dialog:
             raise Failed("Temporary authentication failure.", "SYS/TEMP")
         self.attempts.failed += 1
         raise Failed("Authentication failed.", "AUTH")
+
+    def _agreed(self) -> dict[str, str]:
+        """For the session that follows."""
+        return {
+            "language": self._language.tag,
+            "utf8": "yes" if self._utf8 else "",
+            "capabilities": "\n".join(self._possible()),
+        }
+
+
+def _check_text(given: bytes) -> None:
+    """A user name or password: UTF-8, and nothing that SASLprep forbids (RFC 6856 §2.2)."""
+    try:
+        bad = prohibits(given.decode("utf-8"))
+    except UnicodeDecodeError:
+        bad = True
+    if bad:
+        raise Failed("User name or password has characters that are not allowed.", "AUTH")

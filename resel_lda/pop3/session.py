@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from resel_lda.imap.stream import ConnectionLost, LineTooLong, Stream
 from resel_lda.mailbox import Mailbox, MailboxError, MailStore
+from resel_lda.pop3.answers import CAPABILITIES, Failed, choose_language, lines, shown
 from resel_lda.pop3.drop import DropLock, Maildrop
-from resel_lda.pop3.login import CAPABILITIES, Failed, capability_lines
+from resel_lda.pop3.language import language_of
+from resel_lda.pop3.surrogate import needs_utf8, surrogate
 from resel_lda.pop3.uidl import Namer
 
 # RFC 1939 §3: at least 10 minutes.
@@ -19,6 +21,8 @@ _MAX_LINE = 255
 _MAX_BAD_COMMANDS = 20
 _BLOCK = 1 << 18
 _NUMBER = re.compile(rb"[0-9]{1,9}")
+# TOP's: some ask for all there can be.
+_LINES = re.compile(rb"[0-9]{1,20}")
 
 
 @dataclass(slots=True)
@@ -33,11 +37,16 @@ class _Counts:
 
 
 class _Over(Exception):
-    """The session ends; the text is why."""
+    """The session ends; the text is why. code: as `Failed` has it."""
+
+    def __init__(self, text: str, code: str = "") -> None:
+        super().__init__(text)
+        self.last = Failed(text, code)
 
 
 class Pop3Session:
-    """Implements `sessions.Running`. lock: of this user's maildrop."""
+    """Implements `sessions.Running`. lock: of this user's maildrop. agreed: what the dialog before
+    log-in settled (see `login.Dialog`)."""
 
     def __init__(
         self,
@@ -48,6 +57,7 @@ class Pop3Session:
         namer: Namer,
         report: Callable[[str], None],
         inactivity: float = INACTIVITY,
+        agreed: Mapping[str, str] | None = None,
     ) -> None:
         self._stream = stream
         self._store = store
@@ -56,6 +66,10 @@ class Pop3Session:
         self._namer = namer
         self._report = report
         self._inactivity = inactivity
+        agreed = agreed or {}
+        self._language = language_of(agreed.get("language", ""))
+        self._utf8 = bool(agreed.get("utf8"))
+        self._possible = agreed.get("capabilities", "").splitlines()
         self._drop: Maildrop | None = None
         self._counts = _Counts()
         self._bad = 0
@@ -65,6 +79,7 @@ class Pop3Session:
         self._commands: dict[bytes, Callable[[Maildrop, bytes], Awaitable[bytes]]] = {
             b"CAPA": self._capa,
             b"DELE": self._dele,
+            b"LANG": self._lang,
             b"LIST": self._list,
             b"NOOP": self._noop,
             b"RETR": self._retr,
@@ -90,7 +105,7 @@ class Pop3Session:
             raise
         if self._task.cancelled():
             reason = "Server shutting down."
-            self._last_words(b"-ERR [SYS/TEMP] Server shutting down.\r\n")
+            self._last_words(Failed("Server shutting down.", "SYS/TEMP").answer(self._language))
         else:
             error = self._task.exception()
             if error is None:
@@ -117,17 +132,18 @@ class Pop3Session:
 
     async def _serve(self) -> str:
         if not self._lock.take(self._session):
-            self._stream.write(b"-ERR [IN-USE] Mailbox is locked by another POP3 session.\r\n")
+            refusal = Failed("Mailbox is locked by another POP3 session.", "IN-USE")
+            self._stream.write(refusal.answer(self._language))
             return "Mailbox is locked by another POP3 session"
         mailbox: Mailbox | None = None
         try:
             mailbox = await self._store.open("INBOX")
             self._drop = Maildrop(mailbox, self._namer)
-            self._stream.write(b"+OK Logged in.\r\n")
+            self._stream.write(self._ok("Logged in."))
             return await self._converse(self._drop)
         except MailboxError as error:
             self._report(f"error: {error.text}")
-            self._last_words(f"-ERR [SYS/TEMP] {error.text}\r\n".encode())
+            self._last_words(Failed(error.text, "SYS/TEMP").answer(self._language))
             return error.text
         finally:
             if mailbox is not None:
@@ -144,10 +160,10 @@ class Pop3Session:
                     return await self._quit(drop)
                 answer = await self._command(drop, word, argument)
             except Failed as error:
-                answer = error.answer()
+                answer = error.answer(self._language)
             except _Over as over:
                 await self._flush()
-                self._last_words(f"-ERR {over}\r\n".encode())
+                self._last_words(over.last.answer(self._language))
                 return str(over)
             await self._answer(answer)
 
@@ -167,7 +183,7 @@ class Pop3Session:
     async def _line(self) -> bytes:
         """Raises ConnectionLost, Failed, _Over."""
         if self._stopping:
-            raise _Over("[SYS/TEMP] Server shutting down.")
+            raise _Over("Server shutting down.", "SYS/TEMP")
         self._waiting = True
         try:
             async with asyncio.timeout(self._inactivity):
@@ -180,18 +196,21 @@ class Pop3Session:
         finally:
             self._waiting = False
 
-    def _bad_command(self, text: str) -> Failed:
+    def _ok(self, text: str, **values: object) -> bytes:
+        return f"+OK {self._language.say(text, **values)}\r\n".encode()
+
+    def _bad_command(self, text: str, **values: object) -> Failed:
         """Raises _Over after too many."""
         self._bad += 1
         if self._bad >= _MAX_BAD_COMMANDS:
             raise _Over("Too many bad commands.")
-        return Failed(text)
+        return Failed(text, "", **values)
 
     async def _command(self, drop: Maildrop, word: bytes, argument: bytes) -> bytes:
         """Raises Failed, _Over, ConnectionLost."""
         handler = self._commands.get(word)
         if handler is None:
-            raise self._bad_command(f"Unknown command: {word[:32].decode('ascii', 'replace')}")
+            raise self._bad_command("Unknown command: {shown}", shown=shown(word))
         try:
             answer = await handler(drop, argument)
         except MailboxError as error:
@@ -203,7 +222,11 @@ class Pop3Session:
     # Commands. Each gives the whole answer.
 
     async def _capa(self, drop: Maildrop, argument: bytes) -> bytes:
-        return capability_lines(list(CAPABILITIES))
+        return lines((*CAPABILITIES, *self._possible))
+
+    async def _lang(self, drop: Maildrop, argument: bytes) -> bytes:
+        answer, self._language = choose_language(argument, self._language)
+        return answer
 
     async def _noop(self, drop: Maildrop, argument: bytes) -> bytes:
         return b"+OK\r\n"
@@ -220,31 +243,38 @@ class Pop3Session:
             return b"+OK %d %d\r\n" % (number, (await drop.sizes())[number - 1])
         sizes = await drop.sizes()
         numbers = drop.numbers()
-        lines = [b"%d %d\r\n" % (number, sizes[number - 1]) for number in numbers]
-        return b"+OK %d messages:\r\n%b.\r\n" % (len(numbers), b"".join(lines))
+        listed = b"".join([b"%d %d\r\n" % (number, sizes[number - 1]) for number in numbers])
+        return self._ok("{count} messages:", count=len(numbers)) + listed + b".\r\n"
 
     async def _uidl(self, drop: Maildrop, argument: bytes) -> bytes:
         if argument.strip():
             number, _ = _number(argument, last=True)
             drop.check(number)
             return f"+OK {number} {drop.name(number)}\r\n".encode("ascii")
-        lines = [f"{number} {drop.name(number)}\r\n" for number in drop.numbers()]
-        return f"+OK\r\n{''.join(lines)}.\r\n".encode("ascii")
+        return lines(f"{number} {drop.name(number)}" for number in drop.numbers())
 
     async def _retr(self, drop: Maildrop, argument: bytes) -> bytes:
         number, _ = _number(argument, last=True)
-        message = await drop.read(number)
+        message = await self._read(drop, number)
         drop.retrieved(number)
         self._counts.retr += 1
         self._counts.retr_octets += len(message)
-        return b"+OK %d octets\r\n%b.\r\n" % (len(message), _stuffed(message))
+        return self._ok("{count} octets", count=len(message)) + _stuffed(message) + b".\r\n"
+
+    async def _read(self, drop: Maildrop, number: int) -> bytes:
+        """As this client may have it: without UTF8 a message whose headers need it is told in
+        other words (RFC 6856 §2.1)."""
+        message = await drop.read(number)
+        if self._utf8 or not needs_utf8(message):
+            return message
+        return await asyncio.to_thread(surrogate, message)
 
     async def _top(self, drop: Maildrop, argument: bytes) -> bytes:
         number, rest = _number(argument, last=False)
         drop.check(number)
-        if not _NUMBER.fullmatch(rest):
-            raise Failed(f"Invalid size: {rest[:32].decode('ascii', 'replace')}")
-        part = _first_lines(await drop.read(number), int(rest))
+        if not _LINES.fullmatch(rest):
+            raise Failed("Invalid size: {shown}", shown=shown(rest))
+        part = _first_lines(await self._read(drop, number), int(rest))
         self._counts.top += 1
         self._counts.top_octets += len(part)
         return b"+OK\r\n%b.\r\n" % _stuffed(part)
@@ -253,7 +283,7 @@ class Pop3Session:
         number, _ = _number(argument, last=True)
         drop.check(number)
         drop.deleted.add(number)
-        return b"+OK Marked to be deleted.\r\n"
+        return self._ok("Marked to be deleted.")
 
     async def _rset(self, drop: Maildrop, argument: bytes) -> bytes:
         drop.reset()
@@ -263,14 +293,11 @@ class Pop3Session:
         """The UPDATE state."""
         try:
             self._counts.removed = await drop.update()
-            said = (
-                b"+OK Logging out, messages deleted.\r\n"
-                if drop.deleted
-                else b"+OK Logging out.\r\n"
-            )
+            said = self._ok("Logging out, messages deleted." if drop.deleted else "Logging out.")
         except MailboxError as error:
             self._report(f"error: QUIT failed: {error.text}")
-            said = b"-ERR [SYS/TEMP] Some messages were not removed.\r\n"
+            failure = Failed("Some messages were not removed.", "SYS/TEMP")
+            said = failure.answer(self._language)
         self._out.append(said)
         await self._flush()
         return "Logged out"
@@ -280,11 +307,10 @@ def _number(argument: bytes, last: bool) -> tuple[int, bytes]:
     """(message number, what follows). last: nothing may follow. Raises Failed."""
     words = argument.split(None, 1)
     if not words or not _NUMBER.fullmatch(words[0]):
-        shown = argument[:32].decode("ascii", "replace")
-        raise Failed(f"Invalid message number: {shown}")
+        raise Failed("Invalid message number: {shown}", shown=shown(argument))
     rest = words[1].rstrip() if len(words) > 1 else b""
     if bool(rest) == last:
-        raise Failed(f"Noise after message number: {rest[:32].decode('ascii', 'replace')}")
+        raise Failed("Noise after message number: {shown}", shown=shown(rest))
     return int(words[0]), rest
 
 

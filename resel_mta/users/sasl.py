@@ -199,7 +199,16 @@ class Exchange:
         if authzid and authzid != authcid:
             # Acting for somebody else is nobody's right here.
             return Failure("authorization identity differs", FailureKind.CREDENTIALS, name)
-        return await self._judge(name, self._users.authenticate(name, password))
+        return await self._judge(name, self._authenticate(name, password))
+
+    async def _authenticate(self, name: str, password: bytes) -> User | None:
+        """With both as they came, then as SASLprep has them (RFC 4616 §2): an accent can be a
+        character or two, and what is stored is prepared or not."""
+        user = await self._users.authenticate(name, password)
+        forms = scram.prepare(name.encode()).decode(), scram.prepare(password)
+        if user is None and forms != (name, password):
+            user = await self._users.authenticate(*forms)
+        return user
 
     async def _judge(self, name: str, judgement: Coroutine[None, None, User | None]) -> Step:
         """The outcome of a judgement, for which others of this address may have to wait."""

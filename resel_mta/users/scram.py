@@ -91,14 +91,24 @@ def prepare(password: bytes) -> bytes:
     return password if _forbidden(text) else text.encode()
 
 
-def _forbidden(text: str) -> bool:
+def prohibits(text: str) -> bool:
+    """Whether SASLprep has a character of this in its list of prohibited ones (RFC 4013 §2.3), but
+    spaces, which it maps."""
+    if text.isascii() and text.isprintable():
+        return False
     tables = (
-        stringprep.in_table_c12, stringprep.in_table_c21_c22, stringprep.in_table_c3,
-        stringprep.in_table_c4, stringprep.in_table_c5, stringprep.in_table_c6,
-        stringprep.in_table_c7, stringprep.in_table_c8, stringprep.in_table_c9,
-        stringprep.in_table_a1,
+        stringprep.in_table_c21_c22, stringprep.in_table_c3, stringprep.in_table_c4,
+        stringprep.in_table_c5, stringprep.in_table_c6, stringprep.in_table_c7,
+        stringprep.in_table_c8, stringprep.in_table_c9,
     )  # fmt: skip
-    if not text or any(table(c) for c in text for table in tables):
+    # What is mapped to nothing, as the zero width joiner is, stands in table C.2.2 too.
+    kept = [c for c in text if not stringprep.in_table_b1(c)]
+    return any(table(c) for c in kept for table in tables)
+
+
+def _forbidden(text: str) -> bool:
+    unassigned = stringprep.in_table_c12, stringprep.in_table_a1
+    if not text or prohibits(text) or any(table(c) for c in text for table in unassigned):
         return True
     right_to_left = [stringprep.in_table_d1(c) for c in text]
     if not any(right_to_left):

@@ -46,9 +46,11 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def pop3_service(
-    root: Path, context: ssl.SSLContext | None = None, **values: str
+    root: Path, context: ssl.SSLContext | None = None, users: str = "", **values: str
 ) -> AsyncIterator[Running]:
-    (root / "users").write_text(f"lcarr:{{PLAIN}}{PASSWORD}:::::\nada:{{PLAIN}}{PASSWORD}:::::\n")
+    """users: more lines for the passwd-file."""
+    known = "".join(f"{name}:{{PLAIN}}{PASSWORD}:::::\n" for name in ("lcarr", "ada"))
+    (root / "users").write_text(known + users)
     settings = Settings.build(
         "server",
         mail_location=f"maildir:{root}/mail/%u",
@@ -58,10 +60,10 @@ async def pop3_service(
     sink = Lines()
     log = MailLog(sink, hostname="toad")
     pool = WorkerPool(settings, log)
-    users = open_users(settings, log)
+    directory = open_users(settings, log)
     tls = FixedTLS(context) if context is not None else None
-    pop3 = Pop3Service(settings, users, log, tls, pool)
-    imap = ImapService(settings, users, log, tls, pool)
+    pop3 = Pop3Service(settings, directory, log, tls, pool)
+    imap = ImapService(settings, directory, log, tls, pool)
     running = Running(root, sink, pool)
     pool.start()
     servers = []
@@ -80,4 +82,4 @@ async def pop3_service(
             server.close()
         await asyncio.gather(pop3.stop(5), imap.stop(5))
         await pool.stop(10)
-        users.close()
+        directory.close()

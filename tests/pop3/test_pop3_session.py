@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import base64
 import imaplib
 import poplib
+import re
 import ssl
 from pathlib import Path
 
 import pytest
 from pop3_service import PASSWORD, pop3_service
+
+from resel_lda import pop3
+from resel_lda.pop3.language import LANGUAGES
 
 SMALL = b"Subject: small\n\nline 1\nline 2\nline 3\n"
 DOTS = b"Subject: dots\n\n.\n..two\n.end\nlast without end"
@@ -60,6 +65,7 @@ async def test_pop3_answers_as_dovecot(tmp_path: Path) -> None:
         for said, answer in (
             ("FOO", "-ERR Unknown command."),
             ("PASS x", "-ERR No username given."),
+            ("USER", "-ERR No username given."),
             ("USER lcarr", "+OK"),
             ("PASS wrong", "-ERR [AUTH] Authentication failed."),
             ("AUTH FOO", "-ERR [AUTH] Unsupported authentication mechanism."),
@@ -101,16 +107,17 @@ async def test_pop3_answers_as_dovecot(tmp_path: Path) -> None:
 async def test_pop3_capabilities(
     tmp_path: Path, server_context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    common = {"TOP", "UIDL", "RESP-CODES", "PIPELINING", "AUTH-RESP-CODE", "UTF8", "EXPIRE NEVER"}
-    common.add("IMPLEMENTATION resel-mta")
+    common = {"TOP", "UIDL", "RESP-CODES", "PIPELINING", "AUTH-RESP-CODE", "EXPIRE NEVER"}
+    common |= {"UTF8 USER", "LANG", "IMPLEMENTATION resel-mta"}
     async with pop3_service(tmp_path, server_context) as running:
         talk = await connect(running.port)
         assert await talk.say("CAPA") == "+OK"
-        assert set(await talk.lines()) == common | {"STLS", "USER", "SASL PLAIN LOGIN"}
-        assert await talk.say("UTF8") == "+OK"
+        offered = await talk.lines()
+        assert set(offered) == common | {"STLS", "USER", "SASL PLAIN LOGIN"}
         await talk.login()
+        # What is announced before log-in is after it (RFC 2449 §5).
         assert await talk.say("CAPA") == "+OK"
-        assert set(await talk.lines()) == common
+        assert await talk.lines() == offered
         talk.close()
         monkeypatch.setattr("resel_lda.front.Client.from_here", False)
         talk = await connect(running.port)
@@ -188,6 +195,7 @@ async def test_pop3_messages_as_they_are(tmp_path: Path) -> None:
     async with pop3_service(tmp_path) as running:
         running.deliver(SMALL, DOTS, raw, b"\nno header\n", b"Subject: no body")
         talk = await connect(running.port)
+        assert await talk.say("UTF8") == "+OK UTF8 enabled."
         await talk.login()
         for number, message in enumerate(
             (SMALL, DOTS, raw, b"\nno header\n", b"Subject: no body"), 1
@@ -340,4 +348,137 @@ async def test_pop3_uidl_kept_by_the_uidlist(tmp_path: Path) -> None:
         assert await talk.say("UIDL") == "+OK"
         assert await talk.lines() == ["1 old-server-name-1", "2 000000056553f100"]
         assert await talk.say("UIDL 1") == "+OK 1 old-server-name-1"
+        talk.close()
+
+
+async def test_pop3_without_utf8_headers_are_ascii(tmp_path: Path) -> None:
+    """RFC 6856 §2.1; what is not UTF-8 is broken for everybody, and bodies were always 8-bit."""
+    raw = "From: Zoé <zoe@b.c>\nSubject: Été\n\n.noël\nà\n".encode()
+    broken = b"Subject: \xe9t\xe9\n\nx\n"
+    plain = "Subject: x\n\nété\n".encode()
+    async with pop3_service(tmp_path) as running:
+        running.deliver(raw, broken, plain)
+        talk = await connect(running.port)
+        await talk.login()
+        changed = ["From: =?utf-8?B?Wm/DqQ==?= <zoe@b.c>", "Subject: =?utf-8?B?w4l0w6k=?=", ""]
+        body = [line.encode().decode("latin-1") for line in ("..noël", "à")]
+        assert await talk.say("TOP 1 1") == "+OK"
+        assert await talk.lines() == [*changed, body[0]]
+        answer = await talk.say("RETR 1")
+        lines = await talk.lines()
+        assert lines == [*changed, *body]
+        assert answer == f"+OK {sum(len(line) + 2 for line in lines) - 1} octets"
+        for number, message in ((2, broken), (3, plain)):
+            assert await talk.say(f"RETR {number}") == f"+OK {len(message) + 3} octets"
+            assert await talk.lines() == message.decode("latin-1").removesuffix("\n").split("\n")
+        # It has to be said before log-in.
+        assert await talk.say("UTF8") == "-ERR Unknown command: UTF8"
+        talk.close()
+
+
+async def test_pop3_utf8_command(
+    tmp_path: Path, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async with pop3_service(tmp_path, server_context) as running:
+        talk = await connect(running.port)
+        assert await talk.say("UTF8 now") == "-ERR UTF8 takes no argument."
+        assert await talk.say("utf8") == "+OK UTF8 enabled."
+        assert await talk.say("STLS") == "-ERR STLS is not possible after UTF8."
+        talk.close()
+        running.deliver("Subject: Été\n\n".encode())
+
+        def under_tls(port: int) -> list[bytes]:
+            client = poplib.POP3("127.0.0.1", port, timeout=20)
+            client.stls(client_context)
+            client.utf8()
+            client.user("lcarr")
+            client.pass_(PASSWORD)
+            lines = client.retr(1)[1]
+            client.quit()
+            return lines
+
+        assert await asyncio.to_thread(under_tls, running.port) == ["Subject: Été".encode(), b""]
+
+
+async def test_pop3_names_and_passwords_in_utf8(tmp_path: Path) -> None:
+    """RFC 6856 §2.2: an accent may be a character of its own, what SASLprep forbids is refused."""
+    async with pop3_service(tmp_path, users="zoé:{PLAIN}été:::::\nmax:{PLAIN}µ²:::::\n") as running:
+        for name, password in (("zoé", "été"), ("zoe\u0301", "e\u0301te\u0301"), ("max", "µ²")):
+            talk = await connect(running.port)
+            assert await talk.say(f"USER {name}") == "+OK"
+            assert await talk.say(f"PASS {password}") == "+OK Logged in.", (name, password)
+            assert await talk.say("QUIT") == "+OK Logging out."
+            talk.close()
+        talk = await connect(running.port)
+        refused = "-ERR [AUTH] User name or password has characters that are not allowed."
+        assert await talk.say("USER a\u200eb") == refused
+        assert await talk.say("USER a\x07b") == refused
+        talk.writer.write(b"USER \xff\r\n")
+        assert await talk.line() == refused
+        await talk.say("USER zoé")
+        assert await talk.say("PASS \ue000") == refused
+        talk.close()
+
+
+async def test_pop3_languages(tmp_path: Path) -> None:
+    """RFC 6856 §3."""
+
+    def utf8(said: str) -> str:
+        return said.encode("latin-1").decode()
+
+    async with pop3_service(tmp_path) as running:
+        running.deliver(SMALL)
+        talk = await connect(running.port)
+        assert await talk.say("LANG") == "+OK Language listing follows:"
+        assert [utf8(line) for line in await talk.lines()] == ["en English", "fr Français"]
+        assert await talk.say("LANG MUL") == "-ERR This language is unknown: MUL"
+        assert utf8(await talk.say("LANG fr")) == "+OK fr Langue changée."
+        assert utf8(await talk.say("LANG é")) == "-ERR Cette langue est inconnue : ??"
+        assert await talk.say("FOO") == "-ERR Commande inconnue."
+        await talk.say("USER lcarr")
+        assert utf8(await talk.say("PASS x")) == "-ERR [AUTH] Échec de l'authentification."
+        # It goes on after log-in.
+        assert utf8(await talk.login()) == "+OK Connexion établie."
+        assert await talk.say("RETR 7") == "-ERR Il n'y a pas de message 7."
+        assert await talk.say("LIST") == "+OK 1 messages :"
+        assert await talk.lines() == ["1 42"]
+        assert utf8(await talk.say("X\x07é")) == "-ERR Commande inconnue : X???"
+        assert utf8(await talk.say("LANG")) == "+OK Liste des langues :"
+        assert len(await talk.lines()) == 2
+        assert await talk.say("LANG en-GB") == "+OK en Language changed."
+        assert await talk.say("NOPE") == "-ERR Unknown command: NOPE"
+        assert utf8(await talk.say("LANG FR-ca")) == "+OK fr Langue changée."
+        assert await talk.say("LANG *") == "+OK en Language changed."
+        assert await talk.say("QUIT") == "+OK Logging out."
+        talk.close()
+
+
+def test_pop3_every_text_is_in_every_language() -> None:
+    """What is said with `Failed`, `_ok`, `_Over` and `say` stands in the tables, and nothing else."""
+    found: set[str] = set()
+    for path in Path(pop3.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            called = node.func.id if isinstance(node.func, ast.Name) else called
+            if called in {"Failed", "_Over", "say", "_ok", "_bad_command", "_bye"}:
+                parts = [node.args[0]]
+                if isinstance(parts[0], ast.IfExp):
+                    parts = [parts[0].body, parts[0].orelse]
+                found |= {part.value for part in parts if isinstance(part, ast.Constant)}
+    found.add("UTF8 enabled.")
+    for language in LANGUAGES[1:]:
+        assert set(language.texts) == found
+        for text, translated in language.texts.items():
+            assert set(re.findall(r"{\w+}", text)) == set(re.findall(r"{\w+}", translated))
+
+
+async def test_pop3_top_of_all_there_can_be(tmp_path: Path) -> None:
+    async with pop3_service(tmp_path) as running:
+        running.deliver(SMALL)
+        talk = await connect(running.port)
+        await talk.login()
+        assert await talk.say("TOP 1 2147483647") == "+OK"
+        assert len(await talk.lines()) == 5
         talk.close()
