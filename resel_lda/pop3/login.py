@@ -58,7 +58,6 @@ class Dialog:
         self._commands: dict[bytes, Callable[[bytes], Awaitable[str]]] = {
             b"CAPA": self._capa,
             b"LANG": self._lang,
-            b"NOOP": self._noop,
             b"QUIT": self._quit,
             b"STLS": self._stls,
             b"USER": self._take_user,
@@ -116,9 +115,6 @@ class Dialog:
         """Raises Rejected."""
         self._stream.write(Failed(said).answer(self._language))
         raise Rejected(said.rstrip("."))
-
-    async def _noop(self, argument: bytes) -> str:
-        return " "
 
     async def _quit(self, argument: bytes) -> str:
         self._stream.write(f"+OK {self._language.say('Logging out')}\r\n".encode())

@@ -64,6 +64,7 @@ async def test_pop3_answers_as_dovecot(tmp_path: Path) -> None:
         talk = await connect(running.port)
         for said, answer in (
             ("FOO", "-ERR Unknown command."),
+            ("NOOP", "-ERR Unknown command."),
             ("PASS x", "-ERR No username given."),
             ("USER", "-ERR No username given."),
             ("USER lcarr", "+OK"),
