@@ -185,13 +185,14 @@ class MaildirFolder(ReadableFolder):
             if error.code != "NONEXISTENT":
                 self._log.warning("imap", f"{self.index.files.directory}: {error.text}")
 
-    @property
-    def quiet(self) -> bool:
+    def is_quiet(self) -> bool:
         """Whether it is known without a look that it is as it was at the last one."""
+        if self._watcher is not None:
+            self._watcher.look()
         return len(self._watches) == 2 and not self._events and not self._events_lost
 
     async def refresh(self) -> None:
-        if self.quiet:
+        if self.is_quiet():
             return
         watching = len(self._watches) == 2
         await self._run(self._look, watching)

@@ -135,7 +135,7 @@ class MaildirStore(TreeEvents):
         await self._prepare()
         name = "INBOX" if is_inbox(name) else name
         folder = self._open.get(name)
-        if folder is not None and not self._opening.locked() and folder.quiet:
+        if folder is not None and not self._opening.locked() and folder.is_quiet():
             # The last one used is the last one closed.
             self._open[name] = self._open.pop(name)
             folder.holders += 1

@@ -51,6 +51,12 @@ class Watcher:
         if not callbacks and self._callbacks.pop(number, None) is not None:
             self._libc.inotify_rm_watch(self._fd, number)
 
+    def look(self) -> None:
+        """Tell now what the kernel has noted by now: the loop may be at a command that came after
+        it."""
+        if self._fd >= 0:
+            self._readable()
+
     def close(self) -> None:
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)

@@ -111,6 +111,22 @@ async def test_delivery_by_another_program_wakes_watchers_soon(tmp_path: Path) -
     await store.close()
 
 
+async def test_a_look_misses_nothing_that_came_before_it(tmp_path: Path) -> None:
+    """Though the loop had no time for the kernel's events since."""
+    store = make_store(tmp_path)
+    folder = await store.open("INBOX")
+    for number in range(1, 4):
+        drop(tmp_path, f"{1700000000 + number}.M{number}P1.other")
+        await folder.refresh()
+        assert len(folder.messages()) == number
+    drop(tmp_path, "1700000004.M4P1.other")
+    again = await store.open("INBOX")
+    assert len(again.messages()) == 4
+    folder.release()
+    again.release()
+    await store.close()
+
+
 async def test_flags_and_removal_by_another_program(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     folder = await store.open("INBOX")
