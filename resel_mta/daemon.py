@@ -232,7 +232,7 @@ class Daemon:
             "started": self._started,
             "configuration": self._settings.path,
             "configured": self._configured,
-            "recent": [{"time": when, "text": text} for when, text in self._log.recent],
+            "recent": self._parts.workers.warnings(),
             "listeners": [
                 {"service": e.listener.service, "where": sockets.describe(e.listener)}
                 for e in self._bound

@@ -33,8 +33,9 @@ from resel_mta.verbs import QueueVerbs
 from resel_mta.workers.accepting import Factory
 from resel_mta.workers.adopted import AdoptedPart
 from resel_mta.workers.board import Board
+from resel_mta.workers.child import worker_count
 from resel_mta.workers.merging import MergedQueue
-from resel_mta.workers.pool import Pool, worker_count
+from resel_mta.workers.pool import Pool
 from resel_mta.workers.sharing import Hub
 
 IMAP_SERVICES = ("imap", "imaps")

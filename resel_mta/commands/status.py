@@ -66,6 +66,7 @@ _GOOD: Text = (
     "configuration sur le disque : aucun problème, et rien de plus récent que ce qui est actif",
 )
 _RECENT: Text = ("last warnings:", "derniers avertissements :")
+_OF: Text = ("worker {worker}:", "processus {worker} :")
 _STAMP: Text = ("%Y-%m-%d %H:%M:%S", "%d/%m/%Y %H:%M:%S")
 
 
@@ -121,4 +122,5 @@ def _lines(status: Row, problems: list[Problem]) -> Iterator[str]:
     if status["recent"]:
         yield say(_RECENT)
     for row in status["recent"]:
-        yield f"  {stamp(row['time'])}  {row['text']}"
+        worker = f"{say(_OF, worker=row['worker'])} " if len(status["workers"]) > 1 else ""
+        yield f"  {stamp(row['time'])}  {worker}{row['text']}"

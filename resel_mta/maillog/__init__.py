@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 from resel_mta.maillog.ecs import VERSION, fields_of
 from resel_mta.maillog.journal import JournalSink, is_journal
@@ -37,7 +38,8 @@ MAILBOX_SERVICES = frozenset(
     )
 )
 
-_RECENT = 10
+#: Warnings that are remembered.
+RECENT = 10
 
 
 class MailLog:
@@ -71,7 +73,9 @@ class MailLog:
         self._stamp = ""
         self._heads: dict[str, str] = {}
         #: The last warnings, for `resel-mta status`: (time, line without its stamp).
-        self.recent: deque[tuple[float, str]] = deque(maxlen=_RECENT)
+        self.recent: deque[tuple[float, str]] = deque(maxlen=RECENT)
+        #: Told each of them, in whichever thread.
+        self.warned: Callable[[float, str], None] | None = None
 
     def event(self, service: str, text: str, queue_id: str = "", **fields: object) -> None:
         """Log one line. fields: ECS-named extras for the JSON form ("client.ip" as client_ip)."""
@@ -89,7 +93,10 @@ class MailLog:
     def warning(self, service: str, text: str, queue_id: str = "", **fields: object) -> None:
         """As `event`, with Postfix's "warning: " before the text."""
         name = f"{service}: {queue_id}" if queue_id else service
-        self.recent.append((time.time(), f"{name}: {_printable(text)}"))
+        when, line = time.time(), f"{name}: {_printable(text)}"
+        self.recent.append((when, line))
+        if self.warned is not None:
+            self.warned(when, line)
         self.event(service, f"warning: {text}", queue_id, **fields)
 
     def _head(self, service: str, text: str) -> str:

@@ -25,11 +25,12 @@ UNLISTEN = b"U"
 CONFIGURE = b"C"
 REOPEN = b"r"
 STOP = b"S"
-# From it: it is about to open its part; it serves, with these settings; it keeps the settings it had; a delivery to a mailbox,
-# with the message.
+# From it: it is about to open its part; it serves, with these settings; it keeps the settings it had; what it
+# has warned of; a delivery to a mailbox, with the message.
 OPENING = b"P"
 READY = b"R"
 REFUSED = b"F"
+WARNED = b"W"
 DELIVER = b"D"
 # What became of that.
 DELIVERED = b"O"

@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -22,17 +22,17 @@ from resel_lda import handover
 from resel_lda.keeper import child_environment
 from resel_mta.config import Settings
 from resel_mta.control import Row, control_path
-from resel_mta.maillog import MailLog
+from resel_mta.maillog import RECENT, MailLog
 from resel_mta.queue.parts import other_parts
 from resel_mta.queue.peers import Peers
 from resel_mta.sockets import Bound
 from resel_mta.workers import channel
 from resel_mta.workers.adopting import Adopted, AdoptedParts
 from resel_mta.workers.board import Board
-from resel_mta.workers.channel import Channel, Fields
+from resel_mta.workers.channel import Fields
+from resel_mta.workers.child import GRACE, Worker, worker_count
 from resel_mta.workers.merging import Table, remote_table
 from resel_mta.workers.sharing import Hub
-from resel_mta.workers.telling import settings_file
 
 COMMAND = (sys.executable, "-P", "-m", "resel_mta.workers.process")
 #: Seconds. A worker must serve within _READY. One that dies sooner than _SETTLED after its start is
@@ -45,8 +45,6 @@ _DEATHS = 3
 _LATE = 2.0
 #: Seconds for what is under way in a part that a worker waits for; it waits longer (`process`).
 _HANDING_OVER = 20.0
-#: Seconds beyond its own time for a worker to end.
-_GRACE = 5.0
 
 
 class Host(Protocol):
@@ -70,70 +68,6 @@ class Host(Protocol):
         ...
 
 
-def worker_count(settings: Settings) -> int:
-    """How many workers `worker_processes` asks for; 0 there is one for each core."""
-    return settings.number("worker_processes") or len(os.sched_getaffinity(0))
-
-
-class _Worker:
-    """One process, from its start to its end."""
-
-    def __init__(
-        self,
-        number: int,
-        process: asyncio.subprocess.Process,
-        control: socket.socket,
-        hear: Callable[[_Worker, bytes, Fields, int | None], None],
-    ) -> None:
-        self.number = number
-        self.process = process
-        self.ready = asyncio.Event()
-        # Whether it has begun to open its part.
-        self.opens = asyncio.Event()
-        self._answers: list[asyncio.Future[bool]] = []
-        self.channel = Channel(control, self._received, self._ended)
-        self._hear = hear
-
-    def _received(self, kind: bytes, fields: Fields, descriptor: int | None) -> None:
-        if kind == channel.OPENING:
-            self.opens.set()
-        elif kind in (channel.READY, channel.REFUSED):
-            self.ready.set()
-            self._answer(kind == channel.READY)
-        self._hear(self, kind, fields, descriptor)
-
-    def _ended(self) -> None:
-        # Its exit follows, or it is of no use any more.
-        with contextlib.suppress(ProcessLookupError):
-            self.process.terminate()
-        while self._answers:
-            self._answer(False)
-
-    def _answer(self, taken: bool) -> None:
-        if self._answers and not (answer := self._answers.pop(0)).done():
-            answer.set_result(taken)
-
-    def configure(self, settings: Settings) -> asyncio.Future[bool]:
-        """Whether it takes these settings."""
-        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._answers.append(answer)
-        with settings_file(settings) as descriptor:
-            count = worker_count(settings)
-            self.channel.send(channel.CONFIGURE, {"count": count}, descriptor)
-        return answer
-
-    async def end(self, timeout: float) -> None:
-        """Have it end within `timeout` seconds; wait for it."""
-        self.channel.send(channel.STOP, {"timeout": timeout})
-        try:
-            async with asyncio.timeout(timeout + _GRACE):
-                await self.process.wait()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
-            await self.process.wait()
-
-
 class Pool:
     """Call `start`, and `stop` at the end. Part 0 is not its business."""
 
@@ -146,8 +80,10 @@ class Pool:
         self._hub = hub
         self._host = host
         self._keepers: dict[int, asyncio.Task[None]] = {}
-        self._workers: dict[int, _Worker] = {}
+        self._workers: dict[int, Worker] = {}
         self._here = AdoptedParts(log, hub, host.adopt)
+        # What they have warned of: (when, line, number).
+        self._warned: dict[int, deque[tuple[float, str, int]]] = {}
         # When a part that nobody has open is opened here.
         self._late: dict[int, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -230,7 +166,7 @@ class Pool:
             pid = worker.process.pid
             self._log.warning("master", f"worker {part} pid {pid} ended with status {status}")
 
-    async def _stand_in(self, worker: _Worker, late: float) -> None:
+    async def _stand_in(self, worker: Worker, late: float) -> None:
         """Have the part of a worker open here, from the time `late` on until it opens it itself."""
         part = worker.number
 
@@ -246,7 +182,7 @@ class Pool:
                 async with asyncio.timeout(_PAUSE):
                     await worker.opens.wait()
 
-    async def _until_ended(self, worker: _Worker) -> int:
+    async def _until_ended(self, worker: Worker) -> int:
         ended = asyncio.ensure_future(worker.process.wait())
         ready = asyncio.ensure_future(worker.ready.wait())
         try:
@@ -258,7 +194,7 @@ class Pool:
         finally:
             ready.cancel()
 
-    async def _spawn(self, part: int) -> _Worker:
+    async def _spawn(self, part: int) -> Worker:
         control, theirs = handover.socket_pair()
         link: int | None = None
         try:
@@ -266,7 +202,7 @@ class Pool:
             process = await asyncio.create_subprocess_exec(
                 *COMMAND, str(part), stdin=theirs.fileno(), env=child_environment()
             )
-            worker = _Worker(part, process, control, self._heard)
+            worker = Worker(part, process, control, self._heard)
             worker.channel.send(channel.BOARD, {}, self._board.descriptor)
             if link is not None:
                 worker.channel.send(channel.LINK, {}, link)
@@ -283,10 +219,10 @@ class Pool:
         return worker
 
     @staticmethod
-    def _tell_listener(worker: _Worker, bound: Bound) -> None:
+    def _tell_listener(worker: Worker, bound: Bound) -> None:
         worker.channel.send(channel.LISTEN, asdict(bound.listener), bound.socket.fileno())
 
-    def _heard(self, worker: _Worker, kind: bytes, fields: Fields, descriptor: int | None) -> None:
+    def _heard(self, worker: Worker, kind: bytes, fields: Fields, descriptor: int | None) -> None:
         part = worker.number
         if kind == channel.DELIVER and descriptor is not None:
             self._background(self._deposit(worker, fields, descriptor))
@@ -298,6 +234,9 @@ class Pool:
             self._background(self._hand_over(part))
         elif kind == channel.READY:
             self._background(self._join(worker))
+        elif kind == channel.WARNED:
+            warned = self._warned.setdefault(part, deque(maxlen=RECENT))
+            warned.extend((when, line, part) for when, line in fields["lines"])
         elif kind == channel.REFUSED:
             self._log.warning(
                 "master", f"worker {part} keeps the old configuration: {fields['why']}"
@@ -310,14 +249,14 @@ class Pool:
         if await self._here.close(part, timeout):
             self._log.event("master", f"part {part} of the queue goes to its worker")
 
-    async def _join(self, worker: _Worker) -> None:
+    async def _join(self, worker: Worker) -> None:
         """Its scheduler delivers; nobody else who tried to open its part is taken for it."""
         part, say = worker.number, worker.channel.send
         async with self._here.lock(part):
             if self._workers.get(part) is worker:
                 self._hub.join(part, lambda kind, fields: say(kind, fields))
 
-    async def _deposit(self, worker: _Worker, fields: Fields, descriptor: int) -> None:
+    async def _deposit(self, worker: Worker, fields: Fields, descriptor: int) -> None:
         try:
             answer = await self._host.deposit(fields, descriptor)
         except (KeyError, TypeError, ValueError, OSError) as error:
@@ -334,6 +273,14 @@ class Pool:
         for part in self._keepers:
             found[part] = self._here.table(part) or remote_table(control_path(data, part))
         return found
+
+    def warnings(self) -> list[Row]:
+        """The last ones of all workers, with the worker's number, by time."""
+        own = [(when, line, 0) for when, line in self._log.recent]
+        found = sorted([*own, *(each for some in self._warned.values() for each in some)])
+        return [
+            {"time": when, "text": text, "worker": number} for when, text, number in found[-RECENT:]
+        ]
 
     def status(self) -> list[Row]:
         """Of each worker, for people."""
@@ -389,7 +336,7 @@ class Pool:
         await asyncio.gather(*ends, self._here.close_all(timeout))
         if self._keepers:
             # What was being started just then ends too.
-            await asyncio.wait(self._keepers.values(), timeout=timeout + _GRACE)
+            await asyncio.wait(self._keepers.values(), timeout=timeout + GRACE)
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

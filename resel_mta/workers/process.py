@@ -32,6 +32,7 @@ from resel_mta.workers.board import Board
 from resel_mta.workers.channel import Channel, Fields
 from resel_mta.workers.sharing import SharingPeers
 from resel_mta.workers.telling import read_settings
+from resel_mta.workers.warned import Warned
 
 #: Seconds: for the end when worker 0 is gone; for a lock that worker 0, the worker of before, or a
 #: command may still have; between two looks at it.
@@ -130,10 +131,14 @@ class Process:
         if settings is None or self._board is None:
             return 0
         log = open_log(settings)
+        warned = Warned(lambda lines: self._channel.send(channel.WARNED, {"lines": lines}))
+        log.warned = warned.add
         try:
             return await self._serve(settings, log, self._board)
         finally:
             log.flush()
+            warned.flush()
+            self._channel.close()
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, Settings]) -> Settings | None:
         task = asyncio.ensure_future(work)
@@ -175,7 +180,6 @@ class Process:
         await control.stop()
         for task in tuple(self._tasks):
             task.cancel()
-        self._channel.close()
         return 0
 
     async def _open(self, services: WorkerComposition, log: MailLog) -> bool:

@@ -21,6 +21,8 @@ from resel_mta.queue.ids import part_of
 from resel_mta.queue.lock import QueueLocked, lock_queue
 
 Make = Callable[..., Relay]
+#: Octets of a page of the database.
+PAGE = 4096
 
 
 @pytest.fixture
@@ -364,6 +366,69 @@ def test_workers_end_with_worker_0(make: Make, how: signal.Signals) -> None:
     relay.start()
     ids = relay.send_to_all(3)
     assert len(ids) == 3
+    assert relay.stop() == 0
+
+
+def test_workers_a_damaged_part_is_set_aside_and_all_else_goes_on(
+    make: Make, next_hop: NextHop
+) -> None:
+    next_hop.close()
+    relay = make(3)
+    ids = relay.send_to_all(3)
+    until(lambda: {each["queue_name"] for each in relay.entries().values()} == {"deferred"})
+    assert relay.stop() == 0
+    parts = relay.directory / "queue" / "parts"
+
+    def set_aside(part: int) -> list[str]:
+        return [each.name for each in (parts / str(part)).glob("corrupt/queue.db.*")]
+
+    # The page with the schema: a command makes a new database of what is left.
+    with (parts / "1" / "queue.db").open("r+b") as file:
+        file.write(b"\xa5" * PAGE)
+    assert set(relay.entries()) == set(ids.values())
+    assert len(set_aside(1)) == 1
+    # And the daemon, where all messages of a part are lost.
+    for part in (1, 2):
+        size = (parts / str(part) / "queue.db").stat().st_size if part == 2 else PAGE
+        with (parts / str(part) / "queue.db").open("r+b") as file:
+            file.write(b"\xa5" * size)
+    relay.start()
+    assert relay.workers().keys() == {0, 1, 2}
+    assert (len(set_aside(1)), len(set_aside(2))) == (2, 1)
+    status = relay.told()
+    for part in (1, 2):
+        text = f"damaged database set aside as {parts}/{part}/corrupt/queue.db."
+        assert text in relay.log()
+        assert text in status
+    assert relay.entries().keys() == {ids[0], ids[1]}
+    assert all(queue_id in relay.queue("-p") for queue_id in (ids[0], ids[1]))
+    next_hop.open()
+    more = relay.send_to_all(3)
+    until(lambda: drained(relay))
+    for queue_id in (ids[0], ids[1], *more.values()):
+        assert f"{queue_id}: removed" in relay.log()
+    assert relay.stop() == 0
+
+
+def test_workers_a_damaged_message_of_a_part_is_shown(make: Make, next_hop: NextHop) -> None:
+    next_hop.close()
+    relay = make(2)
+    # So large that its text is a file.
+    lost = relay.send_to_all(2, more=(b"x" * 70 + b"\r\n") * 3000)[1]
+    until(lambda: {each["queue_name"] for each in relay.entries().values()} == {"deferred"})
+    (content,) = (relay.directory / "queue" / "parts" / "1" / "content").glob(f"*/{lost}")
+    content.unlink()
+    next_hop.open()
+    relay.queue("-f")
+    until(lambda: [each["queue_name"] for each in relay.entries().values()] == ["corrupt"])
+    assert lost in relay.queue("-p", "corrupt")
+    until(lambda: f"worker 1: qmgr: {lost}: corrupt message set aside" in relay.told())
+    told = relay.run("resel-queue", "why", lost)
+    assert "damaged" in told.stdout, told
+    # And it is still known when its worker is not there any more.
+    os.kill(relay.workers()[1], signal.SIGKILL)
+    until(lambda: "worker 1 pid" in relay.told())
+    assert f"worker 1: qmgr: {lost}: corrupt message set aside" in relay.told()
     assert relay.stop() == 0
 
 

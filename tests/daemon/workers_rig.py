@@ -180,6 +180,10 @@ class Relay:
             raise AssertionError(found.stderr)
         return json.loads(found.stdout) if found.returncode == 0 else {}
 
+    def told(self) -> str:
+        """The status for people."""
+        return self.run("resel-mta", "status").stdout
+
     def worker(self, number: int) -> dict[str, Any]:
         """Its line of the status."""
         row: dict[str, Any] = self.status()["workers"][number]
@@ -250,26 +254,31 @@ class Relay:
         finally:
             client.close()
 
-    def send(self, client: smtplib.SMTP, number: object, to: str = "x@away.example") -> str:
-        """The queue id."""
+    def send(
+        self, client: smtplib.SMTP, number: object, to: str = "x@away.example", more: bytes = b""
+    ) -> str:
+        """The queue id. more: text at the end."""
         if not client.helo_resp and not client.ehlo_resp:
             client.ehlo()
         client.mail("a@vm.example")
         client.rcpt(to)
-        code, text = client.data(mail(number))
+        code, text = client.data(mail(number) + more)
         assert code == 250, text
         return text.decode().rpartition(" ")[2]
 
-    def send_to_all(self, workers: int, to: str = "x@away.example") -> dict[int, str]:
+    def send_to_all(
+        self, workers: int, to: str = "x@away.example", more: bytes = b""
+    ) -> dict[int, str]:
         """A message to each worker: part and queue id. The connections are kept open meanwhile, so
         that each goes to whoever has least."""
         found: dict[int, str] = {}
         with ExitStack() as stack:
             for number in range(60):
                 client = stack.enter_context(self.client())
-                queue_id = self.send(client, f"{number}", to)
+                queue_id = self.send(client, f"{number}", to, more)
                 if part_of(queue_id) in found:
-                    self.queue("-d", queue_id)
+                    # It may have been delivered already.
+                    self.run("resel-queue", "-d", queue_id)
                 else:
                     found[part_of(queue_id)] = queue_id
                 if len(found) == workers:
