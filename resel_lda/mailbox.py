@@ -116,6 +116,15 @@ class FolderEvent:
     entries: tuple[str, ...] = ()
 
 
+class TextAnswers(dict[int, bool]):
+    """UID -> whether the message contains a text, of those that somebody looked at."""
+
+    def take(self, other: Mapping[int, bool], answer: bool) -> None:
+        """What `other` says `answer` of is the same here."""
+        # Copied first: a thread may be adding to it.
+        self.update((uid, known) for uid, known in list(other.items()) if known is answer)
+
+
 @dataclass(slots=True)
 class AppendData:
     """One message to append: octets in blocks as the client sent them."""
@@ -223,6 +232,11 @@ class Mailbox(Protocol):
     async def may_contain(self, uids: Sequence[int], needle: str) -> Collection[int]:
         """Those of these messages whose decoded text may contain the folded `needle`; the
         others surely do not, or are gone."""
+        ...
+
+    def text_answers(self, needle: str, with_header: bool) -> TextAnswers:
+        """What earlier searches found out about the folded `needle` in the decoded body
+        (with_header: or header), for this one to use and to add to."""
         ...
 
     async def parts(self, uids: Sequence[int]) -> Mapping[int, Part]:

@@ -23,6 +23,7 @@ from resel_lda.deposit import ThreadDepositor
 from resel_lda.handover import Handover, HandoverError
 from resel_lda.imap.stream import Stream
 from resel_lda.mailbox import MailboxError, MailStore
+from resel_lda.maildir.background import Background
 from resel_lda.maildir.store import MaildirStore
 from resel_lda.pop3.drop import DropLock
 from resel_lda.sessions import ADMIN, DELIVERY, Running, make_session, refuse, user_of
@@ -34,7 +35,7 @@ from resel_mta.maillog import MailLog, StreamSink
 _KEEP_STORE = 300.0
 _DRAIN = 20.0
 
-OpenStore = Callable[[Settings, Handover, MailLog], MailStore]
+OpenStore = Callable[[Settings, Handover, MailLog, Background], MailStore]
 
 
 class _FrontLog(MailLog):
@@ -69,6 +70,7 @@ class Worker:
         self._open_store = open_store
         self._settings: Settings | None = None
         self._stores: dict[str, _Held] = {}
+        self._background = Background()
         self._servers: dict[asyncio.Task[None], Running | None] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._log: MailLog = _FrontLog(self.log)
@@ -279,7 +281,7 @@ class Worker:
         held = self._stores.get(request.user)
         if held is None:
             held = self._stores[request.user] = _Held(
-                self._open_store(self._settings, request, self._log)
+                self._open_store(self._settings, request, self._log, self._background)
             )
         if held.closing is not None:
             held.closing.cancel()
@@ -303,9 +305,11 @@ class Worker:
         task.add_done_callback(self._closers.discard)
 
 
-def open_maildir(settings: Settings, request: Handover, log: MailLog) -> MailStore:
+def open_maildir(
+    settings: Settings, request: Handover, log: MailLog, background: Background
+) -> MailStore:
     """The user's Maildir store."""
-    return MaildirStore(user_of(request), settings, Disk(), log)
+    return MaildirStore(user_of(request), settings, Disk(), log, background=background)
 
 
 async def serve(control: socket.socket, open_store: OpenStore) -> None:

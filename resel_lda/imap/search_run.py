@@ -31,6 +31,8 @@ async def find(
         return list(enumerate(view.uids, 1))
     for key in program.fields:
         await key.prepare(view.mailbox)
+    for text in program.texts:
+        text.recall(view.mailbox)
     matched, open_ = await _from_memory(view, program, among)
     if open_ and program.size:
         open_ = await _with_sizes(view.mailbox, program.key, open_, matched)

@@ -9,7 +9,7 @@ import datetime
 from collections.abc import Collection, Mapping, Sequence
 
 from resel_lda.imap.search_keys import Answer, Candidate
-from resel_lda.mailbox import Mailbox
+from resel_lda.mailbox import Mailbox, TextAnswers
 from resel_lda.mime.dates import parse_date
 from resel_lda.mime.fold import fold
 from resel_lda.mime.searchtext import header_line
@@ -90,22 +90,32 @@ class TextKey:
     def __init__(self, needle: str, with_header: bool) -> None:
         self._needle = fold(needle)
         self._with_header = with_header
-        # UIDs of those that surely do not contain it.
-        self._without: set[int] = set()
+        self._answers = TextAnswers()
+
+    def recall(self, mailbox: Mailbox) -> None:
+        """Take up what earlier searches found out."""
+        self._answers = mailbox.text_answers(self._needle, self._with_header)
 
     async def rule_out(self, mailbox: Mailbox, uids: Sequence[int]) -> None:
         """Have the store say which of these need not be read and decoded."""
         if self._needle:
-            self._without.update(
-                set(uids).difference(await mailbox.may_contain(uids, self._needle))
-            )
+            waiting = [uid for uid in uids if uid not in self._answers]
+            found = set(await mailbox.may_contain(waiting, self._needle))
+            self._answers.update((uid, False) for uid in waiting if uid not in found)
 
     def __call__(self, candidate: Candidate) -> Answer:
-        needle = self._needle
-        if not needle:
+        if not self._needle:
             return True
-        if candidate.info.uid in self._without:
-            return False
+        uid = candidate.info.uid
+        answer = self._answers.get(uid)
+        if answer is None:
+            answer = self._look(candidate)
+            if answer is not None:
+                self._answers[uid] = answer
+        return answer
+
+    def _look(self, candidate: Candidate) -> Answer:
+        needle = self._needle
         if self._with_header:
             fields = candidate.fields()
             if fields and any(needle in header_line(*field) for field in fields):

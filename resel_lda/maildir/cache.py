@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import apsw
@@ -18,6 +19,7 @@ from resel_lda.maildir.database import Database, all_rows
 from resel_lda.mime.lookup import SearchRow, SortRow, search_row, sort_row
 from resel_lda.mime.preview import preview_of
 from resel_lda.mime.sections import (
+    Node,
     envelope_of,
     parse,
     render_body,
@@ -35,30 +37,41 @@ _MAX_FIELD_SETS = 8
 _BATCH = 500
 
 
+class Whole:
+    """A message with CR LF line ends. Its structure is looked for once."""
+
+    def __init__(self, octets: bytes) -> None:
+        self.octets = octets
+
+    @cached_property
+    def root(self) -> Node:
+        return parse(self.octets)
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """columns: names in the table, after the key. make: a row from a header block, or from the
-    whole message (of_message)."""
+    """columns: names in the table, after the key. make: a row from a header block, or from a
+    `Whole` (of_message)."""
 
     columns: tuple[str, ...]
-    make: Callable[[bytes], tuple[Any, ...]]
+    make: Callable[[Any], tuple[Any, ...]]
     of_message: bool = False
 
 
-def _structure(message: bytes) -> tuple[bytes, bytes]:
-    root = parse(message)
-    return render_body(root), render_bodystructure(root)
+def _structure(message: Whole) -> tuple[bytes, bytes]:
+    return render_body(message.root), render_bodystructure(message.root)
 
 
-def _content(message: bytes) -> tuple[bytes, str]:
-    return hashlib.blake2b(message, digest_size=16).digest(), preview_of(message)
+def _content(message: Whole) -> tuple[bytes, str]:
+    digest = hashlib.blake2b(message.octets, digest_size=16).digest()
+    return digest, preview_of(message.octets, message.root)
 
 
 LAYERS: Mapping[str, Layer] = {
     "header": Layer(("octets",), lambda header: (header if len(header) <= _MAX_HEADER else None,)),
     "envelope": Layer(("octets",), lambda header: (envelope_of(header),)),
     "structure": Layer(("body", "bodystructure"), _structure, of_message=True),
-    "size": Layer(("octets",), lambda message: (len(message),), of_message=True),
+    "size": Layer(("octets",), lambda message: (len(message.octets),), of_message=True),
     "search": Layer(SearchRow._fields, search_row),
     "sort": Layer(SortRow._fields, sort_row),
     "content": Layer(("digest", "preview"), _content, of_message=True),

@@ -11,11 +11,13 @@ from typing import Any
 import apsw
 
 from resel_lda.mailbox import Part
-from resel_lda.maildir.cache import LAYERS, TEXT_COLUMNS, CacheFile
+from resel_lda.maildir.cache import LAYERS, TEXT_COLUMNS, CacheFile, Whole
 from resel_lda.maildir.database import StateFile
 from resel_lda.maildir.files import read_all, with_crlf
+from resel_lda.maildir.header import cut, header_of, read_header, set_name
 from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.names import base_of, size_in_name
+from resel_lda.maildir.needles import Needles
 from resel_lda.maildir.readahead import MAX_OCTETS
 from resel_lda.mime.rawsearch import may_contain
 from resel_lda.mime.searchtext import whole_text
@@ -28,7 +30,6 @@ from resel_lda.mime.sections import (
 )
 from resel_mta.maillog import MailLog
 
-_HEADER_BLOCK = 8192
 # Rows handed to the cache at a time.
 _BATCH = 200
 
@@ -51,6 +52,7 @@ class MessageReader:
         self.cache = cache
         self._log = log
         self._sizes: dict[int, int] = {}
+        self.needles = Needles()
         # UIDs that have a row in the layer "search", once that was asked.
         self._searchable: set[int] | None = None
 
@@ -151,7 +153,7 @@ class MessageReader:
             batch = uids[start : start + _BATCH]
             if layer.of_message:
                 rows = [
-                    (uid, layer.make(message))
+                    (uid, layer.make(Whole(message)))
                     for uid in batch
                     if (message := self.read(uid)) is not None
                 ]
@@ -186,6 +188,7 @@ class MessageReader:
             self._sizes.pop(uid, None)
         if self._searchable is not None:
             self._searchable.difference_update(uids)
+        self.needles.forget(uids)
         with contextlib.suppress(apsw.Error):
             self.cache.remove(self.guid, uids)
 
@@ -213,18 +216,20 @@ class MessageReader:
             message = self.read(uid) if any(uid in some for some in missing.values()) else None
             if message is None:
                 continue
-            headers[uid] = _header_of(message)
+            headers[uid] = header_of(message)
+            whole = Whole(message)
             for name, layer in LAYERS.items():
                 if uid in missing[name]:
-                    octets = message if layer.of_message else headers[uid]
-                    rows[name].append((uid, layer.make(octets)))
+                    rows[name].append(
+                        (uid, layer.make(whole if layer.of_message else headers[uid]))
+                    )
             if uid in missing["fulltext"]:
-                texts.append((first + uid, whole_text(message, headers[uid])))
+                texts.append((first + uid, whole_text(message, headers[uid], whole.root)))
         for name, made in rows.items():
             self.cache.add(self.guid, name, made)
         self.cache.fulltext.add(texts)
         for names, number in self.cache.field_sets().items():
-            cut = [(uid, _cut(header, names)) for uid, header in headers.items()]
+            cut = [(uid, cut(header, names)) for uid, header in headers.items()]
             self.cache.add_fields(self.guid, number, cut)
 
     def unfilled(self, uids: Sequence[int]) -> list[int]:
@@ -262,7 +267,7 @@ class MessageReader:
                 continue
             fd = opened[0]
             try:
-                found[uid] = _read_header(fd)
+                found[uid] = read_header(fd)
             finally:
                 os.close(fd)
         return found
@@ -271,7 +276,7 @@ class MessageReader:
         self, uids: Sequence[int], names: Sequence[bytes], exclude: bool
     ) -> dict[int, bytes]:
         """These fields (exclude: all others) and an empty line, as HEADER.FIELDS has them."""
-        key = _set_name(names, exclude)
+        key = set_name(names, exclude)
         number = 0
         found: dict[int, bytes] = {}
         try:
@@ -360,38 +365,3 @@ def _noted_size(extensions: str) -> int | None:
         if word[0] == "W" and word[1:].isdigit():
             return int(word[1:])
     return None
-
-
-def _set_name(names: Sequence[bytes], exclude: bool) -> str:
-    words = sorted({name.upper().decode("ascii") for name in names})
-    # No field name has a colon.
-    return (":" if exclude else "") + " ".join(words)
-
-
-def _cut(header: bytes, set_name: str) -> bytes:
-    names = set_name.removeprefix(":").encode("ascii").split(b" ")
-    return header_fields(header, names, set_name.startswith(":"))
-
-
-def _header_of(message: bytes) -> bytes:
-    """The header block of a message with CR LF line ends, with its empty line."""
-    if message.startswith(b"\r\n"):
-        return message[:2]
-    end = message.find(b"\r\n\r\n")
-    return message if end < 0 else message[: end + 4]
-
-
-def _read_header(fd: int) -> bytes:
-    """Blocks until the empty line, which may lie across two."""
-    data = b""
-    while True:
-        block = os.read(fd, _HEADER_BLOCK)
-        start = max(0, len(data) - 3)
-        data += block
-        if data.startswith((b"\n", b"\r\n")):
-            return b"\r\n"
-        ends = [end for end in (data.find(b"\n\n", start), data.find(b"\n\r\n", start)) if end >= 0]
-        if ends:
-            return with_crlf(data[: min(ends) + 1] + b"\n")
-        if not block:
-            return with_crlf(data)

@@ -16,6 +16,7 @@ from typing import TypeVar
 import apsw
 
 from resel_lda.mailbox import AppendData, FolderStatus, MailboxError, MessageInfo, StoreResult
+from resel_lda.maildir.background import Background
 from resel_lda.maildir.content import MessageReader
 from resel_lda.maildir.flags import canonical_flags, change_flags
 from resel_lda.maildir.index import FolderIndex
@@ -53,10 +54,11 @@ class MaildirFolder(ReadableFolder):
         reader: MessageReader,
         executor: ThreadPoolExecutor,
         log: MailLog,
+        background: Background,
         resolve: Callable[[str], contextlib.AbstractAsyncContextManager[MaildirFolder]],
         on_release: Callable[[MaildirFolder], None],
     ) -> None:
-        super().__init__(index, reader, executor, log)
+        super().__init__(index, reader, executor, log, background)
         self.name = name
         self.holders = 0
         # As it was when somebody asked last.
@@ -201,12 +203,9 @@ class MaildirFolder(ReadableFolder):
         events, self._events = self._events, []
         lost, self._events_lost = self._events_lost, False
         index = self.index
-        if lost:
-            # The watch may be of directories that are there no more.
-            index.scan()
-            return
-        if not watching:
-            if not index.stamps_unchanged():
+        if lost or not watching:
+            # If they are lost, the watch may be of directories that are there no more.
+            if lost or not index.stamps_unchanged():
                 index.scan()
             return
         new = [name for kind, _, name in events if kind == "new"]

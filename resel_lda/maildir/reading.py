@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import apsw
 
-from resel_lda.mailbox import MailboxError, Part
+from resel_lda.mailbox import MailboxError, Part, TextAnswers
 from resel_lda.maildir import facts
+from resel_lda.maildir.background import Background
 from resel_lda.maildir.content import MessageReader
 from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.readahead import ReadAhead
@@ -23,9 +24,7 @@ T = TypeVar("T")
 # Messages put into the cache at a time in the background, and how long they wait until the first
 # commands of a session are answered (seconds).
 _FILL_BATCH = 20
-_FILL_DELAY = 3.0
-# Of the time that filling takes, this many times as much is left to others.
-_FILL_PAUSE = 3.0
+_FILL_DELAY = 1.0
 
 
 def mailbox_error(error: OSError | apsw.Error) -> MailboxError:
@@ -50,7 +49,12 @@ class ReadableFolder:
     """What `Mailbox` says of reading, and the filling of the cache in the background."""
 
     def __init__(
-        self, index: FolderIndex, reader: MessageReader, executor: ThreadPoolExecutor, log: MailLog
+        self,
+        index: FolderIndex,
+        reader: MessageReader,
+        executor: ThreadPoolExecutor,
+        log: MailLog,
+        background: Background,
     ) -> None:
         self.index = index
         self.reader = reader
@@ -60,6 +64,7 @@ class ReadableFolder:
         # As the loop shows them.
         self._uids: list[int] = []
         self._ahead = ReadAhead()
+        self._background_turns = background
         self._filler: asyncio.Task[None] | None = None
         self._fill_from = 0
         # The piece that a thread is at.
@@ -126,6 +131,9 @@ class ReadableFolder:
             return uids
         return await self._in_thread(self.reader.may_contain, uids, needle)
 
+    def text_answers(self, needle: str, with_header: bool) -> TextAnswers:
+        return self.reader.needles.answers(needle, with_header)
+
     async def parts(self, uids: Sequence[int]) -> Mapping[int, Part]:
         return await self._in_thread(self.reader.parts, uids)
 
@@ -172,11 +180,9 @@ class ReadableFolder:
             self._fill_from = self.index.last_uid + 1
 
     async def _fill_some(self, uids: Sequence[int]) -> None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        self._filling = asyncio.ensure_future(self._in_thread(self.reader.fill, uids))
-        await asyncio.shield(self._filling)
-        await asyncio.sleep((loop.time() - began) * _FILL_PAUSE)
+        async with self._background_turns.turn():
+            self._filling = asyncio.ensure_future(self._in_thread(self.reader.fill, uids))
+            await asyncio.shield(self._filling)
 
     async def stop_filling(self) -> None:
         """Wait for the messages that are being put into the cache now."""

@@ -14,6 +14,7 @@ import apsw
 from resel_lda.mailbox import FolderInfo, FolderStatus, Mailbox, MailboxError, QuotaInfo
 from resel_lda.maildir import subscriptions, tree
 from resel_lda.maildir.annotations import Annotations
+from resel_lda.maildir.background import Background
 from resel_lda.maildir.bin import Bin
 from resel_lda.maildir.cache import CacheFile
 from resel_lda.maildir.claim import Claim
@@ -47,7 +48,8 @@ _KEEP_MESSAGES = 100_000
 class MaildirStore(TreeEvents):
     """Implements `MailStore`. Made and used inside a running event loop.
 
-    executor: threads shared with other stores; without it the store has its own.
+    executor, background: threads, and turns of what nobody waits for, shared with other stores;
+    without them the store has its own.
     Raises MailboxError("UNAVAILABLE") from the first call if the user's mail_location is unusable.
     """
 
@@ -59,6 +61,7 @@ class MaildirStore(TreeEvents):
         log: MailLog,
         *,
         executor: ThreadPoolExecutor | None = None,
+        background: Background | None = None,
     ) -> None:
         super().__init__()
         self.user = user
@@ -72,6 +75,7 @@ class MaildirStore(TreeEvents):
         self.layout = Layout(location)
         self._own_executor = executor is None
         self._executor = executor or ThreadPoolExecutor(_THREADS, f"store-{user.name}")
+        self._background = background or Background()
         self._maker = NameMaker()
         self._quota = Quota(disk, self.layout, limit_of(user, settings))
         self._claim = Claim(location.control)
@@ -176,7 +180,14 @@ class MaildirStore(TreeEvents):
         index.bin = self.bin.folder(name)
         reader = MessageReader(index, self._state, self._cache, self._log)
         folder = MaildirFolder(
-            name, index, reader, self._executor, self._log, self._target, self._released
+            name,
+            index,
+            reader,
+            self._executor,
+            self._log,
+            self._background,
+            self._target,
+            self._released,
         )
         if self._watcher is None:
             self._watcher = Watcher()
@@ -327,22 +338,7 @@ class MaildirStore(TreeEvents):
             inbox.release()
 
     def _rename(self, name: str, new_name: str, affected: Sequence[str]) -> None:
-        layout = self.layout
-        there = [one for one in affected if layout.exists(one)]
-        if not there:
-            raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT", name)
-        pairs = [(one, new_name + one[len(name) :]) for one in there]
-        for _, target in pairs:
-            if layout.exists(target):
-                raise MailboxError(f"Mailbox already exists: {target}", "ALREADYEXISTS")
-        moves: dict[str, str] = {}
-        moved = [(name, new_name)] if layout.location.fs else pairs
-        for one, target in moved:
-            moves[layout.directory(one)] = layout.directory(target)
-            control = layout.control_directory(one)
-            if os.path.isdir(control):
-                moves[control] = layout.control_directory(target)
-        tree.move_directories(self._disk, moves)
+        pairs = tree.rename_folders(self._disk, self.layout, name, new_name, affected)
         self._annotations.moved(pairs)
         uses = self._state.special_uses()
         for one, target in pairs:

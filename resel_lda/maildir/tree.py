@@ -8,8 +8,8 @@ import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 
-from resel_lda.mailbox import FolderInfo
-from resel_lda.maildir.layout import MailLocation
+from resel_lda.mailbox import FolderInfo, MailboxError
+from resel_lda.maildir.layout import Layout, MailLocation
 from resel_mta.disk import Disk
 
 # Names that mail programs create, by special use (RFC 6154); the first one found has the use.
@@ -142,7 +142,29 @@ def _remove_tree(disk: Disk, path: str) -> None:
     disk.rmdir(path)
 
 
-def move_directories(disk: Disk, moves: Mapping[str, str]) -> None:
+def rename_folders(
+    disk: Disk, layout: Layout, name: str, new_name: str, affected: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Give `name`, and what is below it, a new name. affected: all of these names. (old, new) of
+    those that there were. Raises OSError, MailboxError."""
+    there = [one for one in affected if layout.exists(one)]
+    if not there:
+        raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT", name)
+    pairs = [(one, new_name + one[len(name) :]) for one in there]
+    for _, target in pairs:
+        if layout.exists(target):
+            raise MailboxError(f"Mailbox already exists: {target}", "ALREADYEXISTS")
+    moves: dict[str, str] = {}
+    for one, target in [(name, new_name)] if layout.location.fs else pairs:
+        moves[layout.directory(one)] = layout.directory(target)
+        control = layout.control_directory(one)
+        if os.path.isdir(control):
+            moves[control] = layout.control_directory(target)
+    _move_directories(disk, moves)
+    return pairs
+
+
+def _move_directories(disk: Disk, moves: Mapping[str, str]) -> None:
     """Rename directories, durable; all back again if one fails."""
     done: list[tuple[str, str]] = []
     try:

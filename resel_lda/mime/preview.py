@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Callable
 
 from resel_lda.mime.structure import Node, parse
 from resel_lda.mime.text import decoded_text
@@ -13,17 +14,19 @@ MAX_CHARACTERS = 200
 # More of the text is not looked at, nor more parts than this.
 _MAX_TEXT = 32 * 1024
 _MAX_PARTS = 20
+# Of plain text so much is nearly always enough.
+_BEGINNING = 2048
 
 _TAG = re.compile(r"<[!/?]?[A-Za-z!?-][^<>]{0,4000}>?|<!--")
 _UNSEEN = re.compile(r"<(style|script|head|title|template)\b", re.IGNORECASE)
 _BLOCK_TAG = re.compile(r"</?(?:p|br|div|tr|td|th|li|h[1-6]|table|blockquote|hr|pre)\b", re.I)
-_SPACE = re.compile(r"\s+")
+_SIGNATURE = re.compile(r"^-- \r?$", re.MULTILINE)
 
 
-def preview_of(message: bytes) -> str:
+def preview_of(message: bytes, root: Node | None = None) -> str:
     """At most MAX_CHARACTERS of the first text that is not attached, "" if there is none. White
-    space is one space; quoted lines and HTML's tags are left out."""
-    root = parse(message)
+    space is one space; quoted lines and HTML's tags are left out. root: the message's structure."""
+    root = root or parse(message)
     chosen: list[Node] = []
     for number, node in enumerate(root.walk()):
         if number >= _MAX_PARTS or len(chosen) >= 2:
@@ -34,7 +37,7 @@ def preview_of(message: bytes) -> str:
     chosen.sort(key=_is_html)
     for node in chosen:
         text = decoded_text(message, node)[:_MAX_TEXT]
-        found = _shortened(_from_html(text) if _is_html(node) else _unquoted(text))
+        found = _shortened(_in_a_line(text, _from_html) if _is_html(node) else _plain(text))
         if found:
             return found
     return ""
@@ -65,9 +68,24 @@ def _is_html(node: Node) -> bool:
     return node.subtype.lower() not in (b"", b"plain")
 
 
+def _in_a_line(text: str, shown: Callable[[str], str]) -> str:
+    return " ".join(shown(text).split())[: 4 * MAX_CHARACTERS]
+
+
+def _plain(text: str) -> str:
+    """What is shown of plain text."""
+    end = text.rfind("\n", 0, _BEGINNING) + 1
+    if 0 < end < len(text):
+        found = _in_a_line(text[:end], _unquoted)
+        if len(found) == 4 * MAX_CHARACTERS:
+            return found
+    return _in_a_line(text, _unquoted)
+
+
 def _unquoted(text: str) -> str:
     """Without the quoted lines and the signature; with them, if nothing else is there."""
-    text = re.split(r"^-- \r?$", text, maxsplit=1, flags=re.MULTILINE)[0]
+    if "-- " in text:
+        text = _SIGNATURE.split(text, maxsplit=1)[0]
     own = [line for line in text.splitlines() if not line.startswith(">")]
     kept = "\n".join(own)
     return kept if kept.strip() else text
@@ -108,7 +126,6 @@ def _from_html(text: str) -> str:
 
 
 def _shortened(text: str) -> str:
-    text = _SPACE.sub(" ", text[:_MAX_TEXT]).strip(" ")[: 4 * MAX_CHARACTERS]
     if not text.isascii():
         # Half surrogates, which some character sets can decode to, are no text.
         text = text.encode("utf-8", "replace").decode("utf-8")

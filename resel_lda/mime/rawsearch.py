@@ -7,12 +7,21 @@ import re
 from resel_lda.mime.fold import fold
 from resel_lda.mime.searchtext import header_line, header_values
 
-# Where one of these stands, the octets are not the text, or may not be.
-_CODED = ("base64", "quoted-printable", "=?", "utf-7", "iso-2022", "hz-gb", "utf-16", "utf-32")
+# Where a field has one of these, the octets are not the text.
+_CODED = ("base64", "quoted-printable")
+# Character sets in which ASCII's octets are ASCII's letters; the first one is all UTF-8.
+_UTF8 = re.compile(r'charset="?utf-8(?=["\s;]|$)')
+_LIKE_ASCII = re.compile(
+    r'charset="?(?:utf-8|us-ascii|iso-8859-[0-9]{1,2}|windows-125[0-9])(?=["\s;]|$)'
+)
 # Headers inside the body.
 _NESTED = ("message/", "multipart/digest")
 _JOINTS = re.compile(r"[ \t:]")
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
+# Content-Type or Content-Transfer-Encoding up to the end of the field, with whatever case and
+# folding; also where the body only speaks of them.
+_FIELD_START = "content-t"
+_FIELD = re.compile(r"[^\n]*(?:\n[ \t][^\n]*)*")
 
 
 def may_contain(message: bytes, needle: str) -> bool:
@@ -24,17 +33,30 @@ def may_contain(message: bytes, needle: str) -> bool:
         text = fold(message.decode("utf-8"))
     except UnicodeDecodeError:
         return True
-    if needle in text or any(word in text for word in _CODED):
+    if needle in text or "=?" in text:
         return True
-    if not message.isascii():
-        # Octets beyond ASCII are other letters in another character set.
-        declared = text.count("charset")
-        if declared != text.count("charset=utf-8") + text.count('charset="utf-8"'):
-            return True
+    fields = _content_fields(text)
+    if any(word in fields for word in _CODED):
+        return True
+    expected = _LIKE_ASCII if message.isascii() else _UTF8
+    if len(expected.findall(fields)) != fields.count("charset"):
+        # Some octets are other letters.
+        return True
     # Fields are unfolded, and what stands around their colons is made uniform.
     return _JOINTS.search(needle) is not None and (
         any(word in text for word in _NESTED) or _in_header(message, needle)
     )
+
+
+def _content_fields(text: str) -> str:
+    found: list[str] = []
+    at = text.find(_FIELD_START)
+    while at >= 0:
+        match = _FIELD.match(text, at)
+        assert match is not None
+        found.append(match[0])
+        at = text.find(_FIELD_START, match.end())
+    return "\n".join(found)
 
 
 def _in_header(message: bytes, needle: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from resel_lda.mime.fold import fold
-from resel_lda.mime.structure import parse
+from resel_lda.mime.structure import Node, parse
 from resel_lda.mime.text import decode_header, decoded_text
 
 
@@ -27,9 +27,10 @@ def header_line(name: bytes, value: str) -> str:
     return f"{name.decode('latin-1')}: {value}"
 
 
-def body_text(message: bytes) -> str:
-    """The leaf parts' text, and the headers of messages inside (they are body text, too)."""
-    root = parse(message)
+def body_text(message: bytes, root: Node | None = None) -> str:
+    """The leaf parts' text, and the headers of messages inside (they are body text, too). root: the
+    message's structure."""
+    root = root or parse(message)
     texts: list[str] = []
     for node in root.walk():
         if node is not root and node.is_root:
@@ -42,7 +43,7 @@ def body_text(message: bytes) -> str:
     return "\n".join(texts)
 
 
-def whole_text(message: bytes, header: bytes) -> str:
-    """All that TEXT looks at, of which BODY's text is a part."""
+def whole_text(message: bytes, header: bytes, root: Node | None = None) -> str:
+    """All that TEXT looks at, of which BODY's text is a part. root: the message's structure."""
     lines = [header_line(*field) for field in header_values(header)]
-    return "\n".join([*lines, body_text(message)])
+    return "\n".join([*lines, body_text(message, root)])

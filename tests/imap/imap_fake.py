@@ -16,6 +16,7 @@ from resel_lda.mailbox import (
     Part,
     QuotaInfo,
     StoreResult,
+    TextAnswers,
 )
 from resel_lda.maildir.ranges import uid_ranges
 from resel_lda.maildir.transfer import each
@@ -141,6 +142,9 @@ class FakeMailbox:
 
     async def may_contain(self, uids: Sequence[int], needle: str) -> Collection[int]:
         return uids
+
+    def text_answers(self, needle: str, with_header: bool) -> TextAnswers:
+        return TextAnswers()
 
     async def parts(self, uids: Sequence[int]) -> Mapping[int, Part]:
         found = {}

@@ -21,11 +21,11 @@ from resel_lda.imap.search_run import find
 from resel_lda.imap.session import Session, Who
 from resel_lda.imap.stream import Stream
 from resel_lda.imap.view import View
-from resel_lda.maildir.content import _header_of
 from resel_lda.maildir.database import Database
 from resel_lda.maildir.files import with_crlf
 from resel_lda.maildir.folder import MaildirFolder
 from resel_lda.maildir.fulltext import SCHEMA, FullText
+from resel_lda.maildir.header import header_of
 from resel_lda.maildir.store import MaildirStore
 from resel_lda.mime.fold import fold
 from resel_lda.mime.rawsearch import may_contain
@@ -39,6 +39,14 @@ WORDS = [
     + base64.encodebytes("caché dans du base64, straße".encode()),
     b"Subject: qp\r\nContent-Type: text/plain; charset=iso-8859-1\r\n"
     b"Content-Transfer-Encoding: quoted-printable\r\n\r\n=E9t=E9 et soft=\r\nbreak\r\n",
+    b"Content-Type: text/plain; charset=csiso2022jp\r\n\r\n\x1b$B$3$s\x1b(B\r\n",
+    b"Content-Type: text/plain; charset=cp037\r\n\r\n" + "ebcdic text".encode("cp037") + b"\r\n",
+    b"Content-Type: text/plain; charset*0=utf; charset*1=-7\r\n\r\n+AOk-t+AOk-\r\n",
+    b"Content-Type:\r\n\ttext/plain;\r\n\tcharset=\r\n\tutf-16le\r\n\r\n"
+    + "wide\r\n".encode("utf-16le"),
+    b"Content-Transfer-Encoding:\r\n base64\r\n\r\n"
+    + base64.encodebytes(b"folded field")
+    + b"\r\n",
     b"Subject: folded\r\n name here\r\n\r\nquote \" and ' and % and \\ in one\r\n",
 ]
 KEYS = (
@@ -100,7 +108,7 @@ def test_what_is_there_is_possible(tmp_path_factory: pytest.TempPathFactory, dat
 @pytest.mark.parametrize("mail", [*WORDS, *(mail for _, mail in MAILS)])
 def test_raw_look_excludes_nothing_that_is_there(mail: bytes) -> None:
     data = with_crlf(mail)
-    text = whole_text(data, _header_of(data))
+    text = whole_text(data, header_of(data))
     assert body_text(data) in text
     for line in text.split("\n"):
         for start in range(0, len(line), 7):
