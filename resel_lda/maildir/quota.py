@@ -111,6 +111,11 @@ class Quota:
             return None
         return octets, messages
 
+    def recount(self) -> None:
+        """Count again when it is next asked: a folder went with all its messages."""
+        with contextlib.suppress(OSError):
+            self._disk.unlink(self._path)
+
     def changed(self, names: Iterable[str], count: int) -> None:
         """Messages came (count 1) or went (-1). Nothing happens if there is no file yet, or if it
         cannot be written."""

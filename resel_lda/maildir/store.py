@@ -114,7 +114,8 @@ class MaildirStore(TreeEvents):
         self._disk.make_directories(location.control)
         self._disk.make_directories(location.index)
         self._claim.take()
-        tree.sweep(self._disk, location.root)
+        if tree.sweep(self._disk, location.root):
+            self._quota.recount()
         self.bin.sweep()
 
     # -- listing ------------------------------------------------------------------------------
@@ -304,7 +305,7 @@ class MaildirStore(TreeEvents):
         guid = read_uidlist(os.path.join(control, FILE_NAME)).guid
         self.bin.keep_folder(name, directory, control)
         for path in dict.fromkeys((directory, control)):
-            tree.remove_folder(self._disk, path, self.layout.location)
+            tree.remove_folder(self._disk, path, self.layout.location, self._quota.recount)
         self._state.set_special_use(name, "")
         self._annotations.forget(name)
         if guid:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from resel_lda.mailbox import FolderInfo, MailboxError
 from resel_lda.maildir.layout import Layout, MailLocation
@@ -97,8 +97,11 @@ def next_uidvalidity(disk: Disk, control: str) -> int:
     return value
 
 
-def remove_folder(disk: Disk, directory: str, location: MailLocation) -> None:
-    """Remove a folder's Maildir at once (by renaming) and for good. Its subfolders stay."""
+def remove_folder(
+    disk: Disk, directory: str, location: MailLocation, gone: Callable[[], None]
+) -> None:
+    """Remove a folder's Maildir at once (by renaming) and for good. Its subfolders stay. gone: called
+    when it is no folder any more."""
     if not os.path.isdir(directory):
         return
     parent = os.path.dirname(directory)
@@ -118,15 +121,17 @@ def remove_folder(disk: Disk, directory: str, location: MailLocation) -> None:
             disk.rename(os.path.join(directory, name), os.path.join(aside, name))
         disk.sync_directory(directory)
     disk.sync_directory(parent)
+    gone()
     _remove_tree(disk, aside)
 
 
-def sweep(disk: Disk, root: str) -> None:
-    """Finish removals that a crash interrupted."""
-    for name in os.listdir(root):
-        # Earlier versions had two dots before it.
-        if name.lstrip(".").startswith(_REMOVED):
-            _remove_tree(disk, os.path.join(root, name))
+def sweep(disk: Disk, root: str) -> bool:
+    """Finish removals that a crash interrupted; whether there were any."""
+    # Earlier versions had two dots before it.
+    left = [name for name in os.listdir(root) if name.lstrip(".").startswith(_REMOVED)]
+    for name in left:
+        _remove_tree(disk, os.path.join(root, name))
+    return bool(left)
 
 
 def _remove_tree(disk: Disk, path: str) -> None:

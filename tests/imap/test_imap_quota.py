@@ -122,3 +122,30 @@ def test_counted_again_when_it_cannot_be_right(tmp_path: Path) -> None:
     assert quota.info().octets == 5000
     os.utime(size, (1, 1))
     assert quota.info().octets == 150
+
+
+async def test_a_folder_goes_with_what_it_took(tmp_path: Path) -> None:
+    """Also where the process died before it had removed all of it."""
+    store = store_with(tmp_path, "4096")
+    await store.create("Lists")
+    await fill(store, PLAIN)
+    await fill(store, *[PLAIN] * 3, folder="Lists")
+    size = len(PLAIN.replace(b"\r", b""))
+    async with session_on(store) as client:
+        assert (await client.command("GETQUOTAROOT INBOX"))[1].startswith("* QUOTA ")
+        assert total(tmp_path) == ("4096S", 4 * size, 4)
+        assert (await client.command("DELETE Lists"))[-1].startswith("x OK")
+        quota = await store.quota()
+        assert quota is not None
+        assert (quota.octets, quota.messages) == (size, 1)
+        assert total(tmp_path) == ("4096S", size, 1)
+    await store.close()
+    mail = tmp_path / "mail"
+    (mail / "maildirsize").write_text(f"4096S\n{4 * size} 4\n")
+    for part in ("cur", "new", "tmp"):
+        (mail / "resel-removed.0123" / part).mkdir(parents=True)
+    store = store_with(tmp_path, "4096")
+    quota = await store.quota()
+    assert quota is not None
+    assert (quota.octets, quota.messages) == (size, 1)
+    await store.close()
