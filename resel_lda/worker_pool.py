@@ -18,10 +18,15 @@ from resel_lda.keeper import Keeper, Spawned, spawn_child
 from resel_mta.config import Settings
 from resel_mta.maillog import MailLog
 
+# More serve nobody sooner, and each takes some 24 MiB before anybody logs in.
+_MOST_FOR_CORES = 16
+
 
 def worker_count(settings: Settings) -> int:
-    """How many workers `mailbox_processes` asks for; 0 there is one for each core."""
-    return settings.number("mailbox_processes") or len(os.sched_getaffinity(0))
+    """How many workers `mailbox_processes` asks for; 0 there is one for each core, up to 16."""
+    return settings.number("mailbox_processes") or min(
+        len(os.sched_getaffinity(0)), _MOST_FOR_CORES
+    )
 
 
 class WorkerPool:

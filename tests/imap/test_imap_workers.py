@@ -27,7 +27,7 @@ from benchmarks.imap_servers import HOST, PASSWORD, ReselMailServer
 from benchmarks.load import BenchmarkError
 from benchmarks.meter import process_tree, pss_bytes
 from demo.machines import free_port
-from resel_lda.worker_pool import WorkerPool
+from resel_lda.worker_pool import WorkerPool, worker_count
 from resel_mta.config import Settings
 from resel_mta.maillog import MailLog, StreamSink
 
@@ -95,6 +95,14 @@ def test_imap_workers_own_users_evenly_and_for_good() -> None:
     assert 400 < sum(owners) < 600
     # Not by this process's hash seed, which is another after each start.
     assert [pool.owner(name) for name in ("lcarr", "zoe", "étienne", "u0", "u1")] == [1, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("asked", "cores", "count"), [(0, 2, 2), (0, 64, 16), (40, 2, 40)])
+def test_imap_workers_are_not_too_many(
+    monkeypatch: pytest.MonkeyPatch, asked: int, cores: int, count: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    assert worker_count(Settings.build("server", mailbox_processes=str(asked))) == count
 
 
 def test_imap_workers_one_dies_and_the_others_users_do_not_notice(server: ReselMailServer) -> None:
