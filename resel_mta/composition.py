@@ -54,6 +54,7 @@ from resel_mta.users import open_users
 from resel_mta.users.pam import ThreadPam
 from resel_mta.workers.accepting import Factory, SharedServer
 from resel_mta.workers.board import Board, SharedCounter
+from resel_mta.workers.guesses import SharedGuesses
 from resel_relay.dns import Resolver
 from resel_relay.transport import SmtpTransport
 
@@ -163,6 +164,7 @@ class Composition(abc.ABC):
         self.store = await open_part(settings, log, self._part)
         pam = self.supervisor.pam if self.supervisor is not None else ThreadPam
         self.users = open_users(settings, log, pam)
+        self.users.penalties.elsewhere = SharedGuesses(self.board)
         await self.users.prepare()
         self.router = RoutingTable(settings, self.users)
         above = self.supervisor

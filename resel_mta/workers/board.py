@@ -1,4 +1,5 @@
-"""Memory that all workers share: how many sessions each has, and from which clients.
+"""Memory that all workers share: how many sessions each has, from which clients, and who guesses
+passwords.
 
 Every worker writes its own column only, so that nobody needs a lock; a number that is read while
 it is written may be that of the moment before. Worker 0 wipes the column of one that died.
@@ -19,7 +20,9 @@ _PLACES = 16_384
 _TRIED = 8
 _PLACE = struct.Struct("<QQ")
 _HEAD = struct.Struct("<qq")
-_COLUMN = 16 + (_PLACES + _TRIED) * _PLACE.size
+#: Where what is said of guesses begins in a column (see `guesses`, which needs less).
+_GUESSES = 16 + (_PLACES + _TRIED) * _PLACE.size
+_COLUMN = _GUESSES + 128 * 1024
 #: What stands for a worker that is not there.
 _AWAY = 0
 
@@ -85,12 +88,29 @@ class Board:
     def _write_head(self) -> None:
         _HEAD.pack_into(self._memory, self._own, 1, self._sessions)
 
+    # -- guesses ------------------------------------------------------------------------------
+
+    @property
+    def memory(self) -> mmap.mmap:
+        """All of it."""
+        return self._memory
+
+    @property
+    def own_guesses(self) -> int:
+        """Where this worker's are."""
+        return self._own + _GUESSES
+
+    @property
+    def others_guesses(self) -> list[int]:
+        """Where those of the others are."""
+        return [start + _GUESSES for start in self._others]
+
     # -- clients ------------------------------------------------------------------------------
 
     def set_count(self, address: str, count: int) -> None:
         """How many connections a client has with this worker. With very many clients some of them
         are known to this worker alone."""
-        key, place = _key(address)
+        key, place = _place(address)
         free = -1
         for offset in range(self._own + place, self._own + place + _SPAN, _PLACE.size):
             found, have = _PLACE.unpack_from(self._memory, offset)
@@ -105,13 +125,13 @@ class Board:
     def forget_clients(self) -> None:
         """As if there were none with this worker."""
         start = self._own + _HEAD.size
-        self._memory[start : self._own + _COLUMN] = bytes(_COLUMN - _HEAD.size)
+        self._memory[start : self._own + _GUESSES] = bytes(_GUESSES - _HEAD.size)
 
     def count_elsewhere(self, address: str) -> int:
         """How many connections a client has with the other workers."""
         if not self._others:
             return 0
-        key, place = _key(address)
+        key, place = _place(address)
         total = 0
         for start in self._others:
             for offset in range(start + place, start + place + _SPAN, _PLACE.size):
@@ -124,10 +144,16 @@ class Board:
 _SPAN = _TRIED * _PLACE.size
 
 
-def _key(address: str) -> tuple[int, int]:
+def key_of(address: str) -> int:
+    """What stands for a client; never 0."""
+    digest = hashlib.blake2b(address.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") or 1
+
+
+def _place(address: str) -> tuple[int, int]:
     """What stands for a client, and where in a column its places begin."""
-    number = int.from_bytes(hashlib.blake2b(address.encode(), digest_size=8).digest(), "little")
-    return number or 1, _HEAD.size + number % _PLACES * _PLACE.size
+    key = key_of(address)
+    return key, _HEAD.size + key % _PLACES * _PLACE.size
 
 
 class SharedCounter(ConnectionCounter):

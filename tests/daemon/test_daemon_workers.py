@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -287,6 +288,31 @@ def test_workers_share_the_limit_of_a_clients_connections(make: Make) -> None:
             return False
 
         until(admitted)
+    assert relay.stop() == 0
+
+
+def test_workers_give_no_more_tries_at_a_password_than_one(make: Make, next_hop: NextHop) -> None:
+    relay = make(
+        3,
+        "passdb = passwd-file:{directory}/users\nsmtpd_sasl_auth_enable = yes\n"
+        "smtpd_tls_auth_only = no\nauth_failure_delay = 1s\n",
+    )
+    (relay.directory / "users").write_text("ann:{PLAIN}secret\n")
+    assert relay.run("resel-mta", "reload").returncode == 0
+    with ExitStack() as stack:
+        clients = [stack.enter_context(relay.client()) for _ in range(12)]
+        for client in clients:
+            client.ehlo()
+
+        def guess(client: smtplib.SMTP) -> None:
+            with pytest.raises(smtplib.SMTPAuthenticationError):
+                client.login("ann", "wrong")
+
+        began = time.monotonic()
+        with ThreadPoolExecutor(len(clients)) as pool:
+            list(pool.map(guess, clients))
+        # Four at a time, for a second each.
+        assert time.monotonic() - began >= 2.9
     assert relay.stop() == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -13,7 +14,9 @@ from resel_mta.control import ControlError, NotRunning, Row
 from resel_mta.mail import Deferred, Outcome, Reply
 from resel_mta.queue.door import Entry
 from resel_mta.queue.ids import PART, IdSource, format_id, part_of, time_of
+from resel_mta.users.penalties import SLOTS, Attempts, Penalties
 from resel_mta.workers.board import Board, SharedCounter
+from resel_mta.workers.guesses import SharedGuesses
 from resel_mta.workers.merging import MergedQueue, Table
 from resel_mta.workers.sharing import Hub
 
@@ -86,6 +89,92 @@ def test_workers_board_whoever_has_most_sessions_is_busier() -> None:
     third.count_session(-1)
     third.leave()
     assert not first.is_busier
+
+
+def penalties_of(board: Board, delay: float = 0.5) -> Penalties:
+    return Penalties(delay, SharedGuesses(board))
+
+
+async def is_free(penalties: Penalties, address: str) -> bool:
+    """Whether an attempt need not wait."""
+    attempt = asyncio.ensure_future(penalties.turn(address, "eve"))
+    await settle()
+    if attempt.done():
+        (await attempt).undecided()
+        return True
+    attempt.cancel()
+    await asyncio.wait((attempt,))
+    return False
+
+
+async def test_workers_guesses_have_the_same_slots_everywhere() -> None:
+    one, two, three = (penalties_of(board) for board in boards(3))
+    turns = [await each.turn("192.0.2.1", "ann") for each in (one, one, two, three)]
+    for penalties in (one, two, three):
+        assert not await is_free(penalties, "192.0.2.1")
+        assert await is_free(penalties, "192.0.2.2")
+    # It is told when another one lets go.
+    waiting = asyncio.ensure_future(three.turn("192.0.2.1", "ann"))
+    await settle()
+    turns[0].undecided()
+    (await asyncio.wait_for(waiting, 30)).undecided()
+    turns[1].undecided()
+    assert all([await is_free(each, "192.0.2.1") for each in (one, two, three)])
+
+
+async def test_workers_guesses_wait_everywhere_for_their_turn() -> None:
+    all_penalties = [penalties_of(board) for board in boards(3)]
+    under_way = most = done = 0
+
+    async def guess(penalties: Penalties) -> None:
+        nonlocal under_way, most, done
+        turn = await penalties.turn("192.0.2.1", "ann")
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.01)
+        under_way -= 1
+        turn.undecided()
+        done += 1
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(guess(each) for each in all_penalties for _ in range(20)))
+    assert (done, most) == (60, SLOTS)
+
+
+async def test_workers_guesses_are_counted_together_and_forgotten_with_a_dead_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("resel_mta.users.penalties.monotonic", lambda: now)
+    monkeypatch.setattr("resel_mta.workers.guesses.monotonic", lambda: now)
+    first, second = boards(2)
+    one, two = penalties_of(first, 0.001), penalties_of(second, 0.001)
+    delays = [
+        (await each.turn("192.0.2.1", "ann")).failed() for _ in range(8) for each in (one, two)
+    ]
+    assert delays == [0.001] * 8 + [0.002] * 8
+    first.wipe(1)
+    assert (await one.turn("192.0.2.1", "ann")).failed() == 0.002
+    assert (await two.turn("192.0.2.1", "ann")).failed() == 0.004
+    now += 601
+    assert (await two.turn("192.0.2.1", "ann")).failed() == 0.001
+
+
+def test_workers_guesses_of_many_addresses_stay_within_their_memory() -> None:
+    first, second, _ = boards(3)
+    guesses = SharedGuesses(first)
+    for number in range(20_000):
+        now = time.monotonic()
+        guesses.tell(f"2001:db8::{number:x}", Attempts(0, 0, 1, now))
+    # The latest are known, and nothing was written where something else lies.
+    assert (
+        sum(SharedGuesses(second).of(f"2001:db8::{n:x}").failures for n in range(19_900, 20_000))
+        > 90
+    )
+    assert not any(SharedGuesses(first).of(f"2001:db8::{n:x}").failures for n in range(20_000))
+    first.wipe(0)
+    # Nothing is left but the word that the two others are there.
+    assert bytes(second.memory).count(0) == len(second.memory) - 2
 
 
 class Ear:
