@@ -16,10 +16,9 @@ from resel_mta.config.parameters import Support, table
 from resel_mta.config.problems import Problem
 from resel_mta.config.settings import Settings
 
-# Of notify_classes. Transcripts may hold passwords and mail, and a storm of them can be asked for by
-# anybody who is refused.
-_NOTICES = frozenset(("bounce", "2bounce", "delay"))
-_NO_TRANSCRIPTS = frozenset(("data", "policy", "protocol", "resource", "software"))
+_NOTICES = frozenset(
+    ("2bounce", "bounce", "data", "delay", "policy", "protocol", "resource", "software")
+)
 _READABLE_FILES = (
     "smtpd_tls_cert_file",
     "smtpd_tls_key_file",
@@ -199,17 +198,14 @@ def _machine(settings: Settings) -> list[Problem]:
 
 
 def _notices(settings: Settings) -> list[Problem]:
-    """Classes of notices to the postmaster that there are not, where somebody asks for them."""
+    """Classes of notices to the postmaster that there are not."""
     name = "notify_classes"
-    problems = []
-    for word in settings.items(name) if settings.is_set(name) else ():
-        if word in _NO_TRANSCRIPTS:
-            text = f"{word}: no transcripts of sessions are sent; what was refused is in the log"
-            problems.append(_problem(settings, name, text, is_error=False))
-        elif word not in _NOTICES:
-            known = ", ".join(sorted(_NOTICES | _NO_TRANSCRIPTS))
-            problems.append(_problem(settings, name, f'"{word}" is not one of: {known}'))
-    return problems
+    known = ", ".join(sorted(_NOTICES))
+    return [
+        _problem(settings, name, f'"{word}" is not one of: {known}')
+        for word in settings.items(name)
+        if word not in _NOTICES
+    ]
 
 
 def _not_ours(host: str) -> str:

@@ -106,7 +106,9 @@ class Conduct(Connection):
     # -- the log ----------------------------------------------------------------------------------
 
     def log_reject(self, where: str, reply: Reply, details: str = "", queue_id: str = "") -> None:
-        """Postfix's "NOQUEUE: reject: RCPT from …" line."""
+        """Postfix's "NOQUEUE: reject: RCPT from …" line; the reply is said next."""
+        if self.transcript is not None:
+            self.transcript.rejected(where)
         words = [
             f"reject: {where} from {self.client.label()}: {reply};{details}",
             f"proto={'ESMTP' if self.client.esmtp else 'SMTP'}",
@@ -118,6 +120,8 @@ class Conduct(Connection):
     def report(self, error: Exception) -> Reply:
         """Log what should not have happened under a reference; the reply gives only that."""
         reference = secrets.token_hex(4)
+        if self.transcript is not None:
+            self.transcript.failed()
         frames = traceback.extract_tb(error.__traceback__)
         place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
         self.log(

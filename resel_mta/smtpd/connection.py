@@ -20,6 +20,7 @@ from aiosmtpd.smtp import SMTP
 from resel_mta.mail import Reply
 from resel_mta.smtpd.access import AccessPolicy
 from resel_mta.smtpd.client import Client, is_loopback, peer_address
+from resel_mta.smtpd.transcript import Transcript
 
 if TYPE_CHECKING:
     from resel_mta.smtpd.service import SmtpService
@@ -69,6 +70,7 @@ class Connection(SMTP, abc.ABC):
         self._out: list[bytes] = []
         self._write_paused = False
         self._active = loop.time()
+        self.transcript: Transcript | None = None
         self.client: Client
         self.access: AccessPolicy
 
@@ -89,6 +91,7 @@ class Connection(SMTP, abc.ABC):
         trusted = self.options.mynetworks.matches(address)
         name = "unknown" if peername else "localhost"
         self.client = Client(name, address, port, own, trusted)
+        self.transcript = self.service.postmaster.begin()
         self.access = AccessPolicy(self.options, self.service.recipients, self.client)
         if self.options.forbid_bare_newline:
             excluded = self.options.bare_newline_exclusions
@@ -235,6 +238,8 @@ class Connection(SMTP, abc.ABC):
         """Add a reply to those that leave with the next write."""
         self.said = reply if isinstance(reply, bytes) else reply.wire()
         self._out.append(self.said)
+        if self.transcript is not None:
+            self.transcript.said(self.said)
 
     async def push(self, status: bytes | Reply) -> None:  # type: ignore[override]
         """Send a reply now."""

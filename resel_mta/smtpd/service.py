@@ -17,6 +17,7 @@ from resel_mta.smtpd.names import NameFinder
 from resel_mta.smtpd.options import Options
 from resel_mta.smtpd.protocol import SmtpProtocol
 from resel_mta.smtpd.recipients import RecipientTable
+from resel_mta.smtpd.transcript import Postmaster
 from resel_mta.tls import ServerTLS
 from resel_mta.users import Users
 
@@ -78,6 +79,7 @@ class SmtpService:
         self.tls = tls
         self.names = names
         self.log_name = "smtpd" if name == "smtpd" else f"{name}/smtpd"
+        self.postmaster = Postmaster(self.log_name, intake, log)
         self._counter = counter if counter is not None else ConnectionCounter()
         self._sessions: set[Connection] = set()
         self._empty = asyncio.Event()
@@ -86,7 +88,7 @@ class SmtpService:
         self._second = 0
         self._date = ""
         self._sweeping: asyncio.TimerHandle | None = None
-        self._use(self._read(settings))
+        self._use(self._read(settings), settings)
         if self.options.implicit_tls and (tls is None or tls.context() is None):
             raise ConfigError(
                 [Problem("", "smtpd_tls_cert_file", f"{name} needs a certificate and its key")]
@@ -98,8 +100,9 @@ class SmtpService:
         except (OSError, ValueError) as error:
             raise ConfigError([Problem("", "mynetworks", str(error))]) from error
 
-    def _use(self, options: Options) -> None:
+    def _use(self, options: Options, settings: Settings) -> None:
         self.options = options
+        self.postmaster.reconfigure(settings)
         self.greeting = Reply(220, "", options.banner).wire()
         self.recipients.forget()
 
@@ -117,7 +120,7 @@ class SmtpService:
     def reconfigure(self, settings: Settings) -> None:
         """Settings (the service's view) for sessions from now on. Raises ConfigError, and then
         nothing changes."""
-        self._use(self._read(settings))
+        self._use(self._read(settings), settings)
 
     async def stop(self, timeout: float) -> None:
         """End all sessions: idle ones at once, others after their transaction, at the latest in
@@ -136,6 +139,7 @@ class SmtpService:
             except TimeoutError:
                 for session in list(self._sessions):
                     session.transport.abort()
+        await self.postmaster.finish()
 
     @property
     def session_count(self) -> int:

@@ -54,6 +54,8 @@ class Session(Conduct):
                 f"warning: Connection concurrency limit exceeded: {count} from "
                 f"{self.client.label()} for service {service}"
             )
+            if self.transcript is not None:
+                self.transcript.rejected("CONNECT")
             self.hang_up(replies.too_many_connections(options.myhostname, self.client.address))
         refusal = await self.access.settle(self.access.on_connect)
         if refusal is not None:
@@ -157,6 +159,8 @@ class Session(Conduct):
         if command is None:
             verb = verb.upper()
             command = self.commands.get(verb)
+        if self.transcript is not None:
+            self.transcript.heard(verb if command is not None else b"", line)
         if (
             command is None
             or line is LINE_TOO_LONG
@@ -234,6 +238,9 @@ class Session(Conduct):
         self.unread(b"")
         self._forget_held()
         self.log(f"disconnect from {self.label()}{self.client.summary()}")
+        if self.transcript is not None:
+            self.service.postmaster.ended(self.transcript, self.client)
+            self.transcript = None
         if self.transport is not None:
             self.transport.close()
         work = self.abandon()
