@@ -29,6 +29,8 @@ _READY_BATCH = 1_000
 # Whole messages loaded at once, by number and by octets.
 _READ_BATCH = 32
 _READ_OCTETS = 2 * 1024 * 1024
+# The longest answer of one message: twice the largest that can be appended.
+_ANSWER_OCTETS = 512 * 1024 * 1024
 
 
 async def fetch(session: Session, args: Parser, by_uid: bool) -> str:
@@ -193,13 +195,25 @@ def _responses(loaded: list[Loaded], items: list[Item], told: set[int]) -> list[
     """told: UIDs whose flags the fetch itself changed and therefore tells."""
     out = []
     for message in loaded:
-        rendered = [item.render(message) for item in items]
+        rendered = _rendered(message, items)
         if message.info.uid in told and fetch_items.FLAGS not in items:
             if message.view.with_modseq and fetch_items.MODSEQ not in items:
                 rendered.append(fetch_items.MODSEQ.render(message))
             rendered.append(fetch_items.FLAGS.render(message))
         out.append(b"* %d %b (%b)\r\n" % (message.sequence, message.view.head, b" ".join(rendered)))
     return out
+
+
+def _rendered(message: Loaded, items: list[Item]) -> list[bytes]:
+    """Raises Refused: parts can be asked for again and again, and one answer is made in memory."""
+    rendered: list[bytes] = []
+    octets = 0
+    for item in items:
+        rendered.append(item.render(message))
+        octets += len(rendered[-1])
+        if octets > _ANSWER_OCTETS:
+            raise Refused("NO", f"Too much of message {message.sequence} in one answer", "LIMIT")
+    return rendered
 
 
 async def _from_memory(session: Session, view: View, pairs: Pairs, items: list[Item]) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from resel_lda.imap import folders, text
@@ -17,6 +18,10 @@ _SELECT_OPTIONS = (b"SUBSCRIBED", b"REMOTE", b"RECURSIVEMATCH", b"SPECIAL-USE")
 # Those that choose folders by what they are.
 _CRITERIA = frozenset((b"SUBSCRIBED", b"SPECIAL-USE"))
 _MAX_PATTERNS = 64
+# No folder's name is as long, and every character of a pattern is compared with every folder.
+_MAX_PATTERN = 1_000
+# Folders whose names are compared before others get their turn.
+_AT_ONCE = 20
 
 
 @dataclass(slots=True)
@@ -40,7 +45,7 @@ async def list_(session: Session, args: Parser) -> str:
     if b"HIGHESTMODSEQ" in request.status:
         session.use_condstore()
     held = await session.store.folders()
-    for folder, matched, below in _chosen(session, request, held):
+    for folder, matched, below in await _chosen(session, request, held):
         attributes = _attributes(request, folder, session.rev2)
         extra = b""
         if below:
@@ -90,9 +95,10 @@ def _parse(session: Session, args: Parser) -> _Request:
 def _pattern(session: Session, reference: bytes, given: bytes) -> str:
     """As it is matched with names; "", which matches none, where it can be none (RFC 9051 §6.3.9)."""
     try:
-        return session.names.text(reference) + session.names.text(given)
+        pattern = session.names.text(reference) + session.names.text(given)
     except Refused:
         return ""
+    return pattern if len(pattern) <= _MAX_PATTERN else ""
 
 
 def _select_options(args: Parser) -> set[bytes]:
@@ -130,29 +136,39 @@ def _answer_root(session: Session) -> None:
     session.untagged(b"LIST (\\Noselect) %b %b" % (separator, prefix or b'""'))
 
 
-def _chosen(
+async def _chosen(
     session: Session, request: _Request, held: Sequence[FolderInfo]
-) -> Iterator[tuple[FolderInfo, bool, bool]]:
+) -> list[tuple[FolderInfo, bool, bool]]:
     """(folder, whether it is itself selected, whether one below it is): RFC 5258 §3.5, §4. A folder
     that is not selected itself is told only for one below that is not told."""
     separator = session.names.separator
-    recursive = b"RECURSIVEMATCH" in request.select
-
-    def matches(folder: FolderInfo) -> bool:
+    matching: set[str] = set()
+    for at, folder in enumerate(held):
         shown = session.names.shown(folder.name)
-        return any(matches_folder(pattern, shown, separator) for pattern in request.patterns)
-
+        if any(matches_folder(pattern, shown, separator) for pattern in request.patterns):
+            matching.add(folder.name)
+        if at % _AT_ONCE == _AT_ONCE - 1:
+            await asyncio.sleep(0)
+    # Folders above one that is selected, and above one of these that is not told.
+    above: set[str] = set()
+    wanted: set[str] = set()
+    for folder in held if b"RECURSIVEMATCH" in request.select else ():
+        if _is_selected(request, folder):
+            parents = _parents(folder.name)
+            above |= parents
+            if folder.name not in matching:
+                wanted |= parents
+    found = []
     for folder in held:
-        if not matches(folder):
-            continue
         selected = _is_selected(request, folder)
-        below = [
-            other
-            for other in (held if recursive else ())
-            if other.name.startswith(folder.name + "/") and _is_selected(request, other)
-        ]
-        if selected or any(not matches(other) for other in below):
-            yield folder, selected, bool(below)
+        if folder.name in matching and (selected or folder.name in wanted):
+            found.append((folder, selected, folder.name in above))
+    return found
+
+
+def _parents(name: str) -> set[str]:
+    levels = name.split("/")
+    return {"/".join(levels[:depth]) for depth in range(1, len(levels))}
 
 
 def _is_selected(request: _Request, folder: FolderInfo) -> bool:

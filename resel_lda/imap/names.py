@@ -77,6 +77,8 @@ class Names:
 def matches(pattern: str, name: str, separator: str) -> bool:
     """LIST's wildcards: "*" is anything, "%" anything within a level. Linear in both lengths
     multiplied at most, so no pattern can be made to explode."""
+    if len(pattern) - pattern.count("*") - pattern.count("%") > len(name):
+        return False
     reached = {0}
     for char in _collapsed(pattern):
         if not reached:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -124,14 +125,19 @@ def _group(args: Parser, names: Names) -> tuple[Group, bool]:
 
 
 def _names(args: Parser, names: Names) -> set[str]:
-    if not args.skip(b"("):
-        return {names.store_name(args.astring())}
-    held = {names.store_name(args.astring())}
-    while not args.skip(b")"):
+    """Without those that no mailbox can have: they are ignored as those that none has (RFC 5465
+    §3.1)."""
+    several = args.skip(b"(")
+    wires = [args.astring()]
+    while several and not args.skip(b")"):
         args.space()
-        held.add(names.store_name(args.astring()))
-        if len(held) > _MAX_NAMES:
+        wires.append(args.astring())
+        if len(wires) > _MAX_NAMES:
             raise ParseError("Too many mailboxes")
+    held = set()
+    for wire in wires:
+        with contextlib.suppress(Refused):
+            held.add(names.store_name(wire))
     return held
 
 

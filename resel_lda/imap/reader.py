@@ -68,7 +68,7 @@ class CommandRefused(Exception):
 def tag_of(data: bytes) -> bytes:
     """The tag a command starts with, b"*" if none."""
     try:
-        return Parser(data[:256]).tag()
+        return Parser(data).tag()
     except ParseError:
         return b"*"
 
@@ -154,6 +154,8 @@ class CommandReader:
         if literal.waits:
             return
         if literal.size > self.limits.skip:
+            # RFC 7888 §4: it is said, though it may not arrive: nobody reads what still comes.
+            self._stream.write(b"* BYE [TOOBIG] Literal too large\r\n")
             raise ConnectionLost
         await self.skip(literal.size)
         await self.rest_of_line()

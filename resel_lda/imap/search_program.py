@@ -51,7 +51,7 @@ class Program:
     match is a match of each in `narrowing`. texts: keys for which messages may have to be read.
     size, message: what else may have to be looked at. with_modseq: MODSEQ was asked for.
     passing: what matches also depends on sequence numbers, on what was saved or on the time.
-    everything: the program is ALL and nothing else."""
+    everything: the program is ALL and nothing else. keys: how many there are."""
 
     key: Key = keys.always
     fields: list[FieldKey | SentKey | StoredKey] = field(default_factory=list)
@@ -61,6 +61,7 @@ class Program:
     with_modseq: bool = False
     passing: bool = False
     everything: bool = False
+    keys: int = 1
 
 
 def charset(args: Parser) -> str:
@@ -93,6 +94,7 @@ class _KeyParser:
                 break
             every.append(self.key(0))
         self.found.key = keys.all_of(every)
+        self.found.keys = self._keys
         self.found.narrowing = [
             key for key in every if isinstance(key, FieldKey | FlagKey | StoredKey)
         ]

@@ -14,8 +14,10 @@ from resel_lda.imap.stream import ConnectionLost
 from resel_lda.imap.view import View
 from resel_lda.mailbox import Mailbox
 
-# How much is done before others get their turn.
+# How much is done before others get their turn: messages, or messages times keys where these are
+# many.
 _MEMORY_BATCH = 5_000
+_KEYS_BATCH = 50_000
 _HEADER_BATCH = 500
 _RULE_OUT_BATCH = 1_000
 _TEXT_BATCH = 16
@@ -57,8 +59,9 @@ async def _from_memory(
     get, recent, key = view.mailbox.get, view.recent, program.key
     candidate: Candidate | None = None
     chosen = _chosen(view, program.narrowing, among)
-    for start in range(0, len(chosen), _MEMORY_BATCH):
-        for sequence, uid in chosen[start : start + _MEMORY_BATCH]:
+    batch = max(min(_MEMORY_BATCH, _KEYS_BATCH // program.keys), 1)
+    for start in range(0, len(chosen), batch):
+        for sequence, uid in chosen[start : start + batch]:
             info = get(uid)
             if info is None:
                 continue
@@ -74,7 +77,7 @@ async def _from_memory(
             elif answer is None:
                 open_.append(candidate)
                 candidate = None
-        if len(chosen) > _MEMORY_BATCH:
+        if len(chosen) > batch:
             await asyncio.sleep(0)
     return matched, open_
 

@@ -88,6 +88,8 @@ class Stream(asyncio.Protocol):
             # Much came out of little: the rest is unpacked when it is wanted.
             if not self._deflate.feed(b"", self._buffer):
                 self.abort()
+            # A few octets can become a thousand times as many: others get their turn.
+            await asyncio.sleep(0)
             return
         if self._eof or self.lost:
             raise ConnectionLost

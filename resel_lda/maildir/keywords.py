@@ -15,6 +15,8 @@ from resel_mta.disk import Disk
 
 FILE_NAME = "dovecot-keywords"
 MAX_KEYWORDS = 26
+# As Dovecot's mail_max_keyword_length: every message that has it says it in every answer.
+_MAX_LENGTH = 50
 
 
 class Keywords:
@@ -80,6 +82,8 @@ class Keywords:
             for name in wanted:
                 if name.lower() in known:
                     continue
+                if len(name) > _MAX_LENGTH:
+                    raise MailboxError("The keyword is too long", "LIMIT")
                 free = next((i for i in range(MAX_KEYWORDS) if i not in names), None)
                 if free is None:
                     raise MailboxError("A folder can have at most 26 keywords", "LIMIT")

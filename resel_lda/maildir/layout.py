@@ -15,6 +15,8 @@ from resel_lda.mailbox import MailboxError
 from resel_lda.maildir.names import decode_found, encode_mutf7
 
 _MAX_LEVEL = 200
+# Of a Maildir++ folder, which is one directory however many levels it has.
+_MAX_FILE_NAME = 240
 _MAX_DEPTH = 20
 _OWN_DIRECTORIES = frozenset(("cur", "new", "tmp"))
 
@@ -116,6 +118,8 @@ class Layout:
                 bad = bad or level in (".", "..") or level in _OWN_DIRECTORIES or level[:1] == "."
             else:
                 bad = bad or "." in level
+        if not self.location.fs:
+            bad = bad or len(self._join(encode_mutf7(level) for level in levels)) > _MAX_FILE_NAME
         if bad:
             raise MailboxError(f"Invalid mailbox name: {name}", "CANNOT", name)
 

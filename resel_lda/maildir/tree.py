@@ -159,6 +159,9 @@ def rename_folders(
     for _, target in pairs:
         if layout.exists(target):
             raise MailboxError(f"Mailbox already exists: {target}", "ALREADYEXISTS")
+    if layout.location.fs and os.path.isdir(layout.directory(new_name)):
+        # No mailbox itself, but there are some below it.
+        raise MailboxError(f"Mailbox already exists: {new_name}", "ALREADYEXISTS")
     moves: dict[str, str] = {}
     for one, target in [(name, new_name)] if layout.location.fs else pairs:
         moves[layout.directory(one)] = layout.directory(target)

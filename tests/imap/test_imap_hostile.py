@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
+import zlib
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from imap_dialog import session_on
 from imap_fake import FakeStore
+from test_imap_dialog import PLAIN, fill
+
+from resel_lda.imap import fetch
+from resel_lda.mailbox import MailStore
 
 
 @pytest.mark.parametrize(
@@ -118,6 +124,106 @@ async def test_slow_reader_does_not_fill_the_memory(fake: FakeStore) -> None:
         await asyncio.sleep(0.3)
         assert box.reads < 20
         client.writer.transport.abort()
+
+
+async def test_tag_of_any_length_comes_back(fake: FakeStore) -> None:
+    async with session_on(fake) as client:
+        tag = "t" * 5_000
+        assert await client.command("NOOP", tag) == [f"{tag} OK NOOP completed."]
+
+
+async def test_what_unpacks_to_much_leaves_others_their_turn(fake: FakeStore) -> None:
+    """100 MB of nothing in 100 KB: a literal that is refused, and read out."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with session_on(fake) as client:
+        assert (await client.command("COMPRESS DEFLATE"))[-1] == "x OK Begin compression."
+        packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+        size = 100_000_000
+        bomb = packer.compress(b"a SELECT {%d+}\r\n" % size) + packer.compress(bytes(size))
+        bomb += packer.compress(b"\r\nb NOOP\r\n") + packer.flush(zlib.Z_SYNC_FLUSH)
+        assert len(bomb) < 200_000
+        counting = asyncio.create_task(count())
+        client.send(bomb)
+        unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+        text = b""
+        async with asyncio.timeout(60):
+            while b"b OK" not in text:
+                text += unpacker.decompress(await client.reader.read(1000))
+        counting.cancel()
+        assert text.startswith(b"a BAD [TOOBIG]")
+        assert turns > 1_000
+
+
+async def test_patterns_without_end_cost_little(fake: FakeStore) -> None:
+    for number in range(300):
+        await fake.create(f"{'ab' * 40}{number}")
+    async with session_on(fake) as client:
+        patterns = " ".join("%a" * 450 for _ in range(60))
+        started = time.process_time()
+        assert await client.command(f'LIST "" ({patterns})') == ["x OK List completed."]
+        assert (await client.command(f'LIST "" {"*" * 20_000}'))[-1] == "x OK List completed."
+        assert time.process_time() - started < 10
+
+
+async def test_one_answer_is_not_too_large_for_memory(
+    fake: FakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "_ANSWER_OCTETS", 1_000_000)
+    box = fake.boxes["INBOX"]
+    box.add(b"Subject: x\r\n\r\n" + b"y" * 200_000)
+    box.add(b"Subject: y\r\n\r\n")
+    async with session_on(fake) as client:
+        await client.command("SELECT INBOX")
+        items = " ".join(f"BODY.PEEK[]<{at}.300000>" for at in range(6))
+        lines = await client.command(f"FETCH 1:2 ({items})")
+        assert lines[-1] == "x NO [LIMIT] Too much of message 1 in one answer"
+        assert lines[0].startswith("* 2 FETCH (BODY[]<0> {")
+        assert (await client.command("NOOP"))[-1] == "x OK NOOP completed."
+
+
+async def test_keywords_are_not_too_long(store: MailStore) -> None:
+    await fill(store, PLAIN)
+    async with session_on(store) as client:
+        await client.command("SELECT INBOX")
+        assert (await client.command(f"STORE 1 +FLAGS ({'k' * 50})"))[-1].startswith("x OK")
+        long = await client.command(f"STORE 1 +FLAGS ({'k' * 51})")
+        assert isinstance(store, FakeStore) or long == ["x NO [LIMIT] The keyword is too long"]
+
+
+async def test_names_that_are_too_long(store: MailStore) -> None:
+    async with session_on(store) as client:
+        for name in ("a" * 250, "/".join(["q" * 150, "r" * 150]), "/".join(["a"] * 50)):
+            for command in (f"CREATE {name}", f"RENAME INBOX {name}", f"SELECT {name}"):
+                answer = (await client.command(command))[-1]
+                assert isinstance(store, FakeStore) or answer.startswith("x NO [CANNOT] "), answer
+
+
+async def test_many_keys_leave_others_their_turn(fake: FakeStore) -> None:
+    box = fake.boxes["INBOX"]
+    for _ in range(2_000):
+        box.add(b"Subject: x\r\n\r\n", ["\\Seen"])
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with session_on(fake) as client:
+        await client.command("SELECT INBOX")
+        counting = asyncio.create_task(count())
+        lines = await client.command("SEARCH " + " ".join(["NOT UNSEEN"] * 900))
+        counting.cancel()
+        assert lines[0].startswith("* SEARCH 1 2 3 ")
+        assert turns > 20
 
 
 words = st.sampled_from(

@@ -408,6 +408,8 @@ async def test_notify_with_qresync(store: MailStore) -> None:
         (f"SET (selected {MESSAGES}) (selected-delayed {MESSAGES})", "BAD"),
         ("SET (personal (MessageNew (UID) MessageExpunge))", "BAD"),
         ("SET (everything NONE)", "BAD"),
+        # Names that no mailbox can have are ignored as those that none has.
+        (f'SET (subtree "" {MESSAGES}) (mailboxes ("a//b" Gone) {MESSAGES})', "OK"),
         ("NONE now", "BAD"),
         (
             "SET (personal (MessageNew MessageExpunge AnnotationChange))",
