@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Sequence
 
 from resel_lda.mailbox import SYSTEM_FLAGS, MailboxError, StoreResult
@@ -47,20 +48,21 @@ def change_flags(
     touched: list[int] = []
     gone: list[int] = []
     try:
-        for uid in uids:
-            info = index.infos.get(uid)
-            if info is None:
-                continue
-            if unchanged_since is not None and info.modseq > unchanged_since:
-                conflicts.append(uid)
-                continue
-            name = _rename(index, uid, change)
-            if name is None:
-                gone.append(uid)
-                continue
-            touched.append(uid)
-            if name != index.names[uid]:
-                renamed.append((uid, name))
+        with contextlib.ExitStack() as lock:
+            for uid in uids:
+                info = index.infos.get(uid)
+                if info is None:
+                    continue
+                if unchanged_since is not None and info.modseq > unchanged_since:
+                    conflicts.append(uid)
+                    continue
+                name = _rename(index, uid, change, lock)
+                if name is None:
+                    gone.append(uid)
+                    continue
+                touched.append(uid)
+                if name != index.names[uid]:
+                    renamed.append((uid, name))
     finally:
         if renamed:
             index.files.disk.sync_directory(index.files.cur)
@@ -80,6 +82,7 @@ class _Change:
         # Letters that we know nothing of are another program's.
         self._known = index.keywords.known_letters() | LETTER_FLAGS.keys()
         self._made: dict[str, str] = {}
+        self.locked = False
 
     def letters(self, old: str) -> str:
         """In order; `old` itself if nothing changes."""
@@ -99,14 +102,20 @@ class _Change:
         return old if after == before else "".join(sorted(after))
 
 
-def _rename(index: FolderIndex, uid: int, change: _Change) -> str | None:
-    """The message's name with the new flags; None if it is gone."""
+def _rename(
+    index: FolderIndex, uid: int, change: _Change, lock: contextlib.ExitStack
+) -> str | None:
+    """The message's name with the new flags; None if it is gone. The first one that needs another
+    name locks the names."""
     name = index.names[uid]
     for _ in range(4):
         old = info_of(name)
         letters = change.letters(old)
         if letters == old:
             return name
+        if not change.locked:
+            lock.enter_context(index.names_locked())
+            change.locked = True
         target = with_info(name, letters)
         try:
             index.files.disk.rename(index.files.path(name), index.files.path(target))

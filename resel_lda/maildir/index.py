@@ -24,9 +24,9 @@ from resel_lda.maildir.uidlist import (
     FILE_NAME,
     UidEntry,
     append_entries,
-    file_stamp,
     new_guid,
     read_uidlist,
+    reread_uidlist,
     write_uidlist,
 )
 from resel_mta.maillog import MailLog
@@ -61,6 +61,8 @@ class FolderIndex(ChangeLog):
         self.names: dict[int, str] = {}
         self.uids: dict[str, int] = {}
         self.last_uid = 0
+        # Up to here every UID is shown, or its message is gone.
+        self._settled_uid = 0
         self._stamps: tuple[int, int] | None = None
         self._scan_start = 0
 
@@ -78,9 +80,11 @@ class FolderIndex(ChangeLog):
         self._mark_scan()
         found, _ = self.files.scan()
         rows = self.state.rows
-        if any(uidlist.entries[base].uid in rows for base in uidlist.entries.keys() - found.keys()):
+        missed = [uidlist.entries[base].uid for base in uidlist.entries.keys() - found.keys()]
+        if any(uid in rows or uid >= self.state.next_uid for uid in missed):
             # Perhaps only renamed while we were listing.
-            found = {**self.files.list_cur(), **self.files.scan()[0]}
+            found = self._look_again(found)
+        self._settled_uid = uidlist.next_uid - 1
         self._add_known(found)
         self._assign(found)
         self._add_known(found)
@@ -160,12 +164,17 @@ class FolderIndex(ChangeLog):
         self._mark_scan()
         found, _ = self.files.scan()
         if self.uids.keys() - found.keys():
-            found = {**found, **self.files.scan()[0]}
+            found = self._look_again(found)
         gone = [self.uids[base] for base in self.uids.keys() - found.keys()]
         self._apply(found)
         if gone:
             self.forget(gone)
         self.save()
+
+    def _look_again(self, found: dict[str, str]) -> dict[str, str]:
+        """All files; found: those that a first listing showed."""
+        with self.names_locked():
+            return {**found, **self.files.scan()[0]}
 
     def take_events(
         self, new: Collection[str], cur: Collection[str], gone: Collection[str]
@@ -237,21 +246,46 @@ class FolderIndex(ChangeLog):
     # -- UIDs ---------------------------------------------------------------------------------
 
     def _assign(self, found: dict[str, str]) -> None:
-        """Give the files that have none a UID, on disk before anyone sees it."""
+        """Give the files that have none a UID, on disk before anyone sees it. To found are added
+        others that must be shown first: what is shown after a higher UID needs a new one."""
         entries = self.uidlist.entries
-        if all(
+        if not self._misses(found) and all(
             base in self.uids or (base in entries and entries[base].uid > self.last_uid)
             for base in found
         ):
             return
         with self.locked():
+            if self._misses(found):
+                found.update(self.files.scan()[0])
+                self._settled_uid = self.uidlist.next_uid - 1
             self.enter(base for base in sorted(found, key=arrival_key) if base not in self.uids)
+
+    def _misses(self, found: Collection[str]) -> bool:
+        """Whether others have given UIDs, above those shown, to files that were not found: gone
+        again, or renamed while they were looked for."""
+        settled = max(self.last_uid, self._settled_uid)
+        for entry in reversed(self.uidlist.entries.values()):
+            if entry.uid <= settled:
+                break
+            if entry.base not in found:
+                return True
+        return False
+
+    @contextlib.contextmanager
+    def names_locked(self) -> Iterator[None]:
+        """Dovecot changes no names in cur/ meanwhile, and does not list it: a listing may miss a
+        file that is renamed during it, and what Dovecot misses gets a new UID. Where no lock can be
+        made (full disk, mailbox that may only be read), it goes without. Not within `locked`."""
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):
+                stack.enter_context(dotlock(self.files.disk, self._path))
+            yield
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the uidlist's lock, with `uidlist` as it is on disk now."""
         with dotlock(self.files.disk, self._path):
-            self._reread()
+            self.uidlist = reread_uidlist(self._path, self.uidlist)
             yield
 
     def enter(self, bases: Iterable[str]) -> list[UidEntry]:
@@ -286,33 +320,12 @@ class FolderIndex(ChangeLog):
         if len(entries) < 200 or len(entries) < 2 * len(self.uids) + 100:
             return False
         present = self.files.list_cur().keys() | {base_of(n) for n in os.listdir(self.files.new)}
+        # What another program renamed meanwhile.
+        present |= self.files.list_cur().keys()
         for base in [base for base in entries if base not in present]:
             if entries[base].uid <= self.last_uid:
                 del entries[base]
         return True
-
-    def _reread(self) -> None:
-        old = self.uidlist
-        stamp = file_stamp(self._path)
-        if stamp is not None and stamp == old.stamp:
-            return
-        fresh = read_uidlist(self._path)
-        if not fresh.uidvalidity:
-            # Deleted or ruined under us: what we know is written again.
-            old.stamp = None
-            return
-        if fresh.uidvalidity != old.uidvalidity:
-            raise MailboxError("UIDVALIDITY was changed by another program", "UNAVAILABLE")
-        if fresh.damaged:
-            used = {entry.uid for entry in fresh.entries.values()}
-            for base, entry in old.entries.items():
-                if base not in fresh.entries and entry.uid not in used:
-                    fresh.entries[base] = entry
-            ordered = sorted(fresh.entries.items(), key=lambda item: item[1].uid)
-            fresh.entries = dict(ordered)
-        fresh.guid = fresh.guid or old.guid
-        fresh.next_uid = max(fresh.next_uid, old.next_uid)
-        self.uidlist = fresh
 
     # -- our own changes ----------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from resel_lda.mailbox import MailboxError
 from resel_lda.maildir.names import base_of
 from resel_mta.disk import Disk
 
@@ -102,6 +103,30 @@ def read_uidlist(path: str) -> Uidlist:
         last = uid
     found.next_uid = max(found.next_uid, last + 1)
     return found
+
+
+def reread_uidlist(path: str, old: Uidlist) -> Uidlist:
+    """The file as it is now; `old` is what was known of it, and fills what is ruined. Raises
+    OSError, MailboxError("UNAVAILABLE")."""
+    stamp = file_stamp(path)
+    if stamp is not None and stamp == old.stamp:
+        return old
+    fresh = read_uidlist(path)
+    if not fresh.uidvalidity:
+        # Deleted or ruined under us: what we know is written again.
+        old.stamp = None
+        return old
+    if fresh.uidvalidity != old.uidvalidity:
+        raise MailboxError("UIDVALIDITY was changed by another program", "UNAVAILABLE")
+    if fresh.damaged:
+        used = {entry.uid for entry in fresh.entries.values()}
+        for base, entry in old.entries.items():
+            if base not in fresh.entries and entry.uid not in used:
+                fresh.entries[base] = entry
+        fresh.entries = dict(sorted(fresh.entries.items(), key=lambda item: item[1].uid))
+    fresh.guid = fresh.guid or old.guid
+    fresh.next_uid = max(fresh.next_uid, old.next_uid)
+    return fresh
 
 
 def _read_header(found: Uidlist, line: str) -> bool:
