@@ -76,6 +76,8 @@ class _Parser:
         self.route: bytes | None = None
         self.mailbox: bytes | None = None
         self.domain: bytes | None = None
+        # What there is of a local part that goes wrong after a dot.
+        self.begun = b""
         self.invalid = False
 
     def add(self) -> None:
@@ -208,9 +210,11 @@ class _Parser:
     def local_part(self) -> int:
         out: list[bytes] = []
         scan = self.scan
-        state = scan.quoted_string(out) if scan.at(b'"') else scan.dot_atom(out)
+        state = scan.quoted_string(out) if scan.at(b'"') else scan.local_part(out)
         if state != BROKEN:
             self.mailbox = b"".join(out)
+        else:
+            self.begun = b"".join(out)
         return state
 
     def domain_part(self) -> int:
@@ -243,8 +247,12 @@ class _Parser:
     def bare_words(self, quoted: bool) -> None:
         """A word without "@": a mailbox if it stands alone, else the start of a display name."""
         words: list[bytes] = []
-        self.scan.phrase(words)
-        if any(words):
+        scan = self.scan
+        if self.begun:
+            if scan.skip_space() == MORE and scan.words(words) != BROKEN and any(words):
+                # Two spaces: it is not as it stands there.
+                self.name = b"  ".join([self.begun, b"".join(words)])
+        elif scan.phrase(words) != BROKEN and any(words):
             self.name = b" ".join([self.mailbox or b"", b"".join(words)])
             self.mailbox = None
         elif not quoted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 
@@ -42,7 +43,8 @@ def nstring(value: bytes | None) -> bytes:
 
 
 def human_string(value: bytes | None) -> bytes:
-    """A text for people: runs of white space are one space."""
+    """A text for people: runs of white space are one space, and what is not as it stands in the
+    message is a literal."""
     if value is None:
         return b"NIL"
     shown = _SPACES.sub(b" ", value).strip(b" ")
@@ -72,7 +74,7 @@ def render_envelope(node: Node) -> bytes:
 def envelope_of(header: bytes) -> bytes:
     """The ENVELOPE of a message of which only the header block is at hand."""
     node = Node(0, None)
-    node.fields = list(unfolded_fields(header, ENVELOPE_FIELDS))
+    node.fields = list(unfolded_fields(header, ENVELOPE_FIELDS, b"subject"))
     return render_envelope(node)
 
 
@@ -136,6 +138,8 @@ def _leaf(node: Node, inner: bytes, extended: bool) -> bytes:
     else:
         kind = string(node.type) + b" " + string(node.subtype)
     is_text = not is_message and (node.type is None or node.type.lower() == b"text")
+    if not node.is_mime:
+        node = _without_content_fields(node)
     encoding = None
     for name, value in node.fields:
         if name == b"content-transfer-encoding":
@@ -156,6 +160,12 @@ def _leaf(node: Node, inner: bytes, extended: bool) -> bytes:
         parts += [nstring(node.field(b"content-md5")), _disposition(node), _language(node)]
         parts.append(nstring(node.field(b"content-location")))
     return b"(%b)" % b" ".join(parts)
+
+
+def _without_content_fields(node: Node) -> Node:
+    bare = copy.copy(node)
+    bare.fields = []
+    return bare
 
 
 def _params(params: Params, is_text: bool = False) -> bytes:

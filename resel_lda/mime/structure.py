@@ -27,6 +27,7 @@ _CONTENT_FIELDS = frozenset(
     (b"content-type", b"content-transfer-encoding", b"content-id", b"content-description",
      b"content-disposition", b"content-md5", b"content-language", b"content-location")
 )  # fmt: skip
+_ROOT_FIELDS = _CONTENT_FIELDS | ENVELOPE_FIELDS | {b"mime-version"}
 
 
 class Node:
@@ -36,7 +37,8 @@ class Node:
         ends, without the line end that belongs to the boundary. header_end is body, but where a
         boundary cuts the header short.
     lines: line ends in the body.
-    fields: (lower-case name, unfolded value) of the fields that matter, in order.
+    fields: (lower-case name, unfolded value) of the fields that matter, in order; a Subject has its
+        line ends.
     children: of a multipart its parts; of a message/rfc822 the one message in it.
     """
 
@@ -86,6 +88,14 @@ class Node:
             if key == name:
                 found = value
         return found
+
+    @property
+    def is_mime(self) -> bool:
+        """Whether its Content- fields mean something: a message says by MIME-Version or by its
+        Content-Type that it follows RFC 2045."""
+        if self.type is not None or not self.is_root:
+            return True
+        return self.field(b"mime-version") is not None
 
     def walk(self) -> Iterator[Node]:
         """This part and all below it, in the order of the message."""
@@ -147,8 +157,9 @@ class _Parser:
         return node
 
     def read_header(self, node: Node) -> None:
-        wanted = _CONTENT_FIELDS | ENVELOPE_FIELDS if node.is_root else _CONTENT_FIELDS
-        node.fields = list(unfolded_fields(self.data[node.start : node.body], wanted))
+        wanted = _ROOT_FIELDS if node.is_root else _CONTENT_FIELDS
+        header = self.data[node.start : node.body]
+        node.fields = list(unfolded_fields(header, wanted, b"subject"))
         for name, value in node.fields:
             if name == b"content-type":
                 node.type, node.subtype, node.params = parse_content_type(value)
@@ -261,9 +272,10 @@ def _before_line_end(data: bytes, line: int) -> int:
 
 
 def unfolded_fields(
-    header: bytes, wanted: frozenset[bytes] | Sequence[bytes]
+    header: bytes, wanted: frozenset[bytes] | Sequence[bytes], folded: bytes = b""
 ) -> Iterator[tuple[bytes, bytes]]:
-    """(lower-case name, unfolded value) of the fields whose names are in `wanted`."""
+    """(lower-case name, unfolded value) of the fields whose names are in `wanted`. folded: the name
+    of one whose line ends stay, as LF."""
     name = b""
     value: list[bytes] = []
     for line in header.split(b"\n"):
@@ -272,7 +284,7 @@ def unfolded_fields(
                 value.append(line[:-1] if line.endswith(b"\r") else line)
             continue
         if value:
-            yield name, _value(value)
+            yield name, _value(value, b"\n" if name == folded else b"")
             value = []
         key, colon, rest = line.partition(b":")
         if colon:
@@ -280,10 +292,10 @@ def unfolded_fields(
             if name in wanted:
                 value = [rest[:-1] if rest.endswith(b"\r") else rest]
     if value:
-        yield name, _value(value)
+        yield name, _value(value, b"\n" if name == folded else b"")
 
 
-def _value(lines: Sequence[bytes]) -> bytes:
+def _value(lines: Sequence[bytes], joint: bytes) -> bytes:
     """Without the white space after the colon (one octet of it, where nothing follows)."""
     first = lines[0].lstrip(b" \t") or lines[0][1:]
-    return b"".join([first, *lines[1:]]) if len(lines) > 1 else first
+    return joint.join([first, *lines[1:]]) if len(lines) > 1 else first

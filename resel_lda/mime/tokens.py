@@ -18,6 +18,7 @@ _TOKEN = re.compile(rb"[^\x00-\x20\x7f()<>@,;:\\\"/\[\]?=]*")
 _LWSP = re.compile(rb"[ \t\r\n]*")
 _QUOTED = re.compile(rb"[^\"\\]*")
 _COMMENT = re.compile(rb"[^()\\]*")
+_SPACE_OR_COMMENT = (b" ", b"\t", b"\r", b"\n", b"(")
 _WORD_START = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
 _ATEXT_SET = _WORD_START | frozenset(b"!#$%&'*+-/=?^_`{|}~") | frozenset(range(0x80, 0x100))
 
@@ -57,6 +58,7 @@ class Scanner:
 
     def _skip_comment(self) -> bool:
         self.pos += 1
+        self.comment = b""
         level = 1
         text: list[bytes] = []
         while True:
@@ -93,13 +95,27 @@ class Scanner:
             out.append(self.data[self.pos : self.pos + 1])
             self.pos += 1
 
-    def dot_atom(self, out: list[bytes]) -> int:
-        """Atoms with dots between, white space and comments around the dots allowed."""
-        first = self.run(_ATEXT)
-        if not first and not self.at(b"."):
-            return BROKEN
-        out.append(first)
+    def local_part(self, out: list[bytes]) -> int:
+        """As `dot_atom`, with dots wherever they stand, but no space after one."""
         while True:
+            found = self.run(_ATEXT_OR_DOT)
+            if not found:
+                return BROKEN
+            out.append(found)
+            if found.endswith(b".") and self.data[self.pos : self.pos + 1] in _SPACE_OR_COMMENT:
+                return BROKEN
+            state = self.skip_space()
+            if state != MORE or not self.at(b"."):
+                return state
+
+    def dot_atom(self, out: list[bytes]) -> int:
+        """Atoms with dots between, white space and comments around the dots allowed. BROKEN where
+        there is no atom at either side of a dot."""
+        while True:
+            atom = self.run(_ATEXT)
+            if not atom:
+                return BROKEN
+            out.append(atom)
             state = self.skip_space()
             if state != MORE:
                 return state
@@ -107,10 +123,8 @@ class Scanner:
                 return MORE
             self.pos += 1
             out.append(b".")
-            state = self.skip_space()
-            if state != MORE:
-                return state
-            out.append(self.run(_ATEXT))
+            if self.skip_space() != MORE:
+                return BROKEN
 
     def phrase(self, out: list[bytes]) -> int:
         """Words, quoted strings and dots, one space between. May be empty."""
@@ -118,6 +132,10 @@ class Scanner:
             return END
         if self.at(b"."):
             return BROKEN
+        return self.words(out)
+
+    def words(self, out: list[bytes]) -> int:
+        """As `phrase`, where a dot may come first."""
         while True:
             if self.at(b'"'):
                 state = self.quoted_string(out)

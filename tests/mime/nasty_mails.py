@@ -116,6 +116,12 @@ MAILS: list[tuple[str, bytes]] = [
     ("dup-content-fields", ct(b"text/plain", b"Content-ID: <1>\nContent-ID: <2>\nContent-Disposition: inline\nContent-Disposition: attachment\nContent-Language: en\nContent-Language: fr\n")),
     ("subject-encoded", b"Subject: =?utf-8?q?=C3=A9?= =?utf-8?b?w6k=?=\n\nx\n"),
     ("subject-8bit", b"Subject: \xe9t\xe9 \xc3\xa9\n\nx\n"),
+    ("subject-folded-by-space", b"Subject: a\n b\n c\nFrom: x@y.z\n\nx\n"),
+    ("subject-folded-by-more", b"Subject:a\n  b\n\nx\n"),
+    ("not-mime", b"Subject: s\nContent-Transfer-Encoding: base64\nContent-ID: <a>\nContent-Disposition: inline\nContent-Language: en\nContent-MD5: x\nContent-Location: y\nContent-Description: z\n\nYQ==\n"),
+    ("not-mime-inside", ct(b"message/rfc822").replace(b"body\n", b"Content-ID: <a>\nContent-Transfer-Encoding: x\n\n")),
+    ("mime-by-version", b"Subject: s\nContent-Transfer-Encoding: base64\nContent-ID: <a>\nMIME-Version: 1.0\n\nYQ==\n"),
+    ("mime-in-a-part", mp(b"boundary=b", b"--b\nContent-ID: <a>\n\nx\n--b--\n")),
     ("subject-folded", b"Subject: a\n b\n\tc\nFrom: x@y.z\n\nx\n"),
     ("subject-empty", b"Subject:\nDate: \nFrom:\nTo: \nMessage-ID:\nIn-Reply-To:\n\nx\n"),
     ("subject-first-line-empty", b"Subject:\n  later\n\nx\n"),
@@ -162,6 +168,10 @@ MAILS: list[tuple[str, bytes]] = [
                 b"x@y (a \\( b)", b"\\a@b.c", b"N <a@b.c>, ", b"N <a b@c.d>", b"N <a@b c.d>", b"a@b.c\0",
                 b"g: <a@b.c>, h: d@e.f;;", b"\"a\"\"b\" <c@d.e>", b'"a" b "c" <c@d.e>', b"a%b@c.d", b"N <a@b.c>;", b'john@doe.org "x"',
                 b"N <", b"N <a", b"N <a@", b"N <a@b", b"<@r", b"<@r:", b"g: a", b"g: N <a", b"g", b"g:", b"x;", b"a@b.c, ;", b"a@b (c), d@e",
+                b"a@b.", b"<a@b.>", b"A <a@b.>", b"a@b. c", b"a@b.,c@d", b"a@b..c", b"a@.b", b"g: . B. <a@b.c>;",
+                b". B. <a@b.c>", b".B <a@b.c>", b". <a@b>", b'a"@[127.0', b'a"@b.c', b'a" b@c', b"(c) a@b.c (d) (e",
+                b"a@b (d) (e", b"a@b. (d)", b"a.(d)b@c", b"a(x).b@c", b"a. .b@c", b"a..@b", b". .", b". @b", b"<.@b>",
+                b"<. a@b>", b"<a. b@c>", b"<a .b@c>", b"<@a.,@b:c@d>", b"a@[x] y",
             ]
         )
     ],
