@@ -39,6 +39,10 @@ class ControlError(Exception):
         self.text = text
 
 
+class WentAway(ControlError):
+    """Whoever was asked ended in the middle of its answer."""
+
+
 class NotRunning(Exception):
     """Nobody listens on the admin socket."""
 
@@ -51,17 +55,19 @@ def control_path(data_directory: str, worker: int = 0) -> Path:
 
 async def ask(path: Path, verb: str, args: Mapping[str, Any]) -> AsyncIterator[Row]:
     """The rows of an answer, for one daemon process that asks another. Raises NotRunning before
-    the first, ControlError at any time."""
+    the first, WentAway or another ControlError at any time."""
     try:
         with unix_address(path) as address:
             reader, writer = await asyncio.open_unix_connection(address, limit=REQUEST_LIMIT)
-    except (FileNotFoundError, ConnectionRefusedError) as error:
+    except OSError as error:
         raise NotRunning(str(path)) from error
     begun = False
     try:
         given = {name: value for name, value in args.items() if name != "input"}
         writer.write(json.dumps({"verb": verb, "args": given}).encode() + b"\n")
         async for line in reader:
+            if not line.endswith(b"\n"):
+                break
             answer = json.loads(line)
             if "error" in answer:
                 raise ControlError(answer["error"]["exit"], answer["error"]["text"])
@@ -73,7 +79,7 @@ async def ask(path: Path, verb: str, args: Mapping[str, Any]) -> AsyncIterator[R
     except ConnectionError as error:
         if not begun:
             raise NotRunning(str(path)) from error
-        raise ControlError(75, "a worker went away before it had answered") from error
+        raise WentAway(75, "a worker went away before it had answered") from error
     finally:
         writer.close()
 

@@ -18,7 +18,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from resel_mta.control import ControlError, NotRunning, Row, Verb, ask
+from resel_mta.control import ControlError, NotRunning, Row, Verb, WentAway, ask
 from resel_mta.queue import audit, why
 from resel_mta.queue.door import Entry
 from resel_mta.queue.ids import part_of, time_of
@@ -149,7 +149,14 @@ class MergedQueue:
         yield {name: sum(row[name] for row in rows) for name in rows[0]}
 
     async def _of_all(self, verb: str, args: Mapping[str, Any]) -> list[Row]:
-        return [row for part in sorted(self._parts()) async for row in self._ask(part, verb, args)]
+        return [row for part in sorted(self._parts()) for row in await self._rows(part, verb, args)]
+
+    async def _rows(self, part: int, verb: str, args: Mapping[str, Any]) -> list[Row]:
+        """All of an answer that may be asked for twice."""
+        try:
+            return [row async for row in self._ask(part, verb, args)]
+        except WentAway:
+            return [row async for row in self._ask(part, verb, args)]
 
     def _holder(self, queue_id: str) -> int:
         """The part that a message is in, if it is in one."""

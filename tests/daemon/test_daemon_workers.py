@@ -171,8 +171,8 @@ def test_workers_parts_go_to_and_fro_under_load(make: Make, next_hop: NextHop) -
 def test_workers_a_surplus_part_is_adopted_when_its_worker_is_killed(
     make: Make, next_hop: NextHop
 ) -> None:
-    next_hop.pause = 5.0
-    relay = make(2)
+    next_hop.pause = 100.0
+    relay = make(2, "shutdown_timeout = 100s\n")
     ids = relay.send_to_all(2)
     victim = relay.workers()[1]
     until(lambda: next_hop.connections >= 2)
@@ -181,7 +181,7 @@ def test_workers_a_surplus_part_is_adopted_when_its_worker_is_killed(
     # It would finish what is under way.
     os.kill(victim, signal.SIGKILL)
     until(lambda: relay.worker(1)["state"] == "adopted")
-    next_hop.pause = 0.0
+    next_hop.hurry.set()
     until(lambda: drained(relay))
     assert f"qmgr[{relay.workers()[0]}]: {ids[1]}: removed" in relay.log()
     assert relay.stop() == 0

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from resel_mta.queue.ids import PART, IdSource, format_id, part_of, time_of
 from resel_mta.users.penalties import SLOTS, Attempts, Penalties
 from resel_mta.workers.board import Board, SharedCounter
 from resel_mta.workers.guesses import SharedGuesses
-from resel_mta.workers.merging import MergedQueue, Table
+from resel_mta.workers.merging import MergedQueue, Table, remote_table
 from resel_mta.workers.sharing import Hub
 
 HOST_DOWN = Deferred(Reply(450, "4.4.1", "no route to host"), host_down=True)
@@ -334,6 +335,35 @@ def test_workers_a_part_whose_worker_has_just_died_is_waited_for() -> None:
         yield {"entries": [entry("B1", 1)]}
 
     assert asyncio.run(walked({0: listing(), 1: {"queue.walk": absent}})) == ["B1"]
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b'{"row": {"active": 1}}\n', b'{"row": {"active": 1}}\n{"do', b'{"row": {"act']
+)
+async def test_workers_one_that_dies_in_its_answer_is_asked_again(
+    tmp_path: Path, said: bytes
+) -> None:
+    """It is started again; how many messages there are may be asked twice."""
+    answers = [said, b'{"row": {"active": 2}}\n{"done": {}}\n']
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(answers.pop(0))
+        writer.close()
+
+    async def own(args: Mapping[str, Any]) -> AsyncIterator[Row]:
+        yield {"active": 1}
+
+    path = tmp_path / "control.1"
+    # Nobody may connect to what is not a socket.
+    path.mkdir()
+    with pytest.raises(NotRunning):
+        await anext(aiter(remote_table(path)["queue.stats"]({})))
+    path.rmdir()
+    server = await asyncio.start_unix_server(answer, path)
+    queue = MergedQueue(lambda: {0: {"queue.stats": own}, 1: remote_table(path)})
+    assert [row async for row in queue.stats({})] == [{"active": 3}]
+    server.close()
 
 
 def test_workers_a_part_that_does_not_open_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

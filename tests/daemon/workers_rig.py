@@ -57,12 +57,13 @@ def until(what: Callable[[], Any], timeout: float = PATIENCE) -> Any:
 
 
 class NextHop:
-    """Takes mail. pause: seconds that each message takes; taken: X-Number of each, and when;
+    """Takes mail. pause: seconds that each message takes, or less once `hurry` is set; taken: X-Number of each, and when;
     most: how many messages it was taking at one time; connections: how many there were."""
 
     def __init__(self) -> None:
         self.port = free_port()
         self.pause = 0.0
+        self.hurry = threading.Event()
         self.taken: list[tuple[str, float]] = []
         self.most = self._now = self.connections = 0
         self._lock = threading.Lock()
@@ -114,7 +115,7 @@ class NextHop:
         while (line := lines.readline()) not in (b".\r\n", b""):
             if line.lower().startswith(b"x-number:"):
                 number = line.split(b":", 1)[1].strip().decode()
-        time.sleep(self.pause)
+        self.hurry.wait(self.pause)
         with self._lock:
             self._now -= 1
             if line:
@@ -177,7 +178,7 @@ class Relay:
     def status(self) -> dict[str, Any]:
         found = self.run("resel-mta", "status", "-j")
         if found.returncode not in (0, 69):
-            raise AssertionError(found.stderr)
+            raise AssertionError(f"{found.stderr}\n{self.log()[-4000:]}")
         return json.loads(found.stdout) if found.returncode == 0 else {}
 
     def told(self) -> str:
