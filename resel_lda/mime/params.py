@@ -52,7 +52,7 @@ def parse_content_type(value: bytes) -> ContentType:
     out: list[bytes] = []
     state = scan.token(out)
     kind = b"".join(out)
-    if state == END and kind:
+    if state != MORE and kind:
         return ContentType(kind, b"", ())
     if state != MORE or not scan.at(b"/"):
         return ContentType(b"", b"", ())
@@ -67,12 +67,13 @@ def parse_content_type(value: bytes) -> ContentType:
     return ContentType(kind, subtype, parse_params(scan))
 
 
-def parse_disposition(value: bytes) -> tuple[bytes, Params]:
-    """(disposition, parameters); b"" if it cannot be read."""
+def parse_disposition(value: bytes) -> tuple[bytes, Params] | None:
+    """(disposition, parameters); b"" if it cannot be read, None if a comment after it does not end."""
     scan = Scanner(value)
     scan.skip_space()
     out: list[bytes] = []
-    scan.token(out)
+    if scan.token(out) == BROKEN and out:
+        return None
     return b"".join(out), parse_params(scan)
 
 
@@ -94,7 +95,7 @@ def parse_languages(value: bytes) -> tuple[bytes, ...]:
     while True:
         out: list[bytes] = []
         state = scan.token(out)
-        if not out:
+        if not out or state == BROKEN:
             break
         found.append(out[0])
         if state != MORE or not scan.at(b","):
@@ -133,11 +134,12 @@ def _param(scan: Scanner) -> tuple[bytes, bytes] | None:
         return None
     scan.pos += 1
     name: list[bytes] = []
-    if scan.skip_space() != MORE or scan.token(name) != MORE or not scan.at(b"="):
+    if scan.skip_space() != MORE or (scan.token(name) != MORE and name) or not scan.at(b"="):
         return None
     scan.pos += 1
     value: list[bytes] = []
-    if scan.skip_space() == MORE:
+    state = scan.skip_space()
+    if state == MORE:
         if scan.at(b'"'):
             if scan.quoted_string(value) == BROKEN:
                 return None
@@ -146,8 +148,12 @@ def _param(scan: Scanner) -> tuple[bytes, bytes] | None:
             value.append(scan.run(_BARE_VALUE))
             scan.skip_space()
         else:
-            scan.token(value)
-    return name[0], b"".join(value)
+            # BROKEN without a value: there is none.
+            if scan.token(value) == BROKEN and value:
+                return None
+    elif state == BROKEN:
+        return None
+    return b"".join(name), b"".join(value)
 
 
 def _join(split: Sequence[tuple[bytes, int, bool, bytes]]) -> list[tuple[bytes, bytes]]:

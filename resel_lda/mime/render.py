@@ -179,7 +179,10 @@ def _disposition(node: Node) -> bytes:
     value = node.last_field(b"content-disposition")
     if value is None:
         return b"NIL"
-    disposition, params = parse_disposition(value)
+    found = parse_disposition(value)
+    if found is None:
+        return b"NIL"
+    disposition, params = found
     return b"(%b %b)" % (string(disposition), _params(params))
 
 

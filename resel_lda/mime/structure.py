@@ -154,6 +154,9 @@ class _Parser:
             node.body = found[1]
         node.header_end = node.body
         self.read_header(node)
+        if found is not None:
+            # It has no body that its own boundary could divide.
+            node.boundary = None
         return node
 
     def read_header(self, node: Node) -> None:

@@ -147,6 +147,12 @@ MAILS: list[tuple[str, bytes]] = [
     ("boundary-dashes-name", mp(b"boundary=b--", b"--b--\n\none\n--b----\n")),
     ("boundary-final-trailing", mp(b"boundary=b", b"--b\n\none\n--b--trailing\n--b\n\ntwo\n")),
     ("signed", mp(b"boundary=b; protocol=\"application/pgp-signature\"; micalg=pgp-sha1", b"--b\n\nx\n--b\nContent-Type: application/pgp-signature; name=s.asc\n\ny\n--b--\n", b"signed")),
+    ("same-boundary-after-header", mp(b"boundary=a", b"--a\nContent-Type: multipart/t; boundary=a\n--a--\n\nx\n--a\n\ny\n--a--\n")),
+    ("same-boundary-after-header2", mp(b"boundary=a", b"--a\nContent-Type: multipart/t; boundary=a\n--a\n\nx\n--a--\n")),
+    ("other-boundary-after-header", mp(b"boundary=a", b"--a\nContent-Type: multipart/t; boundary=b\n--b\n\nx\n--b--\n--a\n\ny\n")),
+    *[(f"ct-comment-{i}", ct(v)) for i, v in enumerate([b"u(", b"u/(", b"u/v(", b"u/v;(", b"u/v;g(", b"u/v;g=(", b"u/v;g=x(", b"u/v;g=x;(", b"u/v (c;h=1", b"u/v;=1;h=2", b"u/v;g=;h=1"])],
+    *[(f"disp-comment-{i}", ct(b"text/plain", b"Content-Disposition: " + v + b"\n")) for i, v in enumerate([b"a(", b"(a", b"a;g=(", b"a;c=d(", b"a;=b;c=d"])],
+    *[(f"lang-comment-{i}", ct(b"text/plain", b"Content-Language: " + v + b"\n")) for i, v in enumerate([b"a(", b"a,(", b"a, b (", b"(a"])],
     ("image-root", ct(b"image/png; name=x.png", b"Content-Transfer-Encoding: base64\n")),
     *[
         (f"from-{i}", frm(v))
