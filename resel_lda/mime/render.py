@@ -135,6 +135,9 @@ def _leaf(node: Node, inner: bytes, extended: bool) -> bytes:
         kind = b'"message" "global"' if is_global else b'"message" "rfc822"'
     elif node.type is None:
         kind = b'"text" "plain"'
+    elif node.type.lower() == b"multipart":
+        # Without a subtype it has no parts either.
+        kind = b'"application" "octet-stream"'
     else:
         kind = string(node.type) + b" " + string(node.subtype)
     is_text = not is_message and (node.type is None or node.type.lower() == b"text")

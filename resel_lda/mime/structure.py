@@ -177,7 +177,7 @@ class _Parser:
         subtype = node.subtype.lower()
         if kind == b"message" and subtype in self.message_types:
             node.is_message = True
-        elif kind == b"multipart":
+        elif kind == b"multipart" and subtype:
             node.is_multipart = True
             for key, value in node.params:
                 if key.lower() == b"boundary":

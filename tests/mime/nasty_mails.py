@@ -83,6 +83,8 @@ MAILS: list[tuple[str, bytes]] = [
     ("ct-broken-13", ct(b"text/plain, charset=utf-8")),
     ("ct-broken-14", ct(b"multipart/mixed foo; boundary=b")),
     ("ct-broken-15", ct(b"multipart; boundary=b")),
+    ("ct-only-multipart", ct(b"multipart")),
+    ("ct-only-message", ct(b"message")),
     ("ct-comment", ct(b"text/plain (this is; text); charset=us-ascii")),
     ("ct-folded", ct(b"text/plain;\n\tcharset=\"utf-8\";\n format=flowed")),
     ("ct-quoted-folded", ct(b'text/plain; name="a\n b"')),
