@@ -62,8 +62,13 @@ class Names:
         return self.prefix + name.replace("/", self.separator)
 
     def explain(self, error: MailboxError) -> str:
-        """What went wrong, with the folder's name as the client knows it."""
-        return error.text.replace(error.name, self.shown(error.name)) if error.name else error.text
+        """What went wrong, with the folder's name as the client knows it: a text in UTF-8 is for
+        those who said that they read it (RFC 3501 §9, TEXT-CHAR)."""
+        if not error.name:
+            return error.text
+        shown = self.shown(error.name)
+        known = shown if self.utf8 else utf7.encode(shown).decode("ascii")
+        return error.text.replace(error.name, known)
 
     def wire(self, name: str) -> bytes:
         """A store's name as sent (an astring still has to be made of it)."""

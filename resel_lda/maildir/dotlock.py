@@ -67,7 +67,7 @@ def _acquire(disk: Disk, temporary: str, lock: str, host: str, timeout: float) -
             _break(disk, lock, seen)
             continue
         if time.monotonic() > deadline:
-            raise MailboxError(f"Timeout while waiting for lock {lock}", "INUSE")
+            raise MailboxError(f"Timeout while waiting for {os.path.basename(lock)}", "INUSE")
         time.sleep(wait)
         wait = min(wait * 2, _LONGEST_WAIT)
 

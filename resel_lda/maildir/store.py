@@ -238,7 +238,7 @@ class MaildirStore(TreeEvents):
             folder = await self.open_folder(name)
         except MailboxError as error:
             if error.code == "NONEXISTENT":
-                raise MailboxError(error.text, "TRYCREATE") from error
+                raise MailboxError(error.text, "TRYCREATE", error.name) from error
             raise
         try:
             yield folder
@@ -283,7 +283,7 @@ class MaildirStore(TreeEvents):
 
     def _create(self, name: str, special_use: str) -> None:
         if self.layout.exists(name):
-            raise MailboxError(f"Mailbox already exists: {name}", "ALREADYEXISTS")
+            raise MailboxError(f"Mailbox already exists: {name}", "ALREADYEXISTS", name)
         create_maildir(self._disk, self.layout.directory(name), not self.layout.location.fs)
         if special_use:
             self._state.set_special_use(name, special_use)

@@ -158,10 +158,11 @@ def rename_folders(
     pairs = [(one, new_name + one[len(name) :]) for one in there]
     for _, target in pairs:
         if layout.exists(target):
-            raise MailboxError(f"Mailbox already exists: {target}", "ALREADYEXISTS")
+            raise MailboxError(f"Mailbox already exists: {target}", "ALREADYEXISTS", target)
     if layout.location.fs and os.path.isdir(layout.directory(new_name)):
         # No mailbox itself, but there are some below it.
-        raise MailboxError(f"Mailbox already exists: {new_name}", "ALREADYEXISTS")
+        text = f"Mailbox already exists: {new_name}"
+        raise MailboxError(text, "ALREADYEXISTS", new_name)
     moves: dict[str, str] = {}
     for one, target in [(name, new_name)] if layout.location.fs else pairs:
         moves[layout.directory(one)] = layout.directory(target)

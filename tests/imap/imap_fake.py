@@ -290,7 +290,7 @@ class FakeStore(TreeEvents):
 
     async def open(self, name: str) -> FakeMailbox:
         if name not in self.boxes:
-            raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT")
+            raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT", name)
         self.boxes[name].held += 1
         return self.boxes[name]
 
@@ -324,7 +324,7 @@ class FakeStore(TreeEvents):
 
     async def create(self, name: str, special_use: str = "") -> None:
         if name in self.boxes:
-            raise MailboxError(f"Mailbox already exists: {name}", "ALREADYEXISTS")
+            raise MailboxError(f"Mailbox already exists: {name}", "ALREADYEXISTS", name)
         levels = name.split("/")
         for depth in range(1, len(levels) + 1):
             if "/".join(levels[:depth]) not in self.boxes:
@@ -333,15 +333,15 @@ class FakeStore(TreeEvents):
 
     async def delete(self, name: str) -> None:
         if name not in self.boxes:
-            raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT")
+            raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT", name)
         del self.boxes[name]
         self.tree_changed("deleted", name)
 
     async def rename(self, name: str, new_name: str) -> None:
         if name not in self.boxes:
-            raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT")
+            raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT", name)
         if new_name in self.boxes:
-            raise MailboxError(f"Mailbox already exists: {new_name}", "ALREADYEXISTS")
+            raise MailboxError(f"Mailbox already exists: {new_name}", "ALREADYEXISTS", new_name)
         if name == "INBOX":
             self._make(new_name)
             self.tree_renamed("INBOX", new_name, ["INBOX"])

@@ -138,6 +138,9 @@ async def test_rev2_names_are_utf8(store: MailStore) -> None:
         assert '* LIST (\\HasNoChildren) "." "été"' in [
             line.encode("latin-1").decode() for line in lines
         ]
+        assert (await client.command('CREATE "été"'))[-1].encode("latin-1").decode() == (
+            "x NO [ALREADYEXISTS] Mailbox already exists: été"
+        )
         # The ampersand is a letter like others.
         await client.script("""
             C: b CREATE "Black & White"
@@ -154,6 +157,15 @@ async def test_rev2_names_are_utf8(store: MailStore) -> None:
         client.send("g CREATE {6+}\r\nñ/ñ/\r\n".encode())
         assert (await client.line()).startswith("g NO [CANNOT]")
     async with session_on(store, Names("", ".")) as client:
+        # Who did not ask for UTF-8 gets none in texts either.
+        await client.script("""
+            C: a CREATE &AOk-t&AOk-
+            S: a NO [ALREADYEXISTS] Mailbox already exists: &AOk-t&AOk-
+            C: b SELECT x.&AOk-
+            S: b NO [NONEXISTENT] Mailbox doesn't exist: x.&AOk-
+            C: c RENAME INBOX &AOk-t&AOk-
+            S: c NO [ALREADYEXISTS] Mailbox already exists: &AOk-t&AOk-
+        """)
         lines = await client.command('LIST "" B*')
         assert lines[0] == '* LIST (\\HasNoChildren) "." "Black &- White"'
 
