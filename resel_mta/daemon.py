@@ -218,9 +218,21 @@ class Daemon:
         return {
             **self._queue,
             **MailVerbs(self._parts.users, self._parts.pool, self._parts.sessions).table(),
+            "daemon.about": self._about,
             "daemon.status": self._status,
             "daemon.reload": self._reload_verb,
             "daemon.stop": self._stop_verb,
+        }
+
+    async def _about(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
+        """What everybody may know of it, so that `explain` decides as it does."""
+        yield {
+            "role": self._settings.role,
+            "pid": os.getpid(),
+            "configured": self._configured,
+            "uid": os.getuid(),
+            "gid": os.getgid(),
+            "supervised": self._supervisor is not None,
         }
 
     async def _status(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:

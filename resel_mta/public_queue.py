@@ -1,5 +1,5 @@
 """The queue's public side: any user of this machine may list the queue and have it tried again, as
-with Postfix's postqueue(1), and nothing else.
+with Postfix's postqueue(1), and may know which daemon runs; nothing else.
 
 It speaks the admin socket's protocol, at ``queue_directory/public/queue``. The kernel says who asks;
 `authorized_mailq_users` and `authorized_flush_users` say whether he may.
@@ -34,8 +34,10 @@ _RIGHTS = {
     "queue.walk": ("authorized_mailq_users", "view the mail queue"),
     "queue.flush": ("authorized_flush_users", "flush the mail queue"),
 }
+#: What nobody is kept from.
+ABOUT = "daemon.about"
 #: What may be asked for by others than root and the mail owner.
-PUBLIC_VERBS = frozenset(_RIGHTS)
+PUBLIC_VERBS = frozenset((ABOUT, *_RIGHTS))
 
 
 def public_queue_path(queue_directory: str) -> Path:
@@ -75,6 +77,8 @@ class PublicQueue(ControlServer):
                 del self._busy[uid]
 
     async def check(self, uid: int, verb: str, args: Mapping[str, Any]) -> None:
+        if verb == ABOUT and not args["input"].size:
+            return
         if verb not in _RIGHTS or args["input"].size:
             raise ControlError(77, "permission denied: only root and the mail owner may ask that")
         if uid not in (0, os.getuid()):

@@ -19,9 +19,23 @@ from resel_mta.config import Settings
 from resel_mta.config.aliases import read_targets
 from resel_mta.config.mapspec import DATABASE_TYPES, FILE_TYPES, MapSpec, parse_map
 from resel_mta.config.tables import Table, memory_table, parse_table
-from resel_mta.privileges import Account
+from resel_mta.privileges import Account, PrivilegeError, mailbox_account
 from resel_mta.users import User
 from resel_mta.users.accounts import Accounts
+
+
+def has_helper(user: User, settings: Settings, worker: Account) -> bool:
+    """Whether this user's mailbox is a helper's business, where there is a supervisor: that of all
+    with a uid of their own. The mailbox worker does the others.
+
+    worker: its account. Mail for that account itself is brought before the supervisor too, which
+    refuses it, except where `mail_location` says where the worker is to put it: what the worker
+    may not write, such as an mbox in the spool, would wait with no word of what to do about it.
+    """
+    if user.uid is None or user.uid != worker.uid:
+        return user.uid is not None
+    placed = user.mail_location or settings.text("mail_location")
+    return user.name == worker.name and not placed
 
 
 class Refused(Exception):
@@ -56,6 +70,11 @@ class Rights:
     def __init__(self, settings: Settings, owner: Account) -> None:
         self._settings = settings
         self._owner = owner
+        try:
+            self._worker = mailbox_account(settings, owner)
+        except PrivilegeError:
+            # There are no mailboxes then.
+            self._worker = owner
         self._accounts = Accounts(settings)
         self._specs = [parse_map(item) for item in settings.items("alias_maps")]
         self._sources: dict[MapSpec, _Source] = {}
@@ -66,6 +85,7 @@ class Rights:
         of_target = errand.do in (errands.COMMAND, errands.FILE)
         if of_user or (of_target and errand.source == "forward"):
             user = self._user(errand.job.user.name)
+            self._check_mailbox_account(user)
             return _with(errand, user, is_user=True), self._identity(errand, user)
         if of_target or errand.do == errands.INCLUDE:
             user = self._account(self._alias_owner(errand))
@@ -168,6 +188,23 @@ class Rights:
         if errand.do == errands.SPOOL:
             gid = self._spool_group(gid)
         return self._checked(user, gid)
+
+    def _check_mailbox_account(self, user: User) -> None:
+        """Raises Refused."""
+        if user.uid == self._worker.uid != self._owner.uid:
+            raise Refused(
+                f"{user.name} is the account that mailboxes belong to: its mail needs an alias"
+            )
+
+    def refusal(self, name: str) -> str:
+        """Why nothing is delivered to a user with rights of his own; "" if that is not so."""
+        try:
+            user = self._user(name)
+            self._check_mailbox_account(user)
+            self._checked(user, user.gid)
+        except Refused as refused:
+            return str(refused)
+        return ""
 
     def _checked(self, user: User, gid: int | None) -> Identity:
         """Raises Refused."""

@@ -22,6 +22,7 @@ from resel_mta.config import ConfigError, Listener, Settings
 from resel_mta.config.problems import Problem
 from resel_mta.pickup.drop import Unfit
 from resel_mta.privileges import PrivilegeError, current_account, mailbox_account
+from resel_mta.rights import has_helper
 from resel_mta.sockets import BindError, Bound
 from resel_mta.tls import KeyFiles
 from resel_mta.users import User
@@ -218,14 +219,15 @@ class SupervisedDispatch:
 
     def reconfigure(self, settings: Settings) -> None:
         """Raises ConfigError."""
+        self._settings = settings
         try:
             self._worker = mailbox_account(settings, current_account())
         except PrivilegeError as error:
             raise ConfigError([Problem("", "mail_uid", str(error))]) from error
 
     def serves(self, user: User) -> bool:
-        """All with a uid of their own; the mailbox worker does the others."""
-        return not self.is_own(user.uid)
+        """All with a uid of their own, and who is refused; the mailbox worker does the others."""
+        return has_helper(user, self._settings, self._worker)
 
     def is_own(self, uid: int | None) -> bool:
         return uid is None or uid == self._worker.uid

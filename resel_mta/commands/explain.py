@@ -12,12 +12,15 @@ from typing import Any
 from resel_mta.commands import cli
 from resel_mta.commands.cli import Failure
 from resel_mta.commands.explain_follow import End, Followed, Follower
+from resel_mta.commands.explain_judge import Judge, judge_of
 from resel_mta.commands.explain_text import Report
 from resel_mta.commands.language import Speaker, Text
 from resel_mta.commands.mta_client import differences, running
 from resel_mta.config import Settings
+from resel_mta.control import Row
 from resel_mta.mail import TempFail
 from resel_mta.maillog import MailLog
+from resel_mta.privileges import current_account
 from resel_mta.routing.explain import Step
 from resel_mta.users import open_users
 from resel_mta.wire.path import PathError, parse_address
@@ -27,7 +30,8 @@ What happens to mail for ADDRESS, rule by rule, each with the file and line that
 the mailbox, the command, or the next hop and its hosts. It is the daemon's own decision, with the
 tables that are live; nothing is sent or changed. In English or French, by LANG."""
 EPILOG = """\
-Exit status: 0; 67 if a client that names ADDRESS is refused for good; 75 if it cannot be told now.
+Exit status: 0; 67 if a client that names ADDRESS is refused for good; 75 if it cannot be told now;
+77 if you may not read what decides.
 """
 _DOWN: Text = (
     "The daemon does not run: mail waits until it does.",
@@ -36,6 +40,22 @@ _DOWN: Text = (
 _NOT_YET: Text = (
     "The running daemon (pid {pid}) does not know this yet; resel-mta reload:",
     "Le démon en marche (pid {pid}) ne le sait pas encore ; resel-mta reload :",
+)
+_AS_ROOTS: Text = (
+    "Decided as for a daemon that root starts, which runs as {account}.",
+    "Décidé comme pour un démon que root lance, et qui tourne comme {account}.",
+)
+_AS_MINE: Text = (
+    "Decided as for a daemon that {account} starts.",
+    "Décidé comme pour un démon que {account} lance.",
+)
+_SOURCES: Text = (
+    "{account} may not read the tables that are live: these are their sources.",
+    "{account} ne peut pas lire les tables actives : ce sont leurs sources.",
+)
+_UNREAD: Text = (
+    "These may have a say, and {account} may not read them; ask as root:",
+    "Ces fichiers comptent peut-être, et {account} ne peut pas les lire ; à demander comme root :",
 )
 
 
@@ -65,18 +85,23 @@ def explain(settings: Settings, options: argparse.Namespace) -> int:
     """The exit status: the worst of all addresses."""
     speaker = Speaker(os.environ)
     status = cli.EX_OK
+    about = running(settings)
+    judge = judge_of(settings, about)
+    judge.look_at_tables(settings)
     for address in options.address:
         _must_be_address(address)
-        followed = asyncio.run(_follow(settings, address, options.sender))
+        followed = asyncio.run(_follow(settings, address, options.sender, judge))
         if options.json:
-            print(json.dumps(_row(followed), ensure_ascii=False))
+            row = {**_row(followed), "decided_as": _decided_as(judge, about)}
+            print(json.dumps(row, ensure_ascii=False))
         else:
             print("\n".join(Report(speaker).lines(followed)))
         refusal = followed.explanation.refusal
         if refusal is not None:
             status = cli.EX_NOUSER if refusal.is_permanent else status or cli.EX_TEMPFAIL
     if not options.json:
-        _print_state(settings, speaker)
+        _print_state(settings, speaker, about)
+        _print_assumed(speaker, judge, about)
     return status
 
 
@@ -88,26 +113,58 @@ def _must_be_address(text: str) -> None:
         raise Failure(cli.EX_DATAERR, f'"{text}" is not an address: {error}') from None
 
 
-async def _follow(settings: Settings, address: str, sender: str) -> Followed:
+async def _follow(settings: Settings, address: str, sender: str, judge: Judge) -> Followed:
     log = MailLog(_Silent())
     try:
-        follower = await asyncio.to_thread(Follower, settings, open_users(settings, log), log)
+        follower = await asyncio.to_thread(
+            Follower, settings, open_users(settings, log), log, judge
+        )
         return await follower.follow(address, sender)
     except TempFail as failure:
-        raise Failure(cli.EX_TEMPFAIL, f"{address}: {failure.__cause__ or failure}") from None
+        cause = failure.__cause__
+        text = f"{address}: {cause or failure}"
+        if isinstance(cause, OSError) and cause.filename:
+            text = f"{address}: {cause.filename}: {cause.strerror}"
+        if isinstance(cause, PermissionError):
+            text += f"; {current_account().name} may not read it: ask as root"
+            raise Failure(cli.EX_NOPERM, text) from None
+        raise Failure(cli.EX_TEMPFAIL, text) from None
 
 
-def _print_state(settings: Settings, speaker: Speaker) -> None:
+def _print_state(settings: Settings, speaker: Speaker, about: Row | None) -> None:
     """Where the running daemon may still decide otherwise."""
-    status = running(settings)
-    if status is None:
+    if about is None:
         print(speaker.say(_DOWN))
         return
-    found = differences(settings, status) if status else []
+    found = differences(settings, about) if about else []
     if found:
-        print(speaker.say(_NOT_YET, pid=status["pid"]))
+        print(speaker.say(_NOT_YET, pid=about["pid"]))
         for problem in found:
             print(f"  {problem}")
+
+
+def _print_assumed(speaker: Speaker, judge: Judge, about: Row | None) -> None:
+    """What could not be known, and what was taken for it."""
+    if not about and os.geteuid() != 0:
+        text = _AS_ROOTS if judge.supervised else _AS_MINE
+        print(speaker.say(text, account=judge.owner.name))
+    if judge.by_sources:
+        print(speaker.say(_SOURCES, account=current_account().name))
+    if judge.unread:
+        print(speaker.say(_UNREAD, account=current_account().name))
+        for path in sorted(judge.unread):
+            print(f"  {path}")
+
+
+def _decided_as(judge: Judge, about: Row | None) -> dict[str, Any]:
+    """running: None where that cannot be told."""
+    return {
+        "running": None if about == {} else about is not None,
+        "supervised": judge.supervised,
+        "account": judge.owner.name,
+        "sources": judge.by_sources,
+        "unread": sorted(judge.unread),
+    }
 
 
 def _row(followed: Followed) -> dict[str, Any]:

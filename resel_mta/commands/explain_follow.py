@@ -4,6 +4,7 @@ writes, so that `explain` says what they would do."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ from resel_lda.mailbox_place import is_in_spool, mbox_path
 from resel_lda.maildir.layout import LocationError
 from resel_lda.maildir.locate import locate
 from resel_lda.parcel import outcome_row
+from resel_mta.commands.explain_judge import Judge
 from resel_mta.config import Settings
+from resel_mta.config.aliases import TargetKind, read_targets
 from resel_mta.config.target_files import Found, read_forward
 from resel_mta.content import Body, Content, MemoryBody
 from resel_mta.fixed_transports import fixed_transports
@@ -40,16 +43,9 @@ from resel_mta.mail import (
     TempFail,
 )
 from resel_mta.maillog import MailLog
-from resel_mta.privileges import (
-    Account,
-    PrivilegeError,
-    current_account,
-    mail_owner,
-    mailbox_account,
-)
 from resel_mta.resolving import configure_resolver
 from resel_mta.rights import Refused, Rights
-from resel_mta.routing.explain import Destination, Explainer, Explanation
+from resel_mta.routing.explain import Destination, Explainer, Explanation, Step
 from resel_mta.routing.forwarding import Forwarder
 from resel_mta.routing.table import EXPAND
 from resel_mta.users import User, Users
@@ -167,24 +163,22 @@ class _NoDepositor:
 class _NoHelpers(Helpers):
     """Deliveries with the rights of others: who would do them is the supervisor's own decision."""
 
-    def __init__(self, settings: Settings, seen: _Seen, owner: Account, worker: Account) -> None:
+    def __init__(self, settings: Settings, seen: _Seen, judge: Judge) -> None:
         super().__init__(settings, ChildDispatch(settings), settings.text("queue_directory"))
         self._settings = settings
         self._seen = seen
-        self._worker = worker
-        self._rights = Rights(settings, owner) if os.geteuid() == 0 else None
+        self._judge = judge
+        self._rights = Rights(settings, judge.owner) if judge.supervised else None
         self._options = LocalOptions.from_settings(settings)
 
     def serves(self, user: User) -> bool:
-        if self._rights is None:
-            return user.uid == self._worker.uid
-        return user.uid is not None and user.uid != self._worker.uid
+        return self._judge.has_helper(user, self._settings)
 
     async def run(self, errand: Errand, content: Content | None) -> dict[str, Any]:
         return await asyncio.to_thread(self._run, errand)
 
     def _run(self, errand: Errand) -> dict[str, Any]:
-        account = ""
+        account = self._judge.owner.name
         if self._rights is not None:
             try:
                 errand, identity = self._rights.grant(errand)
@@ -194,6 +188,8 @@ class _NoHelpers(Helpers):
         seen = self._seen
         if errand.do == errands.DELIVER:
             paths = self._options.forward_paths(errand)
+            for path in paths:
+                self._judge.look_at(path)
             found = read_forward(paths, lambda _: None)
             if found is not None:
                 seen.kind, seen.what, seen.account = "forward", _first(paths), account
@@ -216,29 +212,17 @@ def _rows(found: Found) -> list[list[str]]:
     return [[target.kind.value, target.value, stands_in] for target, stands_in in found]
 
 
-def _accounts(settings: Settings) -> tuple[Account, Account]:
-    """(of the network process, of the mailbox worker)."""
-    if os.geteuid() != 0:
-        return current_account(), current_account()
-    try:
-        owner = mail_owner(settings)
-        return owner, mailbox_account(settings, owner)
-    except PrivilegeError:
-        # Not installed yet: the decision about the mail is the same.
-        return current_account(), current_account()
-
-
 class Follower:
-    """Follows mail by one configuration."""
+    """Follows mail by one configuration, as the daemon that `judge` is does."""
 
-    def __init__(self, settings: Settings, users: Users, log: MailLog) -> None:
+    def __init__(self, settings: Settings, users: Users, log: MailLog, judge: Judge) -> None:
         self.explainer = Explainer(settings, users)
         self._settings = settings
+        self._judge = judge
         self._seen = seen = _Seen()
-        owner, worker = _accounts(settings)
         forwarder = Forwarder(settings, self.explainer.table, _NoIntake(seen))
-        by_helper = ByHelper(settings, log, _NoHelpers(settings, seen, owner, worker), forwarder)
-        depositor = _NoDepositor(settings, seen, worker.name)
+        by_helper = ByHelper(settings, log, _NoHelpers(settings, seen, judge), forwarder)
+        depositor = _NoDepositor(settings, seen, judge.worker.name)
         self._local = {
             name: LocalTransport(settings, users, log, depositor, by_helper, name=name)
             for name in ("local", "virtual")
@@ -254,6 +238,8 @@ class Follower:
     async def _follow(self, explanation: Explanation, sender: str, depth: int) -> Followed:
         followed = Followed(explanation, [])
         trouble = dict(explanation.trouble)
+        for step in explanation.steps:
+            self._look_at_lists(step)
         for recipient in explanation.recipients:
             path = sender if recipient.reverse_path is None else recipient.reverse_path
             destination = await self.explainer.route(recipient, path)
@@ -267,6 +253,13 @@ class Follower:
                 continue
             followed.ends.append(await self._end(destination, destination.route, path, depth))
         return followed
+
+    def _look_at_lists(self, step: Step) -> None:
+        """The files that an alias includes."""
+        with contextlib.suppress(ValueError):
+            for target in read_targets(step.result) if step.kind == "alias" else ():
+                if target.kind is TargetKind.INCLUDE:
+                    self._judge.look_at(target.value)
 
     async def _end(self, destination: Destination, route: Route, sender: str, depth: int) -> End:
         if route.transport in self._local:

@@ -11,6 +11,7 @@ from resel_mta.config import Settings
 from resel_mta.config.check import stale_tables
 from resel_mta.config.problems import Problem
 from resel_mta.control import ControlClient, ControlError, NotRunning, Row, control_path
+from resel_mta.public_queue import ABOUT, public_queue_path
 
 
 def ask(settings: Settings, verb: str) -> list[Row]:
@@ -27,12 +28,22 @@ def ask(settings: Settings, verb: str) -> list[Row]:
 
 
 def running(settings: Settings) -> Row | None:
-    """The daemon's status; None where none runs, and an empty row where it may not be asked."""
-    try:
-        (status,) = ask(settings, "daemon.status")
-    except Failure as failure:
-        return None if failure.exit_code == cli.EX_UNAVAILABLE else {}
-    return status
+    """What a daemon says of itself to everybody (`public_queue`); None where none runs, and an
+    empty row where that cannot be told."""
+    control = control_path(settings.text("data_directory"))
+    public = public_queue_path(settings.text("queue_directory"))
+    for path in (control, public):
+        try:
+            (about,) = ControlClient(path).call(ABOUT)
+        except NotRunning:
+            # Nobody is kept from the public one, and it is there as long as the daemon is.
+            if path == control or public.parent.is_dir():
+                return None
+        except (ControlError, OSError):
+            continue
+        else:
+            return about
+    return {}
 
 
 def differences(settings: Settings, status: Row) -> list[Problem]:

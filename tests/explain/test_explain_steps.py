@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from demo.nameserver import NameServer
 from resel_mta.commands import mta
 from resel_mta.commands.explain_follow import Follower
+from resel_mta.commands.explain_judge import judge_of
 from resel_mta.config import Settings, load
 from resel_mta.config.live import live_file
 from resel_mta.config.mapspec import parse_map
@@ -310,7 +311,8 @@ ADDRESSES = [
 async def test_explain_decides_as_routing_does(config: Path, address: str) -> None:
     settings = load(str(config))
     users = open_users(settings)
-    followed = await Follower(settings, users, MailLog(StreamSink(1))).follow(address)
+    judge = judge_of(settings, None)
+    followed = await Follower(settings, users, MailLog(StreamSink(1)), judge).follow(address)
     table = RoutingTable(settings, users)
     start = await Canonical(settings, table).rewrite(
         table.rules.qualify(address), "envelope_recipient"
