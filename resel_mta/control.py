@@ -28,6 +28,8 @@ Verb = Callable[[Mapping[str, Any]], AsyncIterator[Row]]
 REQUEST_LIMIT = 16 * 1024 * 1024
 ANSWER_TIMEOUT = 120.0
 _BLOCK = 1 << 16
+#: Seconds for what an asker sends beyond a request that was refused.
+_REST = 1.0
 
 
 class ControlError(Exception):
@@ -154,6 +156,8 @@ class ControlServer:
                 answer = await self._answer(reader, writer)
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
+            if "error" in answer:
+                await _skip_rest(reader)
         except (ConnectionError, TimeoutError, asyncio.CancelledError):
             # The command was interrupted, or we are stopping: nobody reads the answer.
             return
@@ -218,6 +222,14 @@ class ControlServer:
             self._complaints.warning(uid, f"'{verb}' failed: {error!r}")
             return _error(70, f"the daemon failed at '{verb}'; its log says why")
         return {"done": {}}
+
+
+async def _skip_rest(reader: asyncio.StreamReader) -> None:
+    """What the asker still sends: closed with that unread, a socket takes the answer with it. Raises
+    TimeoutError."""
+    async with asyncio.timeout(_REST):
+        while await reader.read(_BLOCK):
+            continue
 
 
 def _error(exit_code: int, text: str) -> Row:
