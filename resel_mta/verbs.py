@@ -110,6 +110,8 @@ class QueueVerbs:
             "queue.show": self.show,
             "queue.why": self.explain,
             "queue.audit": self.audit,
+            "queue.check": self.check,
+            "queue.sweep": self.sweep,
             "queue.waiting": self.waiting,
             "queue.stats": self.stats,
         }
@@ -303,6 +305,14 @@ class QueueVerbs:
     async def audit(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
         """args: since, seconds since the epoch. One row: an Audit as a dict."""
         yield asdict(await self._store.audit(args["since"]))
+
+    async def check(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
+        """One row: a Checked as a dict."""
+        yield asdict(await self._store.check())
+
+    async def sweep(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
+        """One row: a Swept as a dict."""
+        yield asdict(await self._store.sweep())
 
     async def _facts(self, recipient: RecipientEntry) -> why.RecipientFacts:
         route = await self._deliverer.route(recipient.address)

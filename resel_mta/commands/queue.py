@@ -13,7 +13,7 @@ from resel_mta.commands.queue_access import Queue
 from resel_mta.commands.queue_options import PROGRAM, Options, Task, read_options
 from resel_mta.config import load
 from resel_mta.queue import audit, listing, why
-from resel_mta.queue.door import Entry
+from resel_mta.queue.door import Checked, Entry
 from resel_mta.queue.ids import parse_id
 from resel_mta.verbs import SAID, entries_from_row
 
@@ -67,6 +67,10 @@ def _main(arguments: Sequence[str]) -> int:
             return _why(queue, options)
         case Task.AUDIT:
             return _audit(queue, options)
+        case Task.CHECK:
+            return _check(queue, options)
+        case Task.PURGE:
+            return _purge(queue, options)
         case Task.FLUSH:
             return _flush(queue, options)
         case Task.CHANGE:
@@ -117,6 +121,26 @@ def _audit(queue: Queue, options: Options) -> int:
     else:
         _write(f"{line}\n" for line in audit.report(found))
     return cli.EX_OK if found.is_balanced else cli.EX_DATAERR
+
+
+def _check(queue: Queue, options: Options) -> int:
+    """EX_DATAERR where something was damaged."""
+    (row,) = queue.ask("queue.check")
+    if options.json:
+        _write([json.dumps(row) + "\n"])
+    else:
+        _write(f"{line}\n" for line in listing.checked(Checked(**row), options.command))
+    return cli.EX_DATAERR if row["problems"] else cli.EX_OK
+
+
+def _purge(queue: Queue, options: Options) -> int:
+    (row,) = queue.ask("queue.sweep")
+    if options.json:
+        _write([json.dumps(row) + "\n"])
+    else:
+        files = f"{row['files']} temporary file{'' if row['files'] == 1 else 's'}"
+        print(f"{PROGRAM}: Removed: {files}, {row['octets']} octets", file=sys.stderr)
+    return cli.EX_OK
 
 
 def _flush(queue: Queue, options: Options) -> int:

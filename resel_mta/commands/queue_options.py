@@ -25,6 +25,7 @@ resel-queue -p | -j [QUEUE...] [selection]
        resel-queue -f | -i ID | -s SITE
        resel-queue why ID [-j]
        resel-queue audit [--since AGE | DATE] [-j]
+       resel-queue check | purge [-j]
        resel-queue -b ID"""
 
 EPILOG = """\
@@ -41,6 +42,9 @@ queue_trash_time (7d; 0: not at all), or less when the disk gets full; -d ALL tr
 why tells, in plain words, why a message is still here, when it is tried next, who else waits for
 that host, and what to type. audit counts recipients: what came in has to be what went out and what
 is there; it exits 65 and lists what is missing if not (queue_ledger_time: 30d back).
+check is postsuper's -s: it looks at all that is stored, sets aside what is damaged (-p corrupt, and
+the folder corrupt of queue_directory), and exits 65 if anything was. purge is postsuper's -p: it
+removes temporary files that a crash has left, as each start does.
 
 A message is selected if all conditions hold. An ADDRESS is whole (user@host), a part (@host or
 user@), a bare word for either, "<>" for mail without a sender, or a pattern with * and ?. Where
@@ -65,6 +69,8 @@ class Task(enum.Enum):
     CHANGE = "change"
     WHY = "why"
     AUDIT = "audit"
+    CHECK = "check"
+    PURGE = "purge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +184,18 @@ def _task(given: argparse.Namespace, changes: dict[str, list[str]]) -> tuple[Tas
         if others or changes or len(words) != 1:
             raise _wrong("audit takes no other words than --since and -j")
         return Task.AUDIT, []
+    if words and words[0] in ("check", "purge"):
+        if others or changes or len(words) != 1:
+            raise _wrong(f"{words[0]} takes no other word than -j")
+        return Task(words[0]), []
     if len(others) > 1 or (others and changes):
         raise _wrong("one of -p -b -f -i -s at a time, and not with -d -e -h -H -r")
     if changes:
         return Task.CHANGE, words
     if not others and not given.j:
-        raise _wrong("one of -p -j -b -f -i -s -d -e -h -H -r --undelete, why or audit is needed")
+        raise _wrong(
+            "one of -p -j -b -f -i -s -d -e -h -H -r --undelete, why, audit, check or purge is needed"
+        )
     if others in ([], ["p"]):
         return Task.LIST, words
     if others == ["b"]:

@@ -8,7 +8,7 @@ owner whose lease ran out can be claimed by another.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from resel_mta.content import Content
@@ -96,6 +96,31 @@ class Entry(NamedTuple):
     expires: float
     forced_expire: bool = False
     deleted: float = 0.0
+
+
+@dataclass(slots=True)
+class Checked:
+    """What `QueueStore.check` has looked at, and found.
+
+    files: contents in files. octets: of the database. corrupt: messages that had been set aside
+    before. problems: a line for each, with what was done about it. left: files for
+    `QueueStore.sweep`.
+    """
+
+    messages: int = 0
+    files: int = 0
+    octets: int = 0
+    corrupt: int = 0
+    left: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """Files that `QueueStore.sweep` has removed."""
+
+    files: int = 0
+    octets: int = 0
 
 
 class Watcher(Protocol):
@@ -261,6 +286,14 @@ class QueueStore(Protocol):
 
     async def audit(self, since: float) -> Audit:
         """What came in since then, what became of it, and what does not add up."""
+        ...
+
+    async def check(self) -> Checked:
+        """Look at all that is stored; what is damaged is set aside (rule 4)."""
+        ...
+
+    async def sweep(self) -> Swept:
+        """Remove files that a crash has left; those that the last start removed count too."""
         ...
 
     async def forget_ledger(self, before: float) -> None:

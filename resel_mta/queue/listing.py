@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 
-from resel_mta.queue.door import Entry
+from resel_mta.queue.door import Checked, Entry
 
 NULL_SENDER = "MAILER-DAEMON"
 EMPTY = "Mail queue is empty\n"
@@ -95,6 +95,29 @@ def as_json(entry: Entry) -> str:
     if entry.deleted:
         record["deleted_time"] = int(entry.deleted)
     return _encode(record) + "\n"
+
+
+def checked(found: Checked, command: str) -> Iterator[str]:
+    """What was looked at and what of it was damaged, for a person, in lines without their ends.
+    command: how resel-queue is called for this queue."""
+    files = f"{found.files} of them with a content file" if found.files else "no content files"
+    yield f"Checked: {found.messages} message{_s(found.messages)}, {files}; database {found.octets} octets."
+    if found.corrupt:
+        yield f"{found.corrupt} of them had been set aside before ({command} -p corrupt)."
+    if found.left:
+        what = f"{found.left} temporary file{_s(found.left)} left by a crash"
+        there, them = ("is", "it") if found.left == 1 else ("are", "them")
+        yield f"There {there} {what}: {command} purge removes {them}."
+    if not found.problems:
+        yield "Nothing is damaged."
+        return
+    yield f"{len(found.problems)} problem{_s(len(found.problems))}:"
+    for problem in found.problems:
+        yield f"  {problem}"
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
 
 
 def postcat(entry: Entry, message: Iterable[bytes]) -> Iterator[bytes]:

@@ -170,7 +170,7 @@ def _take_over(path: str, new: apsw.Connection, corrupt: Path, disk: Disk) -> tu
         old.close()
     with new:
         new.execute("INSERT OR REPLACE INTO meta VALUES(?, 1)", (ROWS_LOST,))
-        bare = _without_envelope(new, corrupt, disk)
+        bare = without_envelope(new, corrupt, disk)
         broken = _mark_broken(new)
         new.execute("DELETE FROM trash WHERE id NOT IN (SELECT id FROM message WHERE state = 3)")
         new.execute(
@@ -205,8 +205,9 @@ def _insert(new: apsw.Connection, pending: Iterable[tuple[str, Record]]) -> None
                 new.execute(_INSERT[table], row)
 
 
-def _without_envelope(new: apsw.Connection, corrupt: Path, disk: Disk) -> list[int]:
-    """Nobody knows where these should go; a person may."""
+def without_envelope(new: apsw.Connection, corrupt: Path, disk: Disk) -> list[int]:
+    """Contents without a message are taken out, into files of the folder `corrupt`: nobody knows
+    where these should go; a person may. In the transaction of the caller. Raises OSError."""
     lost = "(SELECT id FROM message)"
     numbers = [n for (n,) in new.execute(f"SELECT id FROM content WHERE id NOT IN {lost}")]
     for number in numbers:

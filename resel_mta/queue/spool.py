@@ -20,6 +20,7 @@ from resel_mta.config import Settings
 from resel_mta.content import Body, MemoryBody
 from resel_mta.disk import Disk
 from resel_mta.mail import Reply, TempFail
+from resel_mta.queue.door import Swept
 
 THRESHOLD = 128 * 1024
 """Bodies up to this many octets lie in the database row."""
@@ -87,6 +88,10 @@ class Spool:
         self._content = self.root / "content"
         self._corrupt = self.root / "corrupt"
         self._serial = 0
+        # Files of incoming/ that are being written, or wait for their message.
+        self._in_use: set[str] = set()
+        # What the start has removed.
+        self.swept = Swept()
         self._checked = 0.0
         self._short = False
 
@@ -115,7 +120,12 @@ class Spool:
         """A new file in incoming/: descriptor and path."""
         self._serial += 1
         path = str(self._incoming / f"{os.getpid()}.{time.time_ns():x}.{self._serial}")
-        return self.disk.create(path), path
+        self._in_use.add(path)
+        try:
+            return self.disk.create(path), path
+        except OSError:
+            self._in_use.discard(path)
+            raise
 
     def content_path(self, name: str) -> Path:
         return self._content / name[-2:].rjust(2, "0") / name
@@ -130,6 +140,7 @@ class Spool:
             self.disk.close(fd)
         self.disk.make_directories(target.parent)
         self.disk.rename(body.path, target)
+        self._in_use.discard(body.path)
         body.path = str(target)
         self.disk.sync_directory(target.parent)
 
@@ -151,6 +162,7 @@ class Spool:
 
     def remove(self, path: str) -> None:
         """Unlink a file that no row mentions; what cannot be removed is swept at a later start."""
+        self._in_use.discard(path)
         with contextlib.suppress(OSError):
             self.disk.unlink(path)
 
@@ -182,6 +194,7 @@ class Spool:
         """At start: remove files older than `started` that no row mentions. keep: whether rows may
         have been lost; then what was of a message goes to corrupt/. How many did."""
         kept = 0
+        left = []
         for path in [*self._incoming.iterdir(), *self._content.glob("*/*")]:
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_mtime >= started or mentioned(path.name):
@@ -190,8 +203,32 @@ class Spool:
                     self.set_aside(path.name, b"")
                     kept += 1
                 else:
-                    self.remove(str(path))
+                    left.append(path)
+        self.swept = self.remove_left(left)
         return kept
+
+    def may_be_left(self, age: float) -> tuple[list[Path], list[Path]]:
+        """Files that a crash has left: of incoming/, and those of content/ that have been there for
+        `age` seconds, of which the database knows more."""
+        temporary = [path for path in self._incoming.iterdir() if str(path) not in self._in_use]
+        before = time.time() - age
+        old = []
+        for path in self._content.glob("*/*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_ctime < before:
+                    old.append(path)
+        return temporary, old
+
+    def remove_left(self, paths: Iterable[Path]) -> Swept:
+        """What could be removed of these."""
+        files = octets = 0
+        for path in paths:
+            with contextlib.suppress(OSError):
+                size = path.stat().st_size
+                self.disk.unlink(path)
+                files += 1
+                octets += size
+        return Swept(files, octets)
 
 
 class SpoolSink:

@@ -24,7 +24,6 @@ from resel_mta.mail import BodySink, Message, TempFail
 from resel_mta.maillog import MailLog
 from resel_mta.queue import progress, rows
 from resel_mta.queue.administration import number_of, numbers_of
-from resel_mta.queue.contents import Contents
 from resel_mta.queue.door import Result, Watcher
 from resel_mta.queue.ids import IdSource, format_id, parse_id
 from resel_mta.queue.ledger import Ledger
@@ -40,12 +39,13 @@ from resel_mta.queue.schema import (
     shrink,
 )
 from resel_mta.queue.spool import THRESHOLD, FileBody, Spool, SpoolSink, disk_failure
+from resel_mta.queue.upkeep import Upkeep
 from resel_mta.queue.writer import Writer
 
 Clock = Callable[[], float]
 
 
-class SQLiteStore(Contents):
+class SQLiteStore(Upkeep):
     """Implements `door.QueueStore`. Make one with `SQLiteStore.open`."""
 
     def __init__(
@@ -170,7 +170,7 @@ class SQLiteStore(Contents):
         )
         self._suspect = False
         if text:
-            self._report(text)
+            self._salvaged(text)
         return db
 
     def _settle(self, db: apsw.Connection) -> None:

@@ -33,7 +33,9 @@ _LOOK_EVERY = 0.05
 
 #: Where the arrival stands in an entry.
 _ARRIVAL = Entry._fields.index("arrival")
-_VERBS = ("walk", "flush", "change", "show", "why", "audit", "waiting", "stats")
+_VERBS = (
+    "walk", "flush", "change", "show", "why", "audit", "check", "sweep", "waiting", "stats",
+)  # fmt: skip
 
 
 def remote_table(path: Path) -> Table:
@@ -57,7 +59,9 @@ class MergedQueue:
             "queue.show": self.show,
             "queue.why": self.explain,
             "queue.audit": self.audit,
-            "queue.stats": self.stats,
+            "queue.check": partial(self._sum, "queue.check"),
+            "queue.sweep": partial(self._sum, "queue.sweep"),
+            "queue.stats": partial(self._sum, "queue.stats"),
         }
 
     async def walk(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
@@ -144,9 +148,10 @@ class MergedQueue:
         rows = await self._of_all("queue.audit", args)
         yield asdict(audit.merged([audit.audit_from_row(row) for row in rows]))
 
-    async def stats(self, args: Mapping[str, Any]) -> AsyncIterator[Row]:
-        rows = await self._of_all("queue.stats", args)
-        yield {name: sum(row[name] for row in rows) for name in rows[0]}
+    async def _sum(self, verb: str, args: Mapping[str, Any]) -> AsyncIterator[Row]:
+        """One row of all parts': numbers are added, lists go one behind the other."""
+        first, *others = await self._of_all(verb, args)
+        yield {name: sum((row[name] for row in others), value) for name, value in first.items()}
 
     async def _of_all(self, verb: str, args: Mapping[str, Any]) -> list[Row]:
         return [row for part in sorted(self._parts()) for row in await self._rows(part, verb, args)]

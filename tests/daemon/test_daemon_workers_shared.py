@@ -324,6 +324,21 @@ def test_workers_listings_are_merged_by_arrival() -> None:
     assert [int(each[1:]) for each in found] == [1, 2, 3, 4, 5, 6, 7, 9, 12, 20]
 
 
+def test_workers_what_parts_have_found_is_put_together() -> None:
+    def part(**found: object) -> Table:
+        async def check(args: Mapping[str, Any]) -> AsyncIterator[Row]:
+            yield found
+
+        return {"queue.check": check}
+
+    parts = {0: part(messages=2, problems=["A: gone"]), 1: part(messages=3, problems=["B: short"])}
+
+    async def checked() -> list[Row]:
+        return [row async for row in MergedQueue(lambda: parts).table()["queue.check"]({})]
+
+    assert asyncio.run(checked()) == [{"messages": 5, "problems": ["A: gone", "B: short"]}]
+
+
 def test_workers_a_part_whose_worker_has_just_died_is_waited_for() -> None:
     tries = 0
 
@@ -362,7 +377,7 @@ async def test_workers_one_that_dies_in_its_answer_is_asked_again(
     path.rmdir()
     server = await asyncio.start_unix_server(answer, path)
     queue = MergedQueue(lambda: {0: {"queue.stats": own}, 1: remote_table(path)})
-    assert [row async for row in queue.stats({})] == [{"active": 3}]
+    assert [row async for row in queue.table()["queue.stats"]({})] == [{"active": 3}]
     server.close()
 
 

@@ -25,7 +25,16 @@ from resel_mta.mail import (
 )
 from resel_mta.maillog import MailLog
 from resel_mta.queue.audit import TERMS, Audit
-from resel_mta.queue.door import AlreadyEntered, Entry, QueueStore, RecipientEntry, Result, Watcher
+from resel_mta.queue.door import (
+    AlreadyEntered,
+    Checked,
+    Entry,
+    QueueStore,
+    RecipientEntry,
+    Result,
+    Swept,
+    Watcher,
+)
 
 OK = Reply(250, "2.0.0", "Ok: queued as X")
 
@@ -443,6 +452,12 @@ class MemoryStore:
 
     async def audit(self, since: float) -> Audit:
         return Audit(since, self._clock(), counts=dict.fromkeys(TERMS, 0))
+
+    async def check(self) -> Checked:
+        return Checked(messages=len(self._rows))
+
+    async def sweep(self) -> Swept:
+        return Swept()
 
     async def forget_ledger(self, before: float) -> None:
         """There is no ledger here."""
