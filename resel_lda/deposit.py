@@ -49,15 +49,21 @@ class Depositor(Protocol):
 
 # Told (service, text, queue id) in a thread, for the log.
 Warn = Callable[[str, str, str], None]
+# Told (user's name, where his mail lies, base in new/ of his INBOX) in a thread.
+Told = Callable[[str, MailLocation, str], None]
 
 
 class ThreadDepositor:
-    """Writes them itself, in threads: for a process that runs as their owner."""
+    """Writes them itself, in threads: for a process that runs as their owner. delivered: told
+    of each message in a Maildir."""
 
-    def __init__(self, settings: Settings, warn: Warn, disk: Disk) -> None:
+    def __init__(
+        self, settings: Settings, warn: Warn, disk: Disk, delivered: Told | None = None
+    ) -> None:
         self._settings = settings
         self._warn = warn
         self._disk = disk
+        self._delivered = delivered
         self._maker = NameMaker()
         self._syncs = JointSync(disk)
         self._executor = ThreadPoolExecutor(_THREADS, "deposit")
@@ -98,6 +104,8 @@ class ThreadDepositor:
             quota.check(job.size)
             base = self._deliver(location.inbox, content, job)
             quota.changed([base], 1)
+            if self._delivered is not None:
+                self._delivered(job.user.name, location, base)
         except MailboxError:
             text = f"mailbox of {job.user.name} is full: quota exceeded"
             return Bounced(Reply(554, "5.2.2", text), relay=job.relay)

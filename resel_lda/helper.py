@@ -21,16 +21,21 @@ import signal
 import socket
 import sys
 import threading
+from collections import deque
 from dataclasses import replace
 from typing import Any
 
+import apsw
+
 from resel_lda import errand as errands
-from resel_lda.deposit import ThreadDepositor
+from resel_lda.deposit import ThreadDepositor, Told
 from resel_lda.errand import Errand, ErrandError
 from resel_lda.job import deferred
 from resel_lda.local_options import LocalOptions
 from resel_lda.mailbox_place import is_in_spool, mailbox_command
 from resel_lda.mailcopy import mail_copy
+from resel_lda.maildir.arrivals import prepare_closed
+from resel_lda.maildir.layout import MailLocation
 from resel_lda.mbox import append_message
 from resel_lda.parcel import outcome_row, unwrap
 from resel_lda.pipe import run_command
@@ -40,20 +45,27 @@ from resel_mta.config.target_files import Found, read_forward, read_include
 from resel_mta.content import Content
 from resel_mta.disk import Disk
 from resel_mta.mail import Bounced, Outcome, PermFail, Reply, TempFail
+from resel_mta.maillog import MailLog, StreamSink
 
 _PR_SET_DUMPABLE = 4
+# Messages of which the cache is made at a time.
+_BATCH = 20
 
 Answer = dict[str, object]
 
 
 class Helper:
-    """Does errands. stop: a descriptor that is readable when all is to end."""
+    """Does errands. stop: a descriptor that is readable when all is to end. delivered: told of
+    each message in a Maildir."""
 
-    def __init__(self, settings: Settings, disk: Disk, stop: int = -1) -> None:
+    def __init__(
+        self, settings: Settings, disk: Disk, stop: int = -1, delivered: Told | None = None
+    ) -> None:
         self._settings = settings
         self._options = LocalOptions.from_settings(settings)
         self._disk = disk
         self._stop = stop
+        self._delivered = delivered
 
     def do(self, errand: Errand, message: int | None) -> Answer:
         """The answer to one errand; `message` stays the caller's to close. Never raises."""
@@ -92,7 +104,10 @@ class Helper:
             outcome = self._command(replace(errand, argument=command), content)
         elif errand.do in (errands.DELIVER, errands.MAILBOX, errands.SPOOL):
             depositor = ThreadDepositor(
-                self._settings, lambda _service, text, _id: warnings.append(text), self._disk
+                self._settings,
+                lambda _service, text, _id: warnings.append(text),
+                self._disk,
+                self._delivered,
             )
             outcome = depositor.deposit_one(content, errand.job, self._settings)
         else:
@@ -152,6 +167,34 @@ def _of_failure(errand: Errand, failure: TempFail | PermFail) -> Outcome:
     return deferred(errand.job, failure.reply.text, failure.reply.enhanced)
 
 
+class _Arrived:
+    """Messages whose part of the cache is made once their delivery has been answered. Several
+    threads use it; who comes first does it for those that come meanwhile."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[MailLocation, str]] = deque()
+        self._turn = threading.Lock()
+
+    def delivered(self, user: str, location: MailLocation, base: str) -> None:
+        self._waiting.append((location, base))
+
+    def fill(self) -> None:
+        """Blocks for a moment."""
+        while self._waiting and self._turn.acquire(blocking=False):
+            try:
+                bases: dict[MailLocation, list[str]] = {}
+                for _ in range(min(_BATCH, len(self._waiting))):
+                    location, base = self._waiting.popleft()
+                    bases.setdefault(location, []).append(base)
+                for location, those in bases.items():
+                    prepare_closed(location, those, Disk(), MailLog(StreamSink(2)))
+            except (OSError, apsw.Error) as error:
+                # It is made when somebody asks for it.
+                print(f"helper: cache not filled: {error}", file=sys.stderr)
+            finally:
+                self._turn.release()
+
+
 class _Process:
     """The control socket's side: errands in threads, each answered on its own socket."""
 
@@ -160,6 +203,7 @@ class _Process:
         self._sending = threading.Lock()
         self._helper: Helper | None = None
         self._stopped, self._stop = os.pipe()
+        self._arrived = _Arrived()
 
     def run(self) -> None:
         threads: list[threading.Thread] = []
@@ -184,7 +228,7 @@ class _Process:
     def _configured(self, packet: bytes) -> Helper:
         told: dict[str, Any] = json.loads(packet)
         settings = Settings.build(str(told["role"]), **told["values"])
-        return Helper(settings, Disk(), self._stopped)
+        return Helper(settings, Disk(), self._stopped, self._arrived.delivered)
 
     def _work(self, packet: bytes, descriptors: list[int]) -> None:
         """The first descriptor is for the answer, the second is the message."""
@@ -203,6 +247,7 @@ class _Process:
                 finally:
                     if message is not None:
                         os.close(message)
+            self._arrived.fill()
         finally:
             with self._sending, contextlib.suppress(OSError):
                 self._control.send(b"{}")

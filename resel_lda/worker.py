@@ -18,12 +18,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from resel_lda import handover
+from resel_lda.arrival_filler import ArrivalFiller
 from resel_lda.delivery import carry_out
 from resel_lda.deposit import ThreadDepositor
 from resel_lda.handover import Handover, HandoverError
 from resel_lda.imap.stream import Stream
 from resel_lda.mailbox import MailboxError, MailStore
 from resel_lda.maildir.background import Background
+from resel_lda.maildir.layout import MailLocation
 from resel_lda.maildir.store import MaildirStore
 from resel_lda.pop3.drop import DropLock
 from resel_lda.sessions import ADMIN, DELIVERY, Running, make_session, refuse, user_of
@@ -74,6 +76,7 @@ class Worker:
         self._servers: dict[asyncio.Task[None], Running | None] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._log: MailLog = _FrontLog(self.log)
+        self._filler = ArrivalFiller(self._background, self._store_of, self._log)
         self._outgoing: deque[bytes] = deque()
         self._ending = asyncio.Event()
         self._closers: set[asyncio.Task[None]] = set()
@@ -109,6 +112,7 @@ class Worker:
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=1.0)
+        await self._filler.close()
         for held in self._stores.values():
             if held.closing is not None:
                 held.closing.cancel()
@@ -166,7 +170,9 @@ class Worker:
             raise HandoverError("configuration is not a mapping")
         self._settings = Settings.build(str(fields.get("role")), **values)
         if self._depositor is None:
-            self._depositor = ThreadDepositor(self._settings, self._warn_from_thread, Disk())
+            self._depositor = ThreadDepositor(
+                self._settings, self._warn_from_thread, Disk(), self._delivered_in_thread
+            )
         else:
             self._depositor.reconfigure(self._settings)
 
@@ -191,6 +197,13 @@ class Worker:
     def _warn_from_thread(self, service: str, text: str, queue_id: str) -> None:
         fields = {"service": service, "text": f"warning: {text[:4000]}", "id": queue_id}
         self._loop.call_soon_threadsafe(self._say, handover.LOG, fields)
+
+    def _delivered_in_thread(self, user: str, location: MailLocation, base: str) -> None:
+        self._loop.call_soon_threadsafe(self._filler.delivered, user, location, base)
+
+    def _store_of(self, user: str) -> MailStore | None:
+        held = self._stores.get(user)
+        return None if held is None else held.store
 
     def _say(self, kind: bytes, fields: Mapping[str, object]) -> None:
         self._outgoing.append(handover.pack(kind, fields))

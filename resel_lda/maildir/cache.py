@@ -91,13 +91,20 @@ _SCHEMA = (
     )
 )
 _CONTENT = "CREATE TABLE content (key INTEGER PRIMARY KEY, digest, preview)"
+# See `arrivals`. Strings of broken mail were made otherwise before.
+_ARRIVED = """
+CREATE TABLE arrived (number INTEGER PRIMARY KEY, base TEXT NOT NULL UNIQUE, inode, size, mtime);
+DELETE FROM envelope;
+DELETE FROM structure;
+"""
 
 
 class CacheFile:
     """Methods block; raise apsw.Error."""
 
     def __init__(self, path: str, disk: Disk, log: MailLog) -> None:
-        self.database = Database(path, (_SCHEMA, fulltext.SCHEMA, _CONTENT), disk, log, oldest=1)
+        steps = (_SCHEMA, fulltext.SCHEMA, _CONTENT, _ARRIVED)
+        self.database = Database(path, steps, disk, log, oldest=1)
         self.fulltext = fulltext.FullText(self.database)
         self._folders: dict[str, int] = {}
         self._field_sets: dict[str, int] = {}
@@ -110,8 +117,8 @@ class CacheFile:
             self._folders.clear()
             self._field_sets.clear()
 
-    def _folder(self, db: apsw.Connection, guid: str) -> int:
-        """The first key of a folder."""
+    def folder_key(self, db: apsw.Connection, guid: str) -> int:
+        """The first key of a folder, within a transaction of the caller's."""
         self._forget_numbers()
         number = self._folders.get(guid)
         if number is None:
@@ -122,7 +129,7 @@ class CacheFile:
 
     def first_key(self, guid: str) -> int:
         """What is added to a UID of this folder to make its key."""
-        return self.database.run(lambda db: self._folder(db, guid))
+        return self.database.run(lambda db: self.folder_key(db, guid))
 
     def rows(
         self, guid: str, layer: str, columns: Sequence[str], uids: Sequence[int]
@@ -131,7 +138,7 @@ class CacheFile:
         names = ", ".join(columns)
 
         def work(db: apsw.Connection) -> dict[int, tuple[Any, ...]]:
-            first = self._folder(db, guid)
+            first = self.folder_key(db, guid)
             found: dict[int, tuple[Any, ...]] = {}
             sql = f"SELECT key - {first}, {names} FROM {layer} WHERE key "
             for condition, values in _conditions(first, uids):
@@ -146,7 +153,7 @@ class CacheFile:
         column = LAYERS[layer].columns[0]
 
         def work(db: apsw.Connection) -> dict[int, Any]:
-            first = self._folder(db, guid)
+            first = self.folder_key(db, guid)
             found: dict[int, Any] = {}
             sql = f"SELECT key - {first}, {column} FROM {layer} WHERE key "
             for condition, values in _conditions(first, uids):
@@ -159,7 +166,7 @@ class CacheFile:
         """UIDs that have a row."""
 
         def work(db: apsw.Connection) -> set[int]:
-            first = self._folder(db, guid)
+            first = self.folder_key(db, guid)
             sql = f"SELECT key - {first} FROM {layer} WHERE key BETWEEN ? AND ?"
             return {uid for (uid,) in db.execute(sql, (first, first + _UIDS))}
 
@@ -170,7 +177,7 @@ class CacheFile:
         such a field at all."""
 
         def work(db: apsw.Connection) -> set[int]:
-            first = self._folder(db, guid)
+            first = self.folder_key(db, guid)
             test = f"instr({column}, ?)" if needle else f"{column} IS NOT NULL AND ? = ''"
             sql = f"SELECT key - {first} FROM search WHERE key BETWEEN ? AND ? AND {test}"
             return {uid for (uid,) in db.execute(sql, (first, first + _UIDS, needle))}
@@ -182,7 +189,7 @@ class CacheFile:
         marks = ", ?" * len(LAYERS[layer].columns)
 
         def work(db: apsw.Connection) -> None:
-            first = self._folder(db, guid)
+            first = self.folder_key(db, guid)
             db.executemany(
                 f"INSERT OR REPLACE INTO {layer} VALUES (?{marks})",
                 [(first + uid, *row) for uid, row in rows],
@@ -214,7 +221,7 @@ class CacheFile:
         """uid -> octets of a set."""
 
         def work(db: apsw.Connection) -> dict[int, bytes]:
-            first = self._folder(db, guid)
+            first = self.folder_key(db, guid)
             found: dict[int, bytes] = {}
             sql = f"SELECT key - {first}, octets FROM fields WHERE field_set = {number} AND key "
             for condition, values in _conditions(first, uids):
@@ -225,7 +232,7 @@ class CacheFile:
 
     def add_fields(self, guid: str, number: int, rows: Iterable[tuple[int, bytes]]) -> None:
         def work(db: apsw.Connection) -> None:
-            first = self._folder(db, guid)
+            first = self.folder_key(db, guid)
             db.executemany(
                 "INSERT OR REPLACE INTO fields VALUES (?, ?, ?)",
                 [(number, first + uid, octets) for uid, octets in rows],
@@ -239,7 +246,7 @@ class CacheFile:
         """Expunged messages."""
 
         def work(db: apsw.Connection) -> None:
-            first = self._folder(db, guid)
+            first = self.folder_key(db, guid)
             keys = [(first + uid,) for uid in uids]
             for layer in LAYERS:
                 db.executemany(f"DELETE FROM {layer} WHERE key = ?", keys)
@@ -253,7 +260,7 @@ class CacheFile:
         """Copied messages (uid, new uid) have all that is kept of them."""
 
         def work(db: apsw.Connection) -> None:
-            first, second = self._folder(db, guid), self._folder(db, target)
+            first, second = self.folder_key(db, guid), self.folder_key(db, target)
             keys = [(second + new, first + old) for old, new in pairs]
             for name, layer in LAYERS.items():
                 columns = ", ".join(layer.columns)
@@ -278,7 +285,7 @@ class CacheFile:
                 forget(db, name)
 
         def forget(db: apsw.Connection, name: str) -> None:
-            first = self._folder(db, name)
+            first = self.folder_key(db, name)
             for layer in LAYERS:
                 db.execute(f"DELETE FROM {layer} WHERE key BETWEEN ? AND ?", (first, first + _UIDS))
             for (number,) in all_rows(db, "SELECT id FROM field_set"):

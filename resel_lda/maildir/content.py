@@ -11,6 +11,7 @@ from typing import Any
 import apsw
 
 from resel_lda.mailbox import Part
+from resel_lda.maildir.arrivals import Identity, identity_of, take_in
 from resel_lda.maildir.cache import LAYERS, TEXT_COLUMNS, CacheFile, Whole
 from resel_lda.maildir.database import StateFile
 from resel_lda.maildir.files import read_all, with_crlf
@@ -42,15 +43,22 @@ def make_part(data: bytes) -> Part:
 
 
 class MessageReader:
-    """Needs no lock: the index is only looked at. Any thread may call it."""
+    """Needs no lock: the index is only looked at. Any thread may call it. arrivals: mail is
+    delivered to this folder (see `arrivals`)."""
 
     def __init__(
-        self, index: FolderIndex, state: StateFile, cache: CacheFile, log: MailLog
+        self,
+        index: FolderIndex,
+        state: StateFile,
+        cache: CacheFile,
+        log: MailLog,
+        arrivals: bool = False,
     ) -> None:
         self._index = index
         self.state = state
         self.cache = cache
         self._log = log
+        self._expects_arrivals = arrivals
         self._sizes: dict[int, int] = {}
         self.needles = Needles()
         # UIDs that have a row in the layer "search", once that was asked.
@@ -114,6 +122,19 @@ class MessageReader:
                 found.add(uid)
         return found
 
+    def _identify(self, uid: int) -> Identity | None:
+        name = self._index.names.get(uid)
+        with contextlib.suppress(OSError):
+            return identity_of(os.stat(self._index.files.path(name))) if name is not None else None
+        return None
+
+    def take_arrivals(self) -> None:
+        """What was made of messages when they came is theirs, from the first time that something
+        is asked of the folder. Raises apsw.Error."""
+        if self._expects_arrivals:
+            self._expects_arrivals = False
+            take_in(self.cache, self.guid, self._index.uids, self._identify)
+
     # What the cache keeps. It must not keep anyone from reading mail: its failures are logged.
 
     def _failed(self, error: apsw.Error) -> None:
@@ -125,6 +146,7 @@ class MessageReader:
         """Columns of a layer, from the cache or made now. Messages that are gone are left out."""
         found: dict[int, tuple[Any, ...]] = {}
         try:
+            self.take_arrivals()
             found = self.cache.rows(self.guid, layer, columns, uids)
         except apsw.Error as error:
             self._failed(error)
@@ -138,6 +160,7 @@ class MessageReader:
         """As `rows`, of a layer with one column."""
         found: dict[int, Any] = {}
         try:
+            self.take_arrivals()
             found = self.cache.single(self.guid, layer, uids)
         except apsw.Error as error:
             self._failed(error)
@@ -201,6 +224,7 @@ class MessageReader:
 
     def fill(self, uids: Sequence[int]) -> None:
         """Make all that is not kept yet of these messages (at least one), each read once."""
+        self.take_arrivals()
         missing: dict[str, set[int]] = {}
         for name in LAYERS:
             known = self.cache.single(self.guid, name, uids)
@@ -234,6 +258,7 @@ class MessageReader:
 
     def unfilled(self, uids: Sequence[int]) -> list[int]:
         """Those that `fill` has not seen yet."""
+        self.take_arrivals()
         layers = ("search", "sort", "structure", "content")
         known = [self.cache.known(self.guid, layer) for layer in layers]
         if uids:
@@ -248,6 +273,7 @@ class MessageReader:
         """Header blocks with the empty line."""
         found: dict[int, bytes | None] = {}
         with contextlib.suppress(apsw.Error):
+            self.take_arrivals()
             found = self.cache.single(self.guid, "header", uids)
         headers = {uid: octets for uid, octets in found.items() if octets is not None}
         if len(headers) < len(uids) or any(uid not in headers for uid in uids):
@@ -281,6 +307,7 @@ class MessageReader:
         found: dict[int, bytes] = {}
         try:
             number = self.cache.field_set(key)
+            self.take_arrivals()
             if number:
                 found = self.cache.fields(self.guid, number, uids)
         except apsw.Error as error:
@@ -319,6 +346,7 @@ class MessageReader:
         return None
 
     def _all_searchable(self, uids: Sequence[int]) -> bool:
+        self.take_arrivals()
         if self._searchable is None:
             self._searchable = self.cache.known(self.guid, "search")
         gone = 0

@@ -12,7 +12,7 @@ from typing import TypeVar
 import apsw
 
 from resel_lda.mailbox import FolderInfo, FolderStatus, Mailbox, MailboxError, QuotaInfo
-from resel_lda.maildir import subscriptions, tree
+from resel_lda.maildir import arrivals, subscriptions, tree
 from resel_lda.maildir.annotations import Annotations
 from resel_lda.maildir.background import Background
 from resel_lda.maildir.bin import Bin
@@ -179,7 +179,7 @@ class MaildirStore(TreeEvents):
         )
         index.counted, index.room = self._quota.changed, self._quota.check
         index.bin = self.bin.folder(name)
-        reader = MessageReader(index, self._state, self._cache, self._log)
+        reader = MessageReader(index, self._state, self._cache, self._log, name == "INBOX")
         folder = MaildirFolder(
             name,
             index,
@@ -199,6 +199,14 @@ class MaildirStore(TreeEvents):
             await folder.close()
             raise
         return folder
+
+    async def prepare_arrivals(self, bases: Sequence[str]) -> None:
+        """Fill the cache of messages that were just delivered, unless the folder is open and does
+        that itself."""
+        if "INBOX" not in self._open and not self._opening.locked():
+            await self._prepare()
+            inbox = self.layout.location.inbox
+            await self._thread(arrivals.prepare, self._cache, inbox, bases)
 
     def _locate_folder(self, name: str) -> tuple[str, str, bool]:
         directory = self.layout.directory(name)
