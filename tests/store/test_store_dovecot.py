@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -212,3 +214,39 @@ async def test_a_client_with_dovecots_modseq_resynchronises(root: Path) -> None:
     assert {info.uid for info in folder.changed_since(ours)} == {1, 7}
     assert folder.vanished_since(ours) == [(6, 6)]
     await store.close()
+
+
+async def test_dovecot_counts_on_from_our_modseq_when_it_is_told(
+    root: Path, need: Callable[[str], str]
+) -> None:
+    """As the guide has it, for those who go back."""
+    doveadm = need("doveadm")
+    with DovecotImap(root) as dovecot:
+        for number in range(3):
+            dovecot_append(dovecot, "inbox", MAIL % number)
+    store = our_store(root)
+    folder = await store.open_folder("INBOX")
+    await folder.store([1], ["\\Flagged"], "add")
+    ours = folder.highestmodseq
+    await store.close()
+    with DovecotImap(root) as dovecot:
+        account = pwd.getpwnam(dovecot.user)
+        as_other = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+        command = [doveadm, "-c", str(root / "dovecot.conf"), "mailbox", "update"]
+        await asyncio.to_thread(
+            subprocess.run,
+            [*command, "--min-highest-modseq", str(ours), "INBOX"],
+            env={"USER": "tester", "HOME": str(root), "PATH": os.environ["PATH"]},
+            cwd=root,
+            timeout=60,
+            check=True,
+            **(as_other if os.geteuid() == 0 else {}),
+        )
+        dovecot.command("enable qresync")
+        lines = dovecot.command("select inbox")
+        validity = re.search(rb"UIDVALIDITY (\d+)", b"".join(lines))[1].decode()
+        dovecot.command("uid store 2 +flags (\\seen)")
+        dovecot.command("close")
+        lines = dovecot.command(f"select inbox (qresync ({validity} {ours}))")
+        told = [line for line in lines if b" FETCH (UID " in line]
+        assert any(b"(UID 2 FLAGS (\\Seen)" in line for line in told)
