@@ -310,9 +310,29 @@ def _shown(address: str) -> str:
 
 
 def _stand_alone(options: Options) -> int:
-    from resel_mta.commands.sendmail_smtp import converse
+    """-bs: the daemon speaks, else this command takes what it can into the drop folder."""
+    import asyncio
 
-    return converse(smtp_path(_queue_directory(_settings(options))))
+    from resel_mta.commands.sendmail_smtp import NoDaemon, converse, turn_away
+
+    settings = _settings(options)
+    queue = _queue_directory(settings)
+    try:
+        return converse(smtp_path(queue))
+    except NoDaemon as error:
+        from resel_mta.commands.sendmail_offline import OfflineSession
+
+        folder = drop_directory(queue)
+        try:
+            session = OfflineSession(settings, folder)
+        except ValueError as bad:
+            turn_away()
+            raise Failure(cli.EX_CONFIG, f"{error}; and main.cf: {bad}") from None
+        if not os.access(folder, os.W_OK | os.X_OK):
+            turn_away()
+            raise
+    with open(0, "rb", closefd=False) as source:
+        return asyncio.run(session.run(source))
 
 
 def _queue(options: Options) -> int:

@@ -126,15 +126,18 @@ class Dialog:
             self._state = _State.CHUNK if self._left else _State.COMMAND
 
 
+class NoDaemon(Failure):
+    """Nobody speaks SMTP there; nothing was said yet."""
+
+
 def converse(path: Path) -> int:
-    """Carry octets both ways until the daemon ends the session. Raises Failure."""
+    """Carry octets both ways until the daemon ends the session. Raises NoDaemon, Failure."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as daemon:
         try:
             with unix_address(path) as address:
                 daemon.connect(address)
         except OSError as error:
-            _write(b"421 4.3.2 Service not available, the daemon is not running\r\n")
-            raise Failure(EX_TEMPFAIL, f"no daemon: {path}: {error.strerror}") from None
+            raise NoDaemon(EX_TEMPFAIL, f"no daemon: {path}: {error.strerror}") from None
         dialog = Dialog()
         try:
             _carry(daemon, dialog)
@@ -143,6 +146,11 @@ def converse(path: Path) -> int:
         except OSError as error:
             raise Failure(EX_TEMPFAIL, f"the daemon went away: {error.strerror}") from None
     return EX_OK
+
+
+def turn_away() -> None:
+    """Say that there is no service, in place of a greeting."""
+    _write(b"421 4.3.2 Service not available, the daemon is not running\r\n")
 
 
 def _carry(daemon: socket.socket, dialog: Dialog) -> None:
