@@ -47,7 +47,7 @@ async def get_metadata(session: Session, args: Parser) -> str:
     }
     if shown:
         words = b" ".join(text.astring(e.encode()) + b" " + _value(v) for e, v in shown.items())
-        label = text.astring(session.names.wire(name)) if name else b'""'
+        label = text.mailbox(session.names.wire(name)) if name else b'""'
         session.untagged(b"METADATA %b (%b)" % (label, words))
     code = f"[METADATA LONGENTRIES {max(long)}] " if long else ""
     return f"{code}Getmetadata completed."
