@@ -126,7 +126,7 @@ class PostfixServer:
 
     def _await_master(self) -> int:
         path = self._directory / "spool/pid/master.pid"
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while time.monotonic() < until:
             if path.exists() and path.read_text().strip():
                 return int(path.read_text())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,9 +74,7 @@ DIALOGS: dict[str, tuple[str, tuple[bytes, ...]]] = {
 
 
 @pytest.fixture(scope="module")
-def postfix(
-    tmp_path_factory: pytest.TempPathFactory, need: Callable[[str], str]
-) -> Iterator[dict[str, int]]:
+def postfix(need: Callable[[str], str]) -> Iterator[dict[str, int]]:
     """Ports of a private Postfix, by the name of a set of settings."""
     if os.geteuid() != 0:
         pytest.skip("a private Postfix needs root")
@@ -89,16 +89,14 @@ def postfix(
         def _write(self, name: str, text: str) -> None:
             super()._write(name, text + ("\n".join(lines) + "\n" if name == "master.cf" else ""))
 
-    directory = tmp_path_factory.mktemp("postfix")
-    for parent in (directory, *directory.parents):
-        # Its processes are not root, and pytest's folders are root's alone.
-        if not os.stat(parent).st_mode & 0o005:
-            parent.chmod(0o755)
-    server = Private(directory, 1)
-    try:
-        yield ports
-    finally:
-        server.stop()
+    # Not in pytest's folders: its processes are not root, and those are root's alone.
+    with tempfile.TemporaryDirectory(prefix="resel-pf-") as directory:
+        os.chmod(directory, 0o755)
+        server = Private(Path(directory), 1)
+        try:
+            yield ports
+        finally:
+            server.stop()
 
 
 async def replies(port: int, parts: tuple[bytes, ...]) -> list[str]:
