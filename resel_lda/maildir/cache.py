@@ -45,7 +45,7 @@ class Whole:
 
     @cached_property
     def root(self) -> Node:
-        return parse(self.octets)
+        return parse(self.octets, with_envelope=False)
 
 
 @dataclass(frozen=True, slots=True)

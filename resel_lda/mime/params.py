@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from resel_lda.mime.tokens import BROKEN, END, MORE, Scanner
@@ -24,6 +25,8 @@ _SIMPLE_TYPE = re.compile(
     + rb"|\"[^\"\\\r\n]*\"))*)"
 )
 _SIMPLE_PARAM = re.compile(rb";[ \t]*(" + _TOKEN + rb")=(?:(" + _TOKEN + rb")|\"([^\"\\\r\n]*)\")")
+# Octets of a field up to which it is remembered what it says.
+_MAX_REMEMBERED = 200
 _PLAIN_TOKEN = re.compile(rb"[A-Za-z0-9-]+")
 _BARE_VALUE = re.compile(rb"[^; \t\r\n]*")
 _CONTINUED = re.compile(rb"([^*]*)\*([0-9]*)(\*?)")
@@ -39,6 +42,10 @@ class ContentType(NamedTuple):
 
 def parse_content_type(value: bytes) -> ContentType:
     """Never fails; a broken type is b"" and has no parameters."""
+    return _parse_type(value) if len(value) > _MAX_REMEMBERED else _remembered_type(value)
+
+
+def _parse_type(value: bytes) -> ContentType:
     simple = _SIMPLE_TYPE.fullmatch(value)
     if simple is not None:
         kind, subtype, rest = simple.groups()
@@ -65,6 +72,10 @@ def parse_content_type(value: bytes) -> ContentType:
     if not subtype or state == BROKEN or (state == MORE and not scan.at(b";")):
         return ContentType(b"", b"", ())
     return ContentType(kind, subtype, parse_params(scan))
+
+
+# Most messages have one of a few.
+_remembered_type = lru_cache(maxsize=512)(_parse_type)
 
 
 def parse_disposition(value: bytes) -> tuple[bytes, Params] | None:

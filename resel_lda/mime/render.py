@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 from resel_lda.mime.addresses import Address, parse_addresses
 from resel_lda.mime.params import (
     Params,
+    parse_content_type,
     parse_disposition,
     parse_languages,
     parse_token,
@@ -23,6 +25,8 @@ _EMPTY_PART = b'("text" "plain" ("charset" "us-ascii") NIL NIL "7bit" 0 0%b)'
 _NO_NUL = "\N{REPLACEMENT CHARACTER}".encode()
 # More than this many escapes and a literal is shorter to read (as Dovecot decides).
 _MAX_ESCAPES = 4
+# Octets of fields up to which it is remembered what they say.
+_MAX_REMEMBERED = 300
 
 
 def string(value: bytes) -> bytes:
@@ -129,46 +133,64 @@ def _multipart(node: Node, inner: bytes, extended: bool) -> bytes:
 
 
 def _leaf(node: Node, inner: bytes, extended: bool) -> bytes:
-    is_message = node.is_message and bool(node.children)
-    if is_message:
-        is_global = node.subtype.lower() == b"global"
-        kind = b'"message" "global"' if is_global else b'"message" "rfc822"'
-    elif node.type is None:
-        kind = b'"text" "plain"'
-    elif node.type.lower() == b"multipart":
-        # Without a subtype it has no parts either.
-        kind = b'"application" "octet-stream"'
+    fields = tuple(node.fields) if node.is_mime else ()
+    if sum(len(value) for _, value in fields) > _MAX_REMEMBERED:
+        leaf = _make_leaf(fields)
     else:
-        kind = string(node.type) + b" " + string(node.subtype)
-    is_text = not is_message and (node.type is None or node.type.lower() == b"text")
-    if not node.is_mime:
-        node = _without_content_fields(node)
-    encoding = None
-    for name, value in node.fields:
-        if name == b"content-transfer-encoding":
-            encoding = encoding or parse_token(value)
-    parts = [
-        kind,
-        _params(node.params, is_text),
-        nstring(node.field(b"content-id")),
-        nstring(node.field(b"content-description")),
-        string(encoding or b"7bit"),
-        b"%d" % node.size,
-    ]
-    if is_message:
-        parts += [render_envelope(node.children[0]), inner]
-    if is_text or is_message:
-        parts.append(b"%d" % node.lines)
+        leaf = _remembered_leaf(fields)
+    if node.is_message and node.children:
+        is_global = node.subtype.lower() == b"global"
+        parts = [b'"message" "global"' if is_global else b'"message" "rfc822"']
+        parts += [_params(node.params), leaf.middle, b"%d" % node.size]
+        parts += [render_envelope(node.children[0]), inner, b"%d" % node.lines]
+    else:
+        parts = [leaf.head, b"%d" % node.size]
+        if leaf.is_text:
+            parts.append(b"%d" % node.lines)
     if extended:
-        parts += [nstring(node.field(b"content-md5")), _disposition(node), _language(node)]
-        parts.append(nstring(node.field(b"content-location")))
+        parts.append(leaf.tail)
     return b"(%b)" % b" ".join(parts)
 
 
-def _without_content_fields(node: Node) -> Node:
-    bare = copy.copy(node)
-    bare.fields = []
-    return bare
+class _LeafFields(NamedTuple):
+    """What a leaf part's fields say. head: from the type to the encoding; middle: the same without
+    type and parameters; tail: extension data."""
+
+    head: bytes
+    middle: bytes
+    tail: bytes
+    is_text: bool
+
+
+def _make_leaf(fields: tuple[tuple[bytes, bytes], ...]) -> _LeafFields:
+    node = Node(0, None)
+    node.fields = list(fields)
+    declared = node.field(b"content-type")
+    if declared is None:
+        kind, params, is_text = b'"text" "plain"', _params((), True), True
+    else:
+        found = parse_content_type(declared)
+        is_text = found.type.lower() == b"text"
+        kind = string(found.type) + b" " + string(found.subtype)
+        if found.type.lower() == b"multipart":
+            # Without a subtype it has no parts either.
+            kind = b'"application" "octet-stream"'
+        params = _params(found.params, is_text)
+    encoding = None
+    for name, value in fields:
+        if name == b"content-transfer-encoding":
+            encoding = encoding or parse_token(value)
+    middle = [nstring(node.field(b"content-id")), nstring(node.field(b"content-description"))]
+    middle.append(string(encoding or b"7bit"))
+    tail = [nstring(node.field(b"content-md5")), _disposition(node), _language(node)]
+    tail.append(nstring(node.field(b"content-location")))
+    return _LeafFields(
+        b" ".join([kind, params, *middle]), b" ".join(middle), b" ".join(tail), is_text
+    )
+
+
+# Most parts say one of a few things of themselves.
+_remembered_leaf = lru_cache(maxsize=512)(_make_leaf)
 
 
 def _params(params: Params, is_text: bool = False) -> bytes:

@@ -106,15 +106,17 @@ class Node:
             waiting.extend(reversed(node.children))
 
 
-def parse(data: bytes, with_global: bool = False) -> Node:
+def parse(data: bytes, with_global: bool = False, with_envelope: bool = True) -> Node:
     """The structure of a message whose lines end in CR LF (a bare LF is a line end too).
-    with_global: message/global is a message as well (RFC 9051 §9, media-message)."""
-    return _Parser(data, with_global).parse()
+    with_global: message/global is a message as well (RFC 9051 §9, media-message). with_envelope:
+    the outermost header's fields are all taken, also those that only ENVELOPE looks at."""
+    return _Parser(data, with_global, with_envelope).parse()
 
 
 class _Parser:
-    def __init__(self, data: bytes, with_global: bool) -> None:
+    def __init__(self, data: bytes, with_global: bool, with_envelope: bool) -> None:
         self.data = data
+        self.with_envelope = with_envelope
         self.message_types = (b"rfc822", b"global") if with_global else (b"rfc822",)
         self.parts = 0
         # The last empty line found, (where, what follows): a header may end before it, by a
@@ -160,9 +162,11 @@ class _Parser:
         return node
 
     def read_header(self, node: Node) -> None:
-        wanted = _ROOT_FIELDS if node.is_root else _CONTENT_FIELDS
         header = self.data[node.start : node.body]
-        node.fields = list(unfolded_fields(header, wanted, b"subject"))
+        if node.is_root and (self.with_envelope or node.parent is not None):
+            node.fields = list(unfolded_fields(header, _ROOT_FIELDS, b"subject"))
+        else:
+            node.fields = list(_content_fields(header, node.is_root))
         for name, value in node.fields:
             if name == b"content-type":
                 node.type, node.subtype, node.params = parse_content_type(value)
@@ -272,6 +276,22 @@ def _before_line_end(data: bytes, line: int) -> int:
         if line and data[line - 1] == 0x0D:
             line -= 1
     return line
+
+
+def _content_fields(header: bytes, of_message: bool) -> Iterator[tuple[bytes, bytes]]:
+    """`unfolded_fields` of those of MIME: most of a header's lines are of no interest for them."""
+    lower = header.lower()
+    starts = (b"content-", b"mime-version") if of_message else (b"content-",)
+    for start in starts:
+        at = 0 if lower.startswith(start) else lower.find(b"\n" + start) + 1
+        while at or lower.startswith(start):
+            end = header.find(b"\n", at)
+            while end >= 0 and header[end + 1 : end + 2] in (b" ", b"\t"):
+                end = header.find(b"\n", end + 1)
+            yield from unfolded_fields(header[at : end if end >= 0 else None], _ROOT_FIELDS)
+            at = lower.find(b"\n" + start, end) + 1 if end >= 0 else 0
+            if not at:
+                break
 
 
 def unfolded_fields(
