@@ -77,6 +77,9 @@ def _entry(
     if row.count(None) > (owner is None):
         raise apsw.CorruptError("message: a value is missing")
     for recipient in unpack(packed) if packed else ():
+        if recipient.via and recipient.answer:
+            # It gets no mail.
+            continue
         recipients.append(
             RecipientEntry(
                 recipient.address, recipient.orig_to, next_attempt, recipient.attempts, "", ""

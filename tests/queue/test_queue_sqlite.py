@@ -14,7 +14,8 @@ from queue_fakes import OK, make_log, make_message, read_all, until
 from queue_faults import FaultDisk, Plan, fault_vfs
 
 from resel_mta.config import Settings
-from resel_mta.mail import Delivered, TempFail
+from resel_mta.local_target import answer_mark
+from resel_mta.mail import Delivered, Notify, Recipient, TempFail
 from resel_mta.queue import schema, writer
 from resel_mta.queue.door import AlreadyEntered, Result
 from resel_mta.queue.lock import QueueLocked
@@ -381,3 +382,18 @@ async def test_what_a_full_disk_refused_does_not_come_back(tmp_path: Path) -> No
         plan.stop_at = 0
         assert await names(store) == [kept.queue_id]
         await store.close()
+
+
+async def test_what_waits_for_an_answer_only_is_not_listed(tmp_path: Path) -> None:
+    store = await SQLiteStore.open(tmp_path)
+    message = make_message(store, "ann@example.org")
+    alias = Recipient("team@example.org", notify=Notify.SUCCESS, via=(answer_mark("expanded"),))
+    message.recipients.append(alias)
+    message.hold = True
+    await store.enter(message)
+    (entry,) = [each async for each in store.walk()]
+    assert [each.address for each in entry.recipients] == ["ann@example.org"]
+    await store.release()
+    (claimed,) = await store.claim("me", 60, 10)
+    assert [each.answer for each in claimed.recipients] == ["", "expanded"]
+    await store.close()
