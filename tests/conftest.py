@@ -6,10 +6,15 @@ import os
 import shutil
 from collections.abc import Callable
 
+import hypothesis
 import pytest
 
 #: Where Debian keeps daemons and administrators' commands, which an ordinary user's PATH leaves out.
 SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+hypothesis.settings.register_profile("here", deadline=None)
+hypothesis.settings.load_profile("here")
 
 
 def find_peer(program: str) -> str:
