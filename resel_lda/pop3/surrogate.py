@@ -29,8 +29,12 @@ _LEFT_OUT = frozenset(
 )  # fmt: skip
 _FIELD = re.compile(rb"[^\r\n]*\r?\n?(?:[ \t][^\r\n]*\r?\n?)*")
 _FOLD = re.compile(rb"\r?\n(?=[ \t])")
+_TOKEN = rb"[!#$&+\-.0-9A-Z^_`a-z{|}~]"
+# Nothing of it is looked at twice, however long a token is.
 _PARAMETER = re.compile(
-    rb"""([!#$&+\-.0-9A-Z^_`a-z{|}~]+)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*"|[^;\s"]+)""", re.DOTALL
+    rb"(?<!" + _TOKEN + rb")(" + _TOKEN + rb"++)[ \t]*+=[ \t]*+"
+    rb"""("(?:[^"\\]|\\.)*+"|[^;\s"]++)""",
+    re.DOTALL,
 )
 _SPECIALS = re.compile(rb'[()<>\[\]:;@\\,."]')
 _BROKEN = (b"MISSING_MAILBOX", b"MISSING_DOMAIN", b"SYNTAX_ERROR")

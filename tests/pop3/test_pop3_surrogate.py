@@ -6,6 +6,7 @@ import email
 import email.policy
 import email.utils
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,15 @@ def test_surrogate_is_ascii_whatever_stands_there(text: str, name: str) -> None:
     header = surrogate(message).partition(b"\r\n\r\n")[0]
     assert header.isascii()
     assert surrogate(header + b"\r\n\r\n") == header + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["a", "a=", 'a="', 'a="b";', "a ", "\\", '"', "é", "é;a=é;", "é ", "<é@b>,", "a\n b=é;"],
+)
+@pytest.mark.parametrize("name", ["Content-Type", "From", "Subject"])
+def test_surrogate_of_a_huge_field_is_made_in_a_moment(name: str, piece: str) -> None:
+    message = made(f"{name}: {piece * (300_000 // len(piece))} é\n\n")
+    started = time.process_time()
+    assert surrogate(message).isascii()
+    assert time.process_time() - started < 20
