@@ -18,6 +18,8 @@ IN_DELETE_SELF, IN_MOVE_SELF = 0x400, 0x800
 IN_Q_OVERFLOW, IN_IGNORED = 0x4000, 0x8000
 _MASK = IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF
 _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
+# Seconds between two wakings of the loop: thousands of files may be renamed at once.
+_PAUSE = 0.004
 
 # (mask, file name); mask 0 means that events were lost.
 Callback = Callable[[int, str], None]
@@ -31,6 +33,7 @@ class Watcher:
         self._callbacks: dict[int, list[Callback]] = {}
         self._loop = asyncio.get_running_loop()
         self._fd = self._libc.inotify_init1(_FLAGS) if hasattr(self._libc, "inotify_init1") else -1
+        self._resuming: asyncio.TimerHandle | None = None
         if self._fd >= 0:
             self._loop.add_reader(self._fd, self._readable)
 
@@ -55,9 +58,12 @@ class Watcher:
         """Tell now what the kernel has noted by now: the loop may be at a command that came after
         it."""
         if self._fd >= 0:
-            self._readable()
+            self._read()
 
     def close(self) -> None:
+        if self._resuming is not None:
+            self._resuming.cancel()
+            self._resuming = None
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
@@ -65,6 +71,15 @@ class Watcher:
             self._callbacks.clear()
 
     def _readable(self) -> None:
+        self._loop.remove_reader(self._fd)
+        self._resuming = self._loop.call_later(_PAUSE, self._resume)
+        self._read()
+
+    def _resume(self) -> None:
+        self._resuming = None
+        self._loop.add_reader(self._fd, self._readable)
+
+    def _read(self) -> None:
         try:
             data = os.read(self._fd, 65536)
         except BlockingIOError:
