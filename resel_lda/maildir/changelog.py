@@ -54,6 +54,10 @@ class ChangeLog:
         self.highestmodseq += 1
         return self.highestmodseq
 
+    def set_unsettled(self, unsettled: bool) -> None:
+        """See `resel_lda.maildir.settling`."""
+        self._state_file.set_unsettled(self.state.id, unsettled)
+
     def log_change(self, info: MessageInfo, letters: str, saved: int | None = None) -> None:
         """saved: when the message came, where this is the first that is known of it."""
         self._changed_rows.append((info.uid, info.modseq, info.internal_date, letters, saved))

@@ -41,6 +41,8 @@ _STATE_STEPS = (
     "ALTER TABLE message ADD COLUMN saved INTEGER",
     "CREATE TABLE IF NOT EXISTS metadata (folder TEXT NOT NULL, entry TEXT NOT NULL,"
     " value BLOB NOT NULL, PRIMARY KEY (folder, entry)) WITHOUT ROWID",
+    # Folders in which flags may be lost to a power cut.
+    "CREATE TABLE IF NOT EXISTS unsettled (folder INTEGER PRIMARY KEY)",
 )
 
 
@@ -146,11 +148,13 @@ class Database:
 class FolderState:
     """What `state` knows of one folder. rows: uid -> (modseq, internal date, letters).
 
-    next_uid: above all UIDs that were written down, 0 if that is not known.
+    next_uid: above all UIDs that were written down, 0 if that is not known. unsettled: what was told
+    of flags may be no more.
     """
 
     __slots__ = (
         "expunge_floor", "expunged", "first_recent", "floor", "id", "is_new", "next_uid", "rows",
+        "unsettled",
     )  # fmt: skip
 
     def __init__(self, folder_id: int, floor: int, first_recent: int, expunge_floor: int) -> None:
@@ -159,6 +163,7 @@ class FolderState:
         self.first_recent = first_recent
         self.expunge_floor = expunge_floor
         self.is_new = False
+        self.unsettled = False
         self.next_uid = 0
         self.rows: dict[int, tuple[int, float, str]] = {}
         self.expunged: list[tuple[int, int]] = []
@@ -210,6 +215,7 @@ class StateFile:
             db, "SELECT uid, modseq, date, letters FROM message WHERE folder = ?", folder_id
         )
         state.rows = {uid: (modseq, date, letters) for uid, modseq, date, letters in rows}
+        state.unsettled = bool(all_rows(db, "SELECT 1 FROM unsettled WHERE folder = ?", folder_id))
         state.expunged = all_rows(
             db, "SELECT modseq, uid FROM expunged WHERE folder = ? ORDER BY modseq, uid", folder_id
         )
@@ -217,7 +223,9 @@ class StateFile:
 
     @staticmethod
     def _forget(db: apsw.Connection, folder_id: int) -> None:
-        for table, column in (("message", "folder"), ("expunged", "folder"), ("folder", "id")):
+        for table, column in (
+            ("message", "folder"), ("expunged", "folder"), ("unsettled", "folder"), ("folder", "id")
+        ):  # fmt: skip
             db.execute(f"DELETE FROM {table} WHERE {column} = ?", (folder_id,))
 
     def reserve(self, folder_id: int, floor: int) -> None:
@@ -227,6 +235,20 @@ class StateFile:
                 lambda db: db.execute(
                     "UPDATE folder SET floor = max(floor, ?) WHERE id = ?", (floor, folder_id)
                 )
+            )
+
+    def set_unsettled(self, folder_id: int, unsettled: bool) -> None:
+        """That flags of a folder may be lost to a power cut, durably; or that they no more can."""
+        if unsettled:
+            with self.synced():
+                self.database.run(
+                    lambda db: db.execute(
+                        "INSERT OR IGNORE INTO unsettled VALUES (?)", (folder_id,)
+                    )
+                )
+        else:
+            self.database.run(
+                lambda db: db.execute("DELETE FROM unsettled WHERE folder = ?", (folder_id,))
             )
 
     @contextlib.contextmanager

@@ -20,23 +20,68 @@ STALE_AFTER = 120.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.002, 0.05
 
 
-@contextlib.contextmanager
-def dotlock(disk: Disk, path: str, timeout: float = 130.0) -> Iterator[None]:
-    """Hold `path`.lock. Blocks; raises MailboxError("INUSE") after `timeout` seconds, OSError."""
-    lock = f"{path}.lock"
-    host = socket.gethostname()
-    mine = f"{os.getpid()}:{host}".encode()
-    temporary = f"{lock}.{host}.{os.getpid()}.{os.urandom(4).hex()}"
-    fd = disk.create(temporary)
-    try:
+class LockFile:
+    """What is linked into place as `path`.lock. To make it anew for each of many locks is slow: ext4
+    looks past the inodes of files that were just deleted."""
+
+    def __init__(self, disk: Disk, path: str) -> None:
+        self._disk = disk
+        self._lock = f"{path}.lock"
+        self._path = ""
+
+    def ready(self) -> str:
+        """Its path; with the time of this lock. Raises OSError."""
+        if self._path:
+            with contextlib.suppress(FileNotFoundError):
+                self._disk.utime(self._path, time.time())
+                return self._path
+        host = socket.gethostname()
+        path = f"{self._lock}.{host}.{os.getpid()}.{os.urandom(4).hex()}"
+        fd = self._disk.create(path)
+        self._path = path
         try:
-            disk.write(fd, mine)
+            self._disk.write(fd, f"{os.getpid()}:{host}".encode())
+        except BaseException:
+            self.discard()
+            raise
         finally:
-            disk.close(fd)
+            self._disk.close(fd)
+        return path
+
+    def discard(self) -> None:
+        """Remove it; the next lock makes another."""
+        path, self._path = self._path, ""
+        if path:
+            with contextlib.suppress(FileNotFoundError):
+                self._disk.unlink(path)
+
+
+def discard_left(disk: Disk, path: str) -> None:
+    """Remove the `LockFile`s of processes of this host that are dead. Blocks; raises OSError."""
+    directory, name = os.path.split(path)
+    head = f"{name}.lock.{socket.gethostname()}."
+    for entry in os.listdir(directory):
+        pid = entry.removeprefix(head).partition(".")[0]
+        if entry.startswith(head) and pid.isascii() and pid.isdigit() and _is_dead(int(pid)):
+            with contextlib.suppress(FileNotFoundError):
+                disk.unlink(os.path.join(directory, entry))
+
+
+@contextlib.contextmanager
+def dotlock(
+    disk: Disk, path: str, timeout: float = 130.0, kept: LockFile | None = None
+) -> Iterator[None]:
+    """Hold `path`.lock. kept: its owner discards it. Blocks; raises MailboxError("INUSE") after
+    `timeout` seconds, OSError."""
+    lock = f"{path}.lock"
+    file = kept or LockFile(disk, path)
+    try:
+        temporary = file.ready()
         inode = os.stat(temporary).st_ino
-        _acquire(disk, temporary, lock, host, timeout)
+        _acquire(disk, temporary, lock, socket.gethostname(), timeout)
     finally:
-        disk.unlink(temporary)
+        if kept is None:
+            file.discard()
     try:
         yield
     finally:
@@ -88,10 +133,14 @@ def _owner_is_dead(lock: str, host: str) -> bool:
         return False
     if owner_host.strip() != host or not pid.isascii() or not pid.isdigit():
         return False
-    if int(pid) == os.getpid():
+    return _is_dead(int(pid))
+
+
+def _is_dead(pid: int) -> bool:
+    if pid == os.getpid():
         return False
     try:
-        os.kill(int(pid), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except (PermissionError, OverflowError):

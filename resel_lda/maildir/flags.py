@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from resel_lda.mailbox import SYSTEM_FLAGS, MailboxError, StoreResult
 from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.names import LETTER_FLAGS, base_of, info_of, with_info
+from resel_lda.maildir.settling import Settling
 
 _CANONICAL = {flag.lower(): flag for flag in SYSTEM_FLAGS}
 
@@ -32,17 +33,19 @@ def canonical_flags(flags: Collection[str]) -> list[str]:
 
 def change_flags(
     index: FolderIndex,
+    settling: Settling,
     uids: Sequence[int],
     flags: Collection[str],
     mode: str,
     unchanged_since: int | None,
 ) -> StoreResult:
-    """Blocks; durable when it returns. UIDs that are gone are left out of the result.
-    Raises OSError, MailboxError("LIMIT")."""
+    """Blocks; a kill cannot take it back when it returns, a power cut as `settling` says. UIDs that
+    are gone are left out of the result. Raises OSError, apsw.Error, MailboxError("LIMIT")."""
     if mode not in ("set", "add", "remove"):
         raise ValueError(f"mode {mode!r}")
     index.keywords.refresh()
     change = _Change(index, canonical_flags(flags), mode)
+    infos, names = index.infos, index.names
     renamed: list[tuple[int, str]] = []
     conflicts: list[int] = []
     touched: list[int] = []
@@ -50,27 +53,34 @@ def change_flags(
     try:
         with contextlib.ExitStack() as lock:
             for uid in uids:
-                info = index.infos.get(uid)
+                info = infos.get(uid)
                 if info is None:
                     continue
                 if unchanged_since is not None and info.modseq > unchanged_since:
                     conflicts.append(uid)
                     continue
-                name = _rename(index, uid, change, lock)
-                if name is None:
-                    gone.append(uid)
-                    continue
+                name = names[uid]
+                target = change.target(name)
+                if target != name:
+                    if not change.begun:
+                        settling.begin()
+                        change.begun = True
+                        lock.enter_context(index.names_locked(settling.lock_file))
+                    found = _rename(index, name, target, change)
+                    if found is None:
+                        gone.append(uid)
+                        continue
+                    renamed.append((uid, found))
                 touched.append(uid)
-                if name != index.names[uid]:
-                    renamed.append((uid, name))
     finally:
+        if change.begun:
+            settling.end()
         if renamed:
-            index.files.disk.sync_directory(index.files.cur)
             index.renamed(renamed)
         if gone:
             index.scan()
         index.save()
-    return StoreResult([index.infos[uid] for uid in touched if uid in index.infos], conflicts)
+    return StoreResult([infos[uid] for uid in touched if uid in infos], conflicts)
 
 
 class _Change:
@@ -82,14 +92,23 @@ class _Change:
         # Letters that we know nothing of are another program's.
         self._known = index.keywords.known_letters() | LETTER_FLAGS.keys()
         self._made: dict[str, str] = {}
-        self.locked = False
+        # Whether a name was about to be changed.
+        self.begun = False
 
-    def letters(self, old: str) -> str:
-        """In order; `old` itself if nothing changes."""
-        found = self._made.get(old)
-        if found is None:
-            found = self._made[old] = self._changed(old)
-        return found
+    def target(self, name: str) -> str:
+        """The name with the letters changed; `name` itself if nothing changes."""
+        base, found, info = name.partition(":2,")
+        if not found or ":" in base:
+            return self._changed_name(name)
+        made = self._made.get(info)
+        if made is None:
+            made = self._made[info] = self._changed_name(name)[len(base) :]
+        return base + made
+
+    def _changed_name(self, name: str) -> str:
+        old = info_of(name)
+        after = self._changed(old)
+        return name if after == old else with_info(name, after)
 
     def _changed(self, old: str) -> str:
         before = set(old)
@@ -102,27 +121,18 @@ class _Change:
         return old if after == before else "".join(sorted(after))
 
 
-def _rename(
-    index: FolderIndex, uid: int, change: _Change, lock: contextlib.ExitStack
-) -> str | None:
-    """The message's name with the new flags; None if it is gone. The first one that needs another
-    name locks the names."""
-    name = index.names[uid]
+def _rename(index: FolderIndex, name: str, target: str, change: _Change) -> str | None:
+    """The message's name with the new flags; None if it is gone."""
+    files = index.files
     for _ in range(4):
-        old = info_of(name)
-        letters = change.letters(old)
-        if letters == old:
+        if target == name:
             return name
-        if not change.locked:
-            lock.enter_context(index.names_locked())
-            change.locked = True
-        target = with_info(name, letters)
         try:
-            index.files.disk.rename(index.files.path(name), index.files.path(target))
+            files.disk.rename(files.path(name), files.path(target))
             return target
         except FileNotFoundError:
-            current = index.files.list_cur().get(base_of(name))
+            current = files.list_cur().get(base_of(name))
             if current is None:
                 return None
-            name = current
+            name, target = current, change.target(current)
     return None

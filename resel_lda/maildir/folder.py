@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TypeVar
+from operator import attrgetter
+from typing import Any, TypeVar
 
 import apsw
 
 from resel_lda.mailbox import AppendData, FolderStatus, MailboxError, MessageInfo, StoreResult
+from resel_lda.maildir import transfer
 from resel_lda.maildir.background import Background
 from resel_lda.maildir.content import MessageReader
 from resel_lda.maildir.flags import canonical_flags, change_flags
 from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.names import size_in_name
 from resel_lda.maildir.reading import ReadableFolder, mailbox_error
-from resel_lda.maildir.transfer import Item, copy_messages, discard, each
+from resel_lda.maildir.removal import remove_messages
+from resel_lda.maildir.settling import Settling
+from resel_lda.maildir.transfer import Item, copy_messages, move_messages
 from resel_lda.maildir.watch import (
     IN_CREATE,
     IN_DELETE,
@@ -65,6 +68,7 @@ class MaildirFolder(ReadableFolder):
         self.known_status: FolderStatus | None = None
         self._resolve = resolve
         self._on_release = on_release
+        self._settling = Settling(index, self._in_thread)
         self._lock = asyncio.Lock()
         self._callbacks: list[Callable[[], None]] = []
         # What the loop shows; replaced when a piece of work is finished, never in its middle.
@@ -223,15 +227,22 @@ class MaildirFolder(ReadableFolder):
 
     async def _run(self, work: Callable[..., T], *arguments: object) -> T:
         """`work` in a thread under the folder's lock; then tell the watchers what changed."""
-        task = asyncio.ensure_future(self._locked(work, *arguments))
+        return await self._finished(self._locked(work, *arguments))
+
+    async def _finished(self, work: Awaitable[T]) -> T:
+        task = asyncio.ensure_future(work)
         self.keep(task)
         return await asyncio.shield(task)
 
     async def _locked(self, work: Callable[..., T], *arguments: object) -> T:
-        loop = asyncio.get_running_loop()
+        run = asyncio.get_running_loop().run_in_executor
+        return await self._holding(lambda: run(self._executor, work, *arguments))
+
+    async def _holding(self, work: Callable[[], Awaitable[T]]) -> T:
+        """What is awaited under the folder's lock."""
         async with self._lock:
             try:
-                return await loop.run_in_executor(self._executor, work, *arguments)
+                return await work()
             except (OSError, apsw.Error) as error:
                 self._log.warning("imap", f"{self.index.files.directory}: {error}")
                 raise mailbox_error(error) from error
@@ -240,7 +251,7 @@ class MaildirFolder(ReadableFolder):
                     self._publish()
                     self.start_filling()
                     for callback in list(self._callbacks):
-                        loop.call_soon(callback)
+                        asyncio.get_running_loop().call_soon(callback)
 
     def keep(self, future: asyncio.Future[T]) -> None:
         kept: asyncio.Future[object] = future  # type: ignore[assignment]
@@ -291,10 +302,15 @@ class MaildirFolder(ReadableFolder):
         mode: str,
         unchanged_since: int | None = None,
     ) -> StoreResult:
-        return await self._run(change_flags, self.index, uids, flags, mode, unchanged_since)
+        try:
+            return await self._run(
+                change_flags, self.index, self._settling, uids, flags, mode, unchanged_since
+            )
+        finally:
+            self._settling.soon()
 
     async def expunge(self, uids: Sequence[int], keep: bool = True) -> Sequence[int]:
-        done = await self._run(self.index.remove, uids, keep)
+        done = await self._run(remove_messages, self.index, uids, keep)
         if done:
             self._behind(self.reader.forget, done)
         return done
@@ -304,13 +320,13 @@ class MaildirFolder(ReadableFolder):
     ) -> Sequence[int]:
         items: list[Item] = []
         try:
-            async for message in each(messages):
+            async for message in transfer.each(messages):
                 flags = canonical_flags(message.flags)
                 path, base = await self._write(message)
                 items.append((path, base, flags))
             return await self._run(self.install, items)
         except BaseException:
-            await asyncio.shield(self._in_thread(discard, self.index.files.disk, items))
+            await asyncio.shield(self._in_thread(transfer.discard, self.index.files.disk, items))
             raise
 
     async def _write(self, message: AppendData) -> tuple[str, str]:
@@ -318,66 +334,50 @@ class MaildirFolder(ReadableFolder):
         files, blocks = self.index.files, message.blocks
         if not isinstance(blocks, Sequence):
             if message.size > _BLOCK:
-                return await self._write_large(blocks, message.internal_date)
+                return await transfer.write_large(
+                    self._in_thread, files, blocks, message.internal_date
+                )
             blocks = [block async for block in blocks]
         return await self._in_thread(files.write_temporary, blocks, message.internal_date)
 
-    async def _write_large(
-        self, blocks: AsyncIterator[bytes], date: float | None
-    ) -> tuple[str, str]:
-        """In pieces as they come."""
-        file = await self._in_thread(self.index.files.temporary)
-        try:
-            held: list[bytes] = []
-            size = 0
-            async for block in blocks:
-                held.append(block)
-                size += len(block)
-                if size >= _BLOCK:
-                    await self._in_thread(file.write, b"".join(held))
-                    held, size = [], 0
-            await self._in_thread(file.write, b"".join(held))
-            return file.path, await self._in_thread(file.finish, date)
-        except BaseException:
-            await asyncio.shield(self._in_thread(file.discard))
-            raise
-
-    def install(
-        self, items: Sequence[Item], moved: bool = False, linked: bool = False
-    ) -> list[int]:
+    def install(self, items: Sequence[Item], *, moved: bool = False, **how: Any) -> list[int]:
         """Blocks, under the folder's lock. moved: the user does not have more mail for it.
-        linked: the files stay where they are too. Raises MailboxError("OVERQUOTA"), OSError."""
+        how: see `FolderIndex.install`. Raises MailboxError("OVERQUOTA"), OSError."""
         if not moved:
             self.index.room(sum(size_in_name(base, "S") or 0 for _, base, _ in items))
         self.index.keywords.refresh()
         # Many messages have few different sets of flags.
         letters = {frozenset(flags): "" for _, _, flags in items}
         letters = {flags: self.index.keywords.letters(flags) for flags in letters}
-        return self.index.install(
-            [(path, base, letters[frozenset(flags)]) for path, base, flags in items],
-            linked=linked,
-        )
+        lettered = [(path, base, letters[frozenset(flags)]) for path, base, flags in items]
+        return self.index.install(lettered, **how)
 
     async def copy(self, uids: Sequence[int], target: str) -> tuple[int, Pairs]:
-        return await self._copy(uids, target, moved=False)
+        return await self._transfer(copy_messages, uids, target)
 
-    async def _copy(self, uids: Sequence[int], target: str, moved: bool) -> tuple[int, Pairs]:
+    async def move(self, uids: Sequence[int], target: str) -> tuple[int, Pairs]:
+        return await self._transfer(move_messages, uids, target)
+
+    async def _transfer(
+        self, work: Callable[..., list[int]], uids: Sequence[int], target: str
+    ) -> tuple[int, Pairs]:
         async with self._resolve(target) as folder:
             sources = [uid for uid in uids if uid in self.index.infos]
             if not sources:
                 return folder.uidvalidity, []
-            install = partial(folder.install, moved=moved)
-            new = await folder._run(
-                copy_messages, self.index, self.reader, sources, folder.index.files, install
-            )
+            what = (self.index, self.reader, sources, folder.index.files, folder.install)
+            if work is copy_messages or folder is self:
+                new = await folder._run(work, *what)
+            else:
+                # In this order everywhere, so that two do not wait for each other.
+                first, second = sorted((self, folder), key=attrgetter("name"))
+                both = first._holding(lambda: second._locked(work, *what))
+                new = await first._finished(both)
             pairs = list(zip(sources, new, strict=True))
             self._behind(self.reader.copied, pairs, folder.reader.guid)
+            if work is move_messages:
+                self._behind(self.reader.forget, sources)
             return folder.uidvalidity, pairs
-
-    async def move(self, uids: Sequence[int], target: str) -> tuple[int, Pairs]:
-        uidvalidity, pairs = await self._copy(uids, target, moved=True)
-        await self.expunge([uid for uid, _ in pairs], keep=False)
-        return uidvalidity, pairs
 
     # -- ending -------------------------------------------------------------------------------
 
@@ -397,3 +397,4 @@ class MaildirFolder(ReadableFolder):
         await self.stop_filling()
         while self._background:
             await asyncio.wait(set(self._background))
+        await self._settling.finish()

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from resel_lda.mailbox import MailboxError, MessageInfo
 from resel_lda.maildir.bin import BinFolder
 from resel_lda.maildir.changelog import ChangeLog
 from resel_lda.maildir.database import StateFile
-from resel_lda.maildir.dotlock import dotlock
+from resel_lda.maildir.dotlock import LockFile, discard_left, dotlock
 from resel_lda.maildir.files import MaildirFiles
 from resel_lda.maildir.keywords import Keywords
 from resel_lda.maildir.names import arrival_key, base_of, info_of, with_info
@@ -95,6 +95,10 @@ class FolderIndex(ChangeLog):
         self.log_unseen()
         rows.clear()
         self.save()
+        if self.state.unsettled:
+            self.state.unsettled = False
+            self.set_unsettled(False)
+            discard_left(self.files.disk, self._path)
 
     def _load_uidlist(self) -> None:
         self.uidlist = read_uidlist(self._path)
@@ -111,8 +115,9 @@ class FolderIndex(ChangeLog):
             self.uidlist.guid = self.uidlist.guid or new_guid()
             write_uidlist(self.files.disk, self._path, self.uidlist)
 
-    def _add_known(self, found: dict[str, str]) -> None:
-        """Take files that have a UID into memory, ascending."""
+    def _add_known(self, found: dict[str, str], dates: Mapping[str, float] | None = None) -> None:
+        """Take files that have a UID into memory, ascending. dates: those internal dates, by base,
+        that are known without a look at the file; such a message comes now."""
         entries = self.uidlist.entries
         fresh = [(entries[base].uid, base) for base in found.keys() & entries.keys()]
         fresh.sort()
@@ -123,10 +128,15 @@ class FolderIndex(ChangeLog):
             name = found[base]
             letters = info_of(name)
             row = self.state.rows.get(uid)
-            if row is not None and row[2] == letters:
+            if row is not None and row[2] == letters and not self.state.unsettled:
                 info = MessageInfo(uid, self.keywords.flags(letters), row[1], row[0])
             else:
-                date, saved = (row[1], None) if row is not None else self._dates(name)
+                if row is not None:
+                    date, saved = row[1], None
+                elif dates is not None and base in dates:
+                    date, saved = dates[base], int(time.time())
+                else:
+                    date, saved = self._dates(name)
                 if not modseq:
                     # A folder seen for the first time: everything is as old as its state.
                     modseq = self.highestmodseq if self.state.is_new else self.next_modseq()
@@ -272,14 +282,18 @@ class FolderIndex(ChangeLog):
         return False
 
     @contextlib.contextmanager
-    def names_locked(self) -> Iterator[None]:
+    def names_locked(self, kept: LockFile | None = None) -> Iterator[None]:
         """Dovecot changes no names in cur/ meanwhile, and does not list it: a listing may miss a
         file that is renamed during it, and what Dovecot misses gets a new UID. Where no lock can be
         made (full disk, mailbox that may only be read), it goes without. Not within `locked`."""
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):
-                stack.enter_context(dotlock(self.files.disk, self._path))
+                stack.enter_context(dotlock(self.files.disk, self._path, kept=kept))
             yield
+
+    def lock_file(self) -> LockFile:
+        """For `names_locked`, many times."""
+        return LockFile(self.files.disk, self._path)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -329,24 +343,35 @@ class FolderIndex(ChangeLog):
 
     # -- our own changes ----------------------------------------------------------------------
 
-    def install(self, items: Sequence[tuple[str, str, str]], *, linked: bool = False) -> list[int]:
+    def install(
+        self,
+        items: Sequence[tuple[str, str, str]],
+        *,
+        linked: bool = False,
+        back: bool = False,
+        dates: Mapping[str, float] | None = None,
+    ) -> list[int]:
         """Move synced files (path, base, letters) into cur/, or link them there, and give them
-        UIDs; all or none. Durable when it returns. Raises OSError, MailboxError."""
+        UIDs; all or none. Durable when it returns. back: what fails leaves them where they were.
+        dates: internal dates by base, as far as they are known. Raises OSError, MailboxError."""
         disk = self.files.disk
         place = disk.link if linked else disk.rename
-        placed: list[str] = []
+        placed: list[tuple[str, str]] = []
         try:
             with self.locked():
                 for path, base, letters in items:
                     target = self.files.path(with_info(base, letters))
                     place(path, target)
-                    placed.append(target)
+                    placed.append((path, target))
                 disk.sync_directory(self.files.cur)
                 entries = self.enter([base for _, base, _ in items])
         except BaseException:
-            for target in placed:
+            for path, target in placed:
                 with contextlib.suppress(OSError):
-                    disk.unlink(target)
+                    if back:
+                        disk.rename(target, path)
+                    else:
+                        disk.unlink(target)
             raise
         found = {base: with_info(base, letters) for _, base, letters in items}
         self.counted(list(found), 1)
@@ -354,40 +379,6 @@ class FolderIndex(ChangeLog):
         if any(entry.uid - 1 != self.last_uid for entry in entries[:1]):
             self.scan()
         else:
-            self._add_known(found)
+            self._add_known(found, dates)
             self.save()
         return [entry.uid for entry in entries]
-
-    def remove(self, uids: Sequence[int], keep: bool = True) -> list[int]:
-        """Take messages out of the folder; those that were there. keep: in the bin, if there is
-        one. Durable when it returns."""
-        there = [uid for uid in uids if uid in self.names]
-        done: list[int] = []
-        gone = [self.names[uid] for uid in there]
-        kept = self.bin if keep and there and self.bin is not None and self.bin.begin() else None
-        try:
-            for uid in there:
-                self._take_out(uid, kept)
-                done.append(uid)
-        finally:
-            if done:
-                if kept is not None:
-                    kept.sync()
-                self.files.disk.sync_directory(self.files.cur)
-                self.counted(gone[: len(done)], -1)
-                self.forget(done)
-                self.save()
-        return done
-
-    def _take_out(self, uid: int, kept: BinFolder | None) -> None:
-        name = self.names[uid]
-        for _ in range(4):
-            path = self.files.path(name)
-            with contextlib.suppress(FileNotFoundError):
-                if kept is None or not kept.put(path, self.infos[uid].flags):
-                    self.files.disk.unlink(path)
-                return
-            current = self.files.list_cur().get(base_of(name))
-            if current is None:
-                return
-            name = current

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from typing import Protocol
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Sequence,
+)
+from typing import Any
 
 from resel_lda.mailbox import AppendData, MailboxError, MessageInfo
 from resel_lda.maildir.content import MessageReader
 from resel_lda.maildir.files import MaildirFiles
 from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.names import base_of, size_in_name
+from resel_lda.maildir.removal import moved_away, remove_messages
 from resel_mta.disk import Disk
 
 _BLOCK = 1 << 18
@@ -24,10 +33,9 @@ _NOT_LINKED = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOENT)
 Item = tuple[str, str, Collection[str]]
 
 
-class Install(Protocol):
-    """`MaildirFolder.install` of the target."""
-
-    def __call__(self, items: Sequence[Item], *, linked: bool = False) -> list[int]: ...
+# `MaildirFolder.install` of the target.
+Install = Callable[..., list[int]]
+InThread = Callable[..., Awaitable[Any]]
 
 
 def copy_messages(
@@ -36,32 +44,62 @@ def copy_messages(
     uids: Sequence[int],
     files: MaildirFiles,
     install: Install,
+    moved: bool = False,
 ) -> list[int]:
     """Copies in the target folder, whose files these are: their UIDs. All or none; blocks, under
-    the target's lock. Raises OSError, MailboxError."""
+    the target's lock. moved: the originals are about to go. Raises OSError, MailboxError."""
     try:
-        return install(_links(index, uids, files), linked=True)
+        items, dates = _own_files(index, uids, files)
+        return install(items, moved=moved, linked=True, dates=dates)
     except OSError as error:
         if error.errno not in _NOT_LINKED:
             raise
     items = link_messages(index, reader, uids, files)
     try:
-        return install(items)
+        return install(items, moved=moved)
     except BaseException:
         discard(files.disk, items)
         raise
 
 
-def _links(index: FolderIndex, uids: Sequence[int], files: MaildirFiles) -> list[Item]:
-    """The messages' own files, which need no way through tmp/."""
+def move_messages(
+    index: FolderIndex,
+    reader: MessageReader,
+    uids: Sequence[int],
+    files: MaildirFiles,
+    install: Install,
+) -> list[int]:
+    """As `copy_messages`, and the originals are gone from the folder. Each message has a name in one
+    of the two folders at any moment, so that whatever ends this loses none. Blocks, under both
+    folders' locks. Raises OSError, MailboxError."""
+    try:
+        items, dates = _own_files(index, uids, files)
+        new = install(items, moved=True, back=True, dates=dates)
+    except OSError as error:
+        if error.errno not in _NOT_LINKED:
+            raise
+        new = copy_messages(index, reader, uids, files, install, moved=True)
+        remove_messages(index, uids, keep=False)
+    else:
+        moved_away(index, uids)
+    return new
+
+
+def _own_files(
+    index: FolderIndex, uids: Sequence[int], files: MaildirFiles
+) -> tuple[list[Item], dict[str, float]]:
+    """The messages' own files, which need no way through tmp/, and their dates by new base."""
     items: list[Item] = []
+    dates: dict[str, float] = {}
     for uid in uids:
         info, name = index.infos.get(uid), index.names.get(uid)
         if info is None or name is None:
             raise MailboxError("Some of the messages are gone", "EXPUNGEISSUED")
         path = index.files.path(name)
-        items.append((path, files.name_copy(path, size_in_name(base_of(name), "W")), info.flags))
-    return items
+        base = files.name_copy(path, size_in_name(base_of(name), "W"))
+        items.append((path, base, info.flags))
+        dates[base] = info.internal_date
+    return items, dates
 
 
 def link_messages(
@@ -128,3 +166,24 @@ async def each(
     else:
         async for message in messages:
             yield message
+
+
+async def write_large(
+    in_thread: InThread, files: MaildirFiles, blocks: AsyncIterator[bytes], date: float | None
+) -> tuple[str, str]:
+    """(path of a synced file in tmp/, base), written in pieces as they come."""
+    file = await in_thread(files.temporary)
+    try:
+        held: list[bytes] = []
+        size = 0
+        async for block in blocks:
+            held.append(block)
+            size += len(block)
+            if size >= _BLOCK:
+                await in_thread(file.write, b"".join(held))
+                held, size = [], 0
+        await in_thread(file.write, b"".join(held))
+        return file.path, await in_thread(file.finish, date)
+    except BaseException:
+        await asyncio.shield(asyncio.ensure_future(in_thread(file.discard)))
+        raise
