@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from resel_mta.content import Body, Content
@@ -333,11 +333,14 @@ class Route:
     nexthop: "[host]", "[host]:port", "domain", "domain:port", or what the transport understands.
     origin: who named the next hop: "recipient" (the recipient's own domain), "relayhost",
         "transport_maps". Only a recipient's own domain can fail for good.
+    alike: whether it is that of every address of the domain without `via` just now, so that one
+        look-up does for a message's other recipients there.
     """
 
     transport: str
     nexthop: str
     origin: str = "recipient"
+    alike: bool = field(default=False, compare=False)
 
 
 class Router(Protocol):

@@ -328,32 +328,39 @@ class Scheduler:
         settled: Pairs = []
         answered: Pairs = []
         run: Run | None = None
+        domain = ""
         for count, recipient in enumerate(message.recipients, 1):
+            if (
+                run is not None
+                and domain
+                and recipient.address.endswith(domain)
+                and recipient.reverse_path == run.reverse_path
+                and not recipient.via
+            ):
+                run.recipients.append(recipient)
+                continue
             if recipient.via and (action := recipient.answer):
                 answered.append((recipient, Expanded(_EXPANDED, action=action)))
                 continue
             route = await self._route_one(message, recipient)
             if not isinstance(route, Route):
                 settled.append((recipient, route))
-            elif run is not None and self._goes_along(run, route, recipient):
-                run.recipients.append(recipient)
             else:
                 key = (self._dispatcher.site_key(route, recipient), route, recipient.reverse_path)
                 run = runs.get(key)
                 if run is None:
                     run = runs[key] = Run(active, route, recipient.reverse_path)
                 run.recipients.append(recipient)
+                domain = self._same_way(route, recipient)
             if not count % YIELD_AFTER:
                 await asyncio.sleep(0)
         return runs, settled, answered
 
-    def _goes_along(self, run: Run, route: Route, recipient: Recipient) -> bool:
-        """Whether a recipient goes where the one before it went."""
-        return (
-            route == run.route
-            and recipient.reverse_path == run.reverse_path
-            and self._dispatcher.shares_site(route)
-        )
+    def _same_way(self, route: Route, recipient: Recipient) -> str:
+        """How the addresses end that go where this recipient goes; "" if it may go alone."""
+        if not route.alike or recipient.via or not self._dispatcher.shares_site(route):
+            return ""
+        return "@" + recipient.address.rpartition("@")[2]
 
     async def _route(self, active: Active) -> None:
         """Hand each recipient to its next hop; those that have none get their outcome here."""

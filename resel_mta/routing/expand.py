@@ -106,6 +106,7 @@ class Expander:
         made: list[Recipient] = []
         answers: dict[str, Recipient] = {}
         trouble: list[tuple[str, Reply]] = []
+        domain, has_aliases = "", True
         for count, recipient in enumerate(recipients, 1):
             if not count % YIELD_AFTER:
                 await asyncio.sleep(0)
@@ -114,6 +115,14 @@ class Expander:
                 recipient.orig_to = recipient.orig_to or recipient.address
                 recipient.address = address
             try:
+                # The recipients of a message are mostly of one domain: it is asked for once.
+                if not (domain and address.endswith(domain)):
+                    name = split_address(address)[1]
+                    has_aliases = await self._table.has_aliases(name)
+                    domain = f"@{name}" if name else ""
+                if not (has_aliases or recipient.via):
+                    direct.append(recipient)
+                    continue
                 found, answer = await self.expand(recipient, reverse_path)
             except (TempFail, PermFail) as failure:
                 trouble.append((recipient.address, failure.reply))
@@ -175,13 +184,8 @@ class Expander:
         """
         if recipient.target is not None or recipient.answer:
             return Expansion([recipient])
-        table = self._table
-        if table.virtual_alias_maps is None:
-            domain = split_address(recipient.address)[1]
-            if table.alias_maps is None or (
-                await table.classify_domain(domain) is not AddressClass.LOCAL
-            ):
-                return Expansion([recipient])
+        if not await self._table.has_aliases(split_address(recipient.address)[1]):
+            return Expansion([recipient])
         work = deque([_Item(recipient.address, recipient.via, recipient.reverse_path)])
         final: dict[str, _Item] = {}
         looped = False
@@ -323,11 +327,20 @@ class Expander:
 def _once(recipients: list[Recipient]) -> list[Recipient]:
     """Addresses given twice, once, in whatever case (Postfix's duplicate filter). NOTIFY of the
     first counts."""
+    # The keys of plain addresses differ if these do.
+    lowered = {recipient.address.lower() for recipient in recipients if not recipient.via}
+    if len(lowered) == len(recipients) and all(map(_is_plain, lowered)):
+        return recipients
     found = {
         (address_key(recipient.address), recipient.target): recipient
         for recipient in reversed(recipients)
     }
     return list(found.values())[::-1]
+
+
+def _is_plain(address: str) -> bool:
+    """Whether its key is the address in lower case."""
+    return address.isascii() and not address.endswith(".")
 
 
 def _unreasonable(address: str, what: str) -> TempFail:

@@ -100,6 +100,17 @@ class RoutingTable:
                     return address_class
         return AddressClass.DEFAULT
 
+    async def has_aliases(self, domain: str) -> bool:
+        """Whether an alias may stand for an address of the domain. Raises TempFail."""
+        if self.virtual_alias_maps is not None or self.alias_maps is None:
+            return self.virtual_alias_maps is not None
+        return self._has_aliases(await self.classify_domain(domain))
+
+    def _has_aliases(self, address_class: AddressClass) -> bool:
+        if self.virtual_alias_maps is not None:
+            return True
+        return self.alias_maps is not None and address_class is AddressClass.LOCAL
+
     def _is_own_literal(self, domain: str) -> bool:
         """RFC 5321 §4.1.3: [192.0.2.1] and [IPv6:2001:db8::1]."""
         text = domain.strip("[]")
@@ -237,33 +248,36 @@ class RoutingTable:
         target = LocalTarget.last_of(tuple(via)) if via else None
         if target is not None:
             return Route("local" if await self.names(target) else EXPAND, domain)
-        if await self._must_expand(address, address_class, via):
+        aliases = self._has_aliases(address_class)
+        if aliases and await self._must_expand(address, address_class, via):
             return Route(EXPAND, domain)
-        route = self._route_class(address_class, domain)
-        if self._transport_maps is None:
+        maps = self._transport_maps
+        route = self._route_class(address_class, domain, alike=not aliases and maps is None)
+        if maps is None:
             return route
-        return await self._by_transport_maps(self._transport_maps, address, route)
+        return await self._by_transport_maps(maps, address, route)
 
-    def _route_class(self, address_class: AddressClass, domain: str) -> Route:
-        """The route by address class alone."""
+    def _route_class(self, address_class: AddressClass, domain: str, *, alike: bool) -> Route:
+        """The route by address class alone. alike: as in `Route`."""
         match address_class:
             case AddressClass.VIRTUAL_ALIAS:
-                return Route("error", "5.1.1 User unknown in virtual alias table")
+                text = "5.1.1 User unknown in virtual alias table"
+                return Route("error", text, alike=alike)
             case AddressClass.LOCAL:
                 transport, nexthop = self._transports["local_transport"]
-                return Route(transport, nexthop or domain)
+                return Route(transport, nexthop or domain, alike=alike)
             case AddressClass.VIRTUAL_MAILBOX:
                 transport, nexthop = self._transports["virtual_transport"]
-                return Route(transport, nexthop or domain)
+                return Route(transport, nexthop or domain, alike=alike)
             case AddressClass.RELAY:
                 transport, nexthop = self._transports["relay_transport"]
             case AddressClass.DEFAULT:
                 transport, nexthop = self._transports["default_transport"]
         if nexthop:
-            return Route(transport, nexthop, "transport_maps")
+            return Route(transport, nexthop, "transport_maps", alike)
         if self._relayhost:
-            return Route(transport, self._relayhost, "relayhost")
-        return Route(transport, domain)
+            return Route(transport, self._relayhost, "relayhost", alike)
+        return Route(transport, domain, alike=alike)
 
     async def _by_transport_maps(self, maps: MapSet, address: str, route: Route) -> Route:
         domain = split_address(address)[1]

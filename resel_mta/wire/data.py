@@ -58,8 +58,9 @@ class LineNormalizer:
         return rest + (CRLF if rest or not self._ended else b"")
 
     def _normalize(self, data: bytes) -> bytes:
-        # What is left without the pairs is bare. Counting each octet takes four times as long.
-        rest = data.replace(CRLF, b"")
+        # What is left without the pairs is bare. With something as long in their place it takes a
+        # fifth of the time, and counting each octet more.
+        rest = data.replace(CRLF, b"  ")
         if b"\r" in rest:
             self.bare_cr = True
         if b"\n" in rest:
@@ -87,10 +88,14 @@ class DataDecoder(LineNormalizer):
 
     def feed(self, block: bytes) -> bytes:
         """The next piece of content (b"" if there is none yet). Not to be called once `done`."""
-        data = self._held + block
+        seen = self._seen
+        if seen is self._held is CRLF and block[:1] not in b".":
+            # The usual beginning, which the line end before it is of no use to: no copy.
+            seen, data = b"", block
+        else:
+            data = self._held + block
         dot = data.find(b"\r\n.")
         end = data.find(END_MARK, dot) if dot >= 0 else -1
-        seen = self._seen
         if end >= 0:
             self.done = True
             self.rest = data[end + 5 :]

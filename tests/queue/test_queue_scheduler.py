@@ -387,3 +387,25 @@ async def test_what_the_transport_sees_is_whole(house: House) -> None:
     await house.store.enter(message)
     await house.idle()
     assert house.smtp.seen[message.queue_id] == expected
+
+
+async def test_one_look_up_serves_all_recipients_that_go_the_same_way(house: House) -> None:
+    asked: list[str] = []
+
+    def decide(address: str) -> Route:
+        asked.append(address)
+        alike = not address.endswith("@mixed.example")
+        return Route("smtp", address.rpartition("@")[2], alike=alike)
+
+    house.router.decide = decide
+    near, mixed = (
+        [f"{n}@{domain}" for n in range(5)] for domain in ("near.example", "mixed.example")
+    )
+    await house.enter(*near, *mixed, "last@sub.near.example")
+    await house.idle()
+    assert asked == [near[0], *mixed, "last@sub.near.example"]
+    assert sorted(to for _, to in house.smtp.deliveries) == [
+        ["last@sub.near.example"],
+        mixed,
+        near,
+    ]

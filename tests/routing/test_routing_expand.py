@@ -311,3 +311,16 @@ async def test_ten_thousand(make: Build) -> None:
     expander = make("all: " + ", ".join(f"u{i}@x.org" for i in range(10_000)) + "\n")
     assert len(await addresses(expander, "all")) == 10_000
     assert len(await addresses(expander, *(f"u{i}@x.org" for i in range(10_000)), "all")) == 10_000
+
+
+async def test_many_recipients_of_domains_with_and_without_aliases(make: Build) -> None:
+    expander = make("staff: ann, bob@far.example\n")
+    given = ["a@far.example", "B@far.example", "staff@resel.fr", "b@FAR.example", "c@far.example"]
+    found = await addresses(expander, *given, "a@far.example.")
+    assert sorted(found) == [
+        "B@far.example",
+        "a@far.example",
+        "ann@resel.fr",
+        "bob@far.example",
+        "c@far.example",
+    ]

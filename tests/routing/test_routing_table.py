@@ -173,3 +173,24 @@ async def test_transport_maps(tmp_path: Path, address: str, route: Route) -> Non
     )
     ours = table(tmp_path, transport_maps=f"texthash:{maps}", relayhost="[hub]")
     assert await ours.route(address) == route
+
+
+@pytest.mark.parametrize(
+    ("address", "values", "alike"),
+    [
+        ("x@other.example", {"virtual_alias_maps": ""}, True),
+        ("x@other.example", {}, False),
+        (
+            "x@other.example",
+            {"virtual_alias_maps": "", "transport_maps": "inline:{a=smtp:}"},
+            False,
+        ),
+        ("lcarr@resel.fr", {"virtual_alias_maps": ""}, False),
+        ("lcarr@resel.fr", {"virtual_alias_maps": "", "alias_maps": ""}, True),
+    ],
+)
+async def test_routes_of_a_whole_domain(
+    tmp_path: Path, address: str, values: dict[str, str], alike: bool
+) -> None:
+    """Only where nothing looks at the local part."""
+    assert (await table(tmp_path, **values).route(address)).alike is alike
