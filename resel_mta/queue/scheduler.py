@@ -330,13 +330,8 @@ class Scheduler:
         run: Run | None = None
         domain = ""
         for count, recipient in enumerate(message.recipients, 1):
-            if (
-                run is not None
-                and domain
-                and recipient.address.endswith(domain)
-                and recipient.reverse_path == run.reverse_path
-                and not recipient.via
-            ):
+            plain = not recipient.via and recipient.reverse_path is None
+            if run and domain and plain and recipient.address.endswith(domain):
                 run.recipients.append(recipient)
                 continue
             if recipient.via and (action := recipient.answer):
@@ -347,20 +342,17 @@ class Scheduler:
                 settled.append((recipient, route))
             else:
                 key = (self._dispatcher.site_key(route, recipient), route, recipient.reverse_path)
-                run = runs.get(key)
-                if run is None:
-                    run = runs[key] = Run(active, route, recipient.reverse_path)
+                run = runs.setdefault(key, Run(active, route, recipient.reverse_path))
                 run.recipients.append(recipient)
-                domain = self._same_way(route, recipient)
+                domain = self._same_way(route, recipient) if plain else ""
             if not count % YIELD_AFTER:
                 await asyncio.sleep(0)
         return runs, settled, answered
 
     def _same_way(self, route: Route, recipient: Recipient) -> str:
-        """How the addresses end that go where this recipient goes; "" if it may go alone."""
-        if not route.alike or recipient.via or not self._dispatcher.shares_site(route):
-            return ""
-        return "@" + recipient.address.rpartition("@")[2]
+        """How the addresses end that go where this one goes; "" if it may go alone."""
+        together = route.alike and self._dispatcher.shares_site(route)
+        return "@" + recipient.address.rpartition("@")[2] if together else ""
 
     async def _route(self, active: Active) -> None:
         """Hand each recipient to its next hop; those that have none get their outcome here."""
