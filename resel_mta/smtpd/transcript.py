@@ -27,6 +27,7 @@ MOST_AN_HOUR = 20
 AGAIN_AFTER = 600.0
 """Seconds until another transcript is sent about the same client (IPv6: the same /64)."""
 _HOUR = 3600.0
+_PATIENCE = 5.0
 #: Lines that are kept of a session, from its beginning and from its end; octets of each.
 _FIRST, _LAST, _WIDTH = 20, 80, 300
 _SHOWN = frozenset((b"EHLO", b"HELO", b"LHLO", b"MAIL", b"RCPT"))
@@ -216,9 +217,9 @@ class Postmaster:
         self._log.warning(self._service, text)
 
     async def finish(self) -> None:
-        """Returns when all is sent that is being sent."""
+        """Returns when all is sent that is being sent, or does not want to be."""
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            await asyncio.wait(self._tasks, timeout=_PATIENCE)
 
 
 def _network(address: str) -> str:
