@@ -30,14 +30,17 @@ class Account:
     gid: int
 
 
+def account_name(uid: int) -> str:
+    """What an account is called; its number where it has no name."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def current_account() -> Account:
     """The account this process runs as already."""
-    uid = os.getuid()
-    try:
-        name = pwd.getpwuid(uid).pw_name
-    except KeyError:
-        name = str(uid)
-    return Account(name, uid, os.getgid())
+    return Account(account_name(os.getuid()), os.getuid(), os.getgid())
 
 
 def mail_owner(settings: Settings) -> Account:
@@ -96,10 +99,13 @@ def prepare_directories(settings: Settings, account: Account, disk: Disk) -> Non
                 disk.make_directories(path, 0o755 if parameter == "queue_directory" else 0o700)
             if os.getuid() == 0 and os.stat(path).st_uid == 0:
                 os.chown(path, account.uid, account.gid)
-            if os.stat(path).st_uid != account.uid:
+            if (uid := os.stat(path).st_uid) != account.uid:
+                cure = (
+                    f"'chown -R {account.name} {path}'" if os.getuid() == 0 else "start it as root,"
+                )
                 raise PrivilegeError(
-                    f"{parameter} = {path}: belongs to uid {os.stat(path).st_uid}, but the daemon runs as "
-                    f"{account.name}; 'chown -R {account.name} {path}' or name another folder"
+                    f"{parameter} = {path}: belongs to {account_name(uid)}, but the daemon runs as "
+                    f"{account.name}; {cure} or name another folder"
                 )
             if parameter == "queue_directory":
                 for name, mode in PUBLIC_FOLDERS.items():

@@ -119,8 +119,10 @@ def run(
         return 130
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"{program}: fatal: {where}{error.strerror or error}", file=sys.stderr)
-        return EX_NOPERM if isinstance(error, PermissionError) else EX_OSERR
+        denied = isinstance(error, PermissionError)
+        cure = "; ask as root" if denied and os.geteuid() != 0 else ""
+        print(f"{program}: fatal: {where}{error.strerror or error}{cure}", file=sys.stderr)
+        return EX_NOPERM if denied else EX_OSERR
     except Exception as error:
         # A bug. Where it is says more than a traceback to whoever reports it.
         frames = traceback.extract_tb(error.__traceback__)

@@ -4,7 +4,6 @@ started it, and not on who asks."""
 from __future__ import annotations
 
 import os
-import pwd
 from dataclasses import dataclass, field
 
 from resel_mta.config import Settings
@@ -13,6 +12,7 @@ from resel_mta.control import Row
 from resel_mta.privileges import (
     Account,
     PrivilegeError,
+    account_name,
     current_account,
     mail_owner,
     mailbox_account,
@@ -71,13 +71,13 @@ def judge_of(settings: Settings, about: Row | None) -> Judge:
     if about:
         if about["supervised"]:
             return _started_by_root(settings)
-        return _started_by(Account(_name(about["uid"]), about["uid"], about["gid"]))
+        return _started_by(Account(account_name(about["uid"]), about["uid"], about["gid"]))
     return (
-        _started_by_root(settings) if _would_be_roots(settings) else _started_by(current_account())
+        _started_by_root(settings) if would_be_roots(settings) else _started_by(current_account())
     )
 
 
-def _would_be_roots(settings: Settings) -> bool:
+def would_be_roots(settings: Settings) -> bool:
     """Whether a daemon that is not there would be started by root: who else cannot use a queue that
     is not his own."""
     if os.geteuid() == 0:
@@ -99,10 +99,3 @@ def _started_by_root(settings: Settings) -> Judge:
     except PrivilegeError:
         # Not installed yet: the decision about the mail is the same.
         return Judge(True, current_account(), current_account())
-
-
-def _name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)

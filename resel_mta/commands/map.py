@@ -143,11 +143,12 @@ def publish(program: str, file: LiveFile) -> int:
     """Check one file and make it live; problems go to standard error. The exit status."""
     try:
         problems = file.publish(Disk())
+    except PermissionError:
+        # Said as for all commands.
+        raise
     except OSError as error:
         text = f"{error.filename or file.live}: {error.strerror or error}"
-        raise Failure(
-            cli.EX_NOPERM if isinstance(error, PermissionError) else cli.EX_CANTCREAT, text
-        ) from None
+        raise Failure(cli.EX_CANTCREAT, text) from None
     for problem in problems:
         word = "fatal: " if problem.is_error else ""
         print(f"{program}: {word}{problem}", file=sys.stderr)

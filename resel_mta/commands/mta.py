@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from errno import EACCES
 
 import apsw
 import uvloop
@@ -15,7 +16,8 @@ from resel_mta.commands import cli
 from resel_mta.commands import explain as explaining
 from resel_mta.commands import setup as setting_up
 from resel_mta.commands.cli import Failure
-from resel_mta.commands.mta_client import ask
+from resel_mta.commands.explain_judge import would_be_roots
+from resel_mta.commands.mta_client import ask, running
 from resel_mta.commands.start_checks import mailbox_problems, start_checks
 from resel_mta.commands.status import report
 from resel_mta.composition import open_log
@@ -145,6 +147,9 @@ def _start(settings: Settings, options: argparse.Namespace) -> int:
     except PrivilegeError as error:
         raise Failure(cli.EX_CANTCREAT, str(error)) from None
     except BindError as error:
+        if about := running(settings):
+            text = f"it runs already: role {about['role']}, pid {about['pid']} (resel-mta stop ends it)"
+            raise Failure(cli.EX_UNAVAILABLE, text) from None
         raise Failure(cli.EX_UNAVAILABLE, str(error)) from None
     log = open_log(settings)
     if os.getuid() == 0:
@@ -213,8 +218,15 @@ def _check(options: argparse.Namespace) -> int:
     for problem in in_file_order(problems, settings.path):
         print(f"resel-mta: {'fatal: ' if problem.is_error else ''}{problem}", file=sys.stderr)
     if any(problem.is_error for problem in problems):
+        if os.geteuid() != 0 and any(os.strerror(EACCES) in problem.text for problem in problems):
+            print(
+                "resel-mta: what this user may not read, the daemon may: ask as root",
+                file=sys.stderr,
+            )
         return cli.EX_CONFIG
     print(f"{settings.path}: role {settings.role}, no errors")
+    if os.geteuid() != 0 and would_be_roots(settings):
+        print("(as far as this user may look: root sees more)")
     return cli.EX_OK
 
 

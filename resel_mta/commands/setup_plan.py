@@ -214,8 +214,10 @@ def _aliases(settings: Settings, answers: Answers) -> Change | None:
         base = shipped(f"aliases.{answers.role}") or shipped("aliases") or ""
     after = with_alias(base, "root", answers.root)
     found, _ = parse_aliases(after, "")
-    if "postmaster" not in found:
-        after = with_alias(after, "postmaster", "root")
+    # Mail for the account that the daemon runs as would wait for one.
+    for name in ("postmaster", settings.text("mail_owner").lower()):
+        if name not in found:
+            after = with_alias(after, name, "root")
     return Change(path, path, text, after) if after != text else None
 
 

@@ -42,6 +42,10 @@ def read(
         text = file.read_bytes().decode("utf-8", "surrogateescape")
     except OSError as error:
         reason = error.strerror or str(error)
+        if isinstance(error, FileNotFoundError):
+            reason += " (resel-mta setup writes one; -c names another)"
+        elif isinstance(error, PermissionError):
+            reason += " (all who send mail must be able to read it; it holds no secrets)"
         raise ConfigError([Problem(str(file), "", f"cannot be read: {reason}")]) from None
     explicit, problems = read_assignments(text, str(file))
     problems += apply_overrides(explicit, overrides)

@@ -131,3 +131,32 @@ def test_daemon_own_accounts_explain_names_what_it_could_not_read(server: Server
     mine = ("-o", "userdb=system", "-o", "queue_directory=/nonexistent/queue")
     done = command(server, "mta", *mine, "explain", NEWS, user=OTHER)
     assert f"Decided as for a daemon that {OTHER} starts." in done.stdout
+
+
+def test_daemon_own_accounts_what_others_are_told_instead(server: Server) -> None:
+    """Whoever is not root learns what he cannot do here, and who can."""
+    config = server.directory / "main.cf"
+    done = command(server, "mta")
+    pid = server.network_pid()
+    assert done.returncode == 69
+    assert f"it runs already: role server, pid {pid} (resel-mta stop ends it)" in done.stderr
+    done = command(server, "mta", "-o", "smtpd_listen=", "-o", "imap_listen=", user=OTHER)
+    assert done.returncode == 73
+    assert f"belongs to {OWNER}, but the daemon runs as {OTHER}; start it as root" in done.stderr
+    done = command(server, "mta", "check", user=OTHER)
+    assert done.returncode == 0, done.stderr
+    assert "(as far as this user may look: root sees more)" in done.stdout
+    (server.directory / "users").chmod(0o600)
+    done = command(server, "mta", "check", user=OTHER)
+    assert done.returncode == 78
+    assert done.stderr.endswith("what this user may not read, the daemon may: ask as root\n")
+    done = command(server, "sendmail", "-C", str(config), "-bi", user=OTHER)
+    assert done.returncode == 77
+    assert done.stderr.endswith("Permission denied; ask as root\n")
+    config.chmod(0o600)
+    done = command(server, "mta", "status", user=OTHER)
+    assert done.returncode == 78
+    assert "cannot be read: Permission denied (all who send mail must be able to" in done.stderr
+    config.unlink()
+    done = command(server, "mta", "status")
+    assert "(resel-mta setup writes one; -c names another)" in done.stderr

@@ -151,7 +151,7 @@ def test_sendmail_daemon_takes_at_its_start_what_waited(daemon: Daemon) -> None:
         assert daemon.run("root", data=data).returncode == 0
     assert len(list((daemon.queue / "drop").iterdir())) == 3
     daemon.start()
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while list((daemon.queue / "drop").iterdir()) and time.monotonic() < until:
         time.sleep(0.02)
     assert daemon.run("-bp", data=b"").stdout.splitlines()[-1].endswith("in 3 Requests.")
@@ -284,7 +284,7 @@ def test_sendmail_daemon_folders_of_others_are_refused(open_folder: Path) -> Non
     account = Account(OWNER, 65534, 65534)
     prepare_directories(settings, account, Disk())
     os.chown(queue / "drop", OTHER.pw_uid, OTHER.pw_gid)
-    with pytest.raises(PrivilegeError, match="belongs to uid"):
+    with pytest.raises(PrivilegeError, match="belongs to "):
         prepare_directories(settings, account, Disk())
     (queue / "drop").rmdir()
     (queue / "drop").symlink_to("/etc")

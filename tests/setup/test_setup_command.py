@@ -104,6 +104,7 @@ def test_setup_starts_from_postfix(run: Run, tmp_path: Path, postfix: str) -> No
     assert (tmp_path / "main.cf").read_text() == postfix
     assert (tmp_path / "aliases").read_text() == (
         "# See man 5 aliases\npostmaster:    root\nbackup: ops,\n  dba\nroot: root@resel.fr\n"
+        "resel: root\n"
     )
     assert "+relayhost = [pegase.adm.resel.fr]" in said.splitlines()
     assert "+root: root@resel.fr" in said.splitlines()
