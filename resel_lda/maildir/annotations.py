@@ -42,7 +42,7 @@ class Annotations:
             if count > MAX_ENTRIES:
                 raise MailboxError("Too many annotations", "METADATA TOOMANY")
 
-        with self._state.synced():
+        with self._state.database.synced():
             self._state.database.run(work)
         if SPECIAL_USE in values:
             self._state.set_special_use(name, (values[SPECIAL_USE] or b"").decode("ascii"))
@@ -57,7 +57,7 @@ class Annotations:
                 [(new, old) for old, new in pairs],
             )
 
-        with self._state.synced():
+        with self._state.database.synced():
             self._state.database.run(work)
 
     def forget(self, name: str) -> None:

@@ -69,6 +69,9 @@ class Database:
         self._log = log
         self._lock = threading.RLock()
         self._connection: apsw.Connection | None = None
+        # Made by us, and not synced yet.
+        self._unsynced = False
+        self._mode = "NORMAL"
         self.generation = 0
 
     def run(self, work: Callable[[apsw.Connection], T]) -> T:
@@ -111,12 +114,17 @@ class Database:
 
     def _prepare(self, connection: apsw.Connection) -> None:
         os.chmod(self.path, 0o600)
+        if not os.path.getsize(self.path):
+            # What a power cut leaves of a file that nothing was promised of is begun anew.
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA journal_mode = MEMORY")
+            self._unsynced = True
         connection.execute("PRAGMA page_size = 8192")
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
         version = int(all_rows(connection, "PRAGMA user_version")[0][0])
         newest = self._oldest + len(self._steps)
         if version == newest:
+            connection.execute(f"PRAGMA synchronous = {self._mode}")
             return
         if version and not self._oldest <= version < newest:
             raise apsw.CorruptError(f"schema version {version}")
@@ -124,6 +132,7 @@ class Database:
             for step in self._steps[max(version - self._oldest, 0) :]:
                 connection.execute(step)
             connection.execute(f"PRAGMA user_version = {newest}")
+        connection.execute(f"PRAGMA synchronous = {self._mode}")
 
     def _set_aside(self, error: Exception) -> None:
         self.close()
@@ -137,6 +146,24 @@ class Database:
         with contextlib.suppress(FileNotFoundError):
             self._disk.rename(self.path, aside)
         self.generation += 1
+
+    @contextlib.contextmanager
+    def synced(self) -> Iterator[None]:
+        """Commits inside survive a power cut. Nobody else's `work` runs meanwhile."""
+        with self._lock:
+            connection = self._open()
+            self._mode = "FULL"
+            connection.execute("PRAGMA synchronous = FULL")
+            if self._unsynced:
+                # The log is of no use without the file that it is of.
+                connection.execute("PRAGMA wal_checkpoint = FULL")
+                self._disk.sync_directory(os.path.dirname(self.path))
+                self._unsynced = False
+            try:
+                yield
+            finally:
+                self._mode = "NORMAL"
+                self._open().execute("PRAGMA synchronous = NORMAL")
 
     def close(self) -> None:
         with self._lock:
@@ -230,7 +257,7 @@ class StateFile:
 
     def reserve(self, folder_id: int, floor: int) -> None:
         """Promise on disk that no MODSEQ up to `floor` will be given again after a crash."""
-        with self.synced():
+        with self.database.synced():
             self.database.run(
                 lambda db: db.execute(
                     "UPDATE folder SET floor = max(floor, ?) WHERE id = ?", (floor, folder_id)
@@ -240,7 +267,7 @@ class StateFile:
     def set_unsettled(self, folder_id: int, unsettled: bool) -> None:
         """That flags of a folder may be lost to a power cut, durably; or that they no more can."""
         if unsettled:
-            with self.synced():
+            with self.database.synced():
                 self.database.run(
                     lambda db: db.execute(
                         "INSERT OR IGNORE INTO unsettled VALUES (?)", (folder_id,)
@@ -250,16 +277,6 @@ class StateFile:
             self.database.run(
                 lambda db: db.execute("DELETE FROM unsettled WHERE folder = ?", (folder_id,))
             )
-
-    @contextlib.contextmanager
-    def synced(self) -> Iterator[None]:
-        """Commits inside survive a power cut."""
-        with self.database._lock:
-            self.database._open().execute("PRAGMA synchronous = FULL")
-            try:
-                yield
-            finally:
-                self.database._open().execute("PRAGMA synchronous = NORMAL")
 
     def save(
         self,
@@ -369,5 +386,5 @@ class StateFile:
             if attribute:
                 db.execute("INSERT INTO special_use VALUES (?, ?)", (name, attribute))
 
-        with self.synced():
+        with self.database.synced():
             self.database.run(work)

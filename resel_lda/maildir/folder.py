@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import apsw
 
-from resel_lda.mailbox import AppendData, FolderStatus, MailboxError, MessageInfo, StoreResult
+from resel_lda.mailbox import AppendData, FolderStatus, MailboxError, StoreResult
 from resel_lda.maildir import transfer
 from resel_lda.maildir.background import Background
 from resel_lda.maildir.content import MessageReader
@@ -43,6 +43,8 @@ Pairs = Sequence[tuple[int, int]]
 # Events that come close together (a bulk copy) are looked at together.
 _SETTLE = 0.004
 _BLOCK = 1 << 18
+# Seconds after which what a first look found is written to `state`.
+_SAVE_DELAY = 0.5
 # Messages whose rows in the cache are changed at a time.
 _CACHE_BATCH = 100
 
@@ -71,66 +73,15 @@ class MaildirFolder(ReadableFolder):
         self._settling = Settling(index, self._in_thread)
         self._lock = asyncio.Lock()
         self._callbacks: list[Callable[[], None]] = []
-        # What the loop shows; replaced when a piece of work is finished, never in its middle.
-        self._messages: list[MessageInfo] = []
-        # Who has a flag or has it not, as far as somebody asked.
-        self._flagged: dict[tuple[str, bool], set[int]] = {}
-        # A sequence number, 0 for none, -1 for not looked for yet.
-        self._first_unseen = -1
-        self.highestmodseq = 0
-        self.uidnext = 1
-        self.uidvalidity = 0
         self._watches: list[tuple[int, Callable[[int, str], None]]] = []
         self._watcher: Watcher | None = None
         self._events: list[tuple[str, int, str]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._saving: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Future[object]] = set()
         self._cache_work: asyncio.Future[None] | None = None
 
-    # -- reading from memory ------------------------------------------------------------------
-
-    def _publish(self) -> None:
-        index = self.index
-        self._messages = list(index.infos.values())
-        self._uids = list(index.infos)
-        self._first_unseen = -1
-        self._flagged.clear()
-        self.highestmodseq = index.highestmodseq
-        self.uidvalidity = index.uidlist.uidvalidity
-        self.uidnext = max(index.uidlist.next_uid, index.last_uid + 1)
-
-    def messages(self) -> Sequence[MessageInfo]:
-        return self._messages
-
-    def uids(self) -> list[int]:
-        return self._uids.copy()
-
-    def first_unseen(self) -> int:
-        if self._first_unseen < 0:
-            self._first_unseen = next(
-                (n for n, info in enumerate(self._messages, 1) if "\\Seen" not in info.flags), 0
-            )
-        return self._first_unseen
-
-    def with_flag(self, flag: str, wanted: bool) -> Collection[int]:
-        found = self._flagged.get((flag, wanted))
-        if found is None:
-            found = self._flagged[flag, wanted] = {
-                info.uid for info in self._messages if (flag in info.flags) is wanted
-            }
-        return found
-
-    def get(self, uid: int) -> MessageInfo | None:
-        return self.index.infos.get(uid)
-
-    def changed_since(self, modseq: int) -> Sequence[MessageInfo]:
-        return self.index.changed_since(modseq)
-
-    def vanished_since(self, modseq: int) -> Sequence[tuple[int, int]]:
-        return self.index.vanished_since(modseq)
-
-    def keywords(self) -> Sequence[str]:
-        return self.index.keywords.names()
+    # -- \Recent ------------------------------------------------------------------------------
 
     def recent_count(self) -> int:
         first = self.index.state.first_recent
@@ -292,6 +243,9 @@ class MaildirFolder(ReadableFolder):
 
     async def load(self) -> None:
         await self._run(self.index.load)
+        # Where nobody has to wait for it.
+        loop = asyncio.get_running_loop()
+        self._saving = loop.call_later(_SAVE_DELAY, self._later, self.index.save)
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -394,6 +348,9 @@ class MaildirFolder(ReadableFolder):
             for number, callback in self._watches:
                 self._watcher.remove(number, callback)
         self._watches.clear()
+        if self._saving is not None:
+            self._saving.cancel()
+            self._later(self.index.save)
         await self.stop_filling()
         while self._background:
             await asyncio.wait(set(self._background))

@@ -69,7 +69,7 @@ class FolderIndex(ChangeLog):
     # -- loading ------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Read everything. Raises OSError, MailboxError."""
+        """Read everything; `save` has still to be called, in no hurry. Raises OSError, MailboxError."""
         self.keywords.refresh()
         self._load_uidlist()
         uidlist = self.uidlist
@@ -88,14 +88,14 @@ class FolderIndex(ChangeLog):
         self._add_known(found)
         self._assign(found)
         self._add_known(found)
-        self.state.is_new = False
         gone = sorted(rows.keys() - self.infos.keys())
         if gone:
             self.log_expunged(gone)
         self.log_unseen()
+        self.state.is_new = False
         rows.clear()
-        self.save()
         if self.state.unsettled:
+            self.save()
             self.state.unsettled = False
             self.set_unsettled(False)
             discard_left(self.files.disk, self._path)
@@ -112,6 +112,9 @@ class FolderIndex(ChangeLog):
                     self.files.disk.link(self._path, f"{self._path}.damaged.{time.time_ns()}")
             if not self.uidlist.uidvalidity:
                 self.uidlist.uidvalidity = self._uidvalidity_source()
+                # Nobody knows the folder yet: one write for all that is in it.
+                for base in sorted(self.files.scan()[0], key=arrival_key):
+                    self.uidlist.add(base)
             self.uidlist.guid = self.uidlist.guid or new_guid()
             write_uidlist(self.files.disk, self._path, self.uidlist)
 

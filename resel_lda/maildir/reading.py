@@ -1,4 +1,4 @@
-"""The reading half of an open folder: in threads, without the folder's lock."""
+"""The reading half of an open folder: from memory, and in threads without the folder's lock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import apsw
 
-from resel_lda.mailbox import MailboxError, Part, TextAnswers
+from resel_lda.mailbox import MailboxError, MessageInfo, Part, TextAnswers
 from resel_lda.maildir import facts
 from resel_lda.maildir.background import Background
 from resel_lda.maildir.content import MessageReader
@@ -61,8 +61,16 @@ class ReadableFolder:
         self._executor = executor
         self._log = log
         self._events_lost = False
-        # As the loop shows them.
+        # What the loop shows; replaced when a piece of work is finished, never in its middle.
+        self._messages: list[MessageInfo] = []
         self._uids: list[int] = []
+        # Who has a flag or has it not, as far as somebody asked.
+        self._flagged: dict[tuple[str, bool], set[int]] = {}
+        # A sequence number, 0 for none, -1 for not looked for yet.
+        self._first_unseen = -1
+        self.highestmodseq = 0
+        self.uidnext = 1
+        self.uidvalidity = 0
         self._ahead = ReadAhead()
         self._background_turns = background
         self._filler: asyncio.Task[None] | None = None
@@ -70,6 +78,53 @@ class ReadableFolder:
         # The piece that a thread is at.
         self._filling: asyncio.Future[None] | None = None
         self._ending = False
+
+    # -- from memory --------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        index = self.index
+        self._messages = list(index.infos.values())
+        self._uids = list(index.infos)
+        self._first_unseen = -1
+        self._flagged.clear()
+        self.highestmodseq = index.highestmodseq
+        self.uidvalidity = index.uidlist.uidvalidity
+        self.uidnext = max(index.uidlist.next_uid, index.last_uid + 1)
+
+    def messages(self) -> Sequence[MessageInfo]:
+        return self._messages
+
+    def uids(self) -> list[int]:
+        return self._uids.copy()
+
+    def first_unseen(self) -> int:
+        if self._first_unseen < 0:
+            self._first_unseen = next(
+                (n for n, info in enumerate(self._messages, 1) if "\\Seen" not in info.flags), 0
+            )
+        return self._first_unseen
+
+    def with_flag(self, flag: str, wanted: bool) -> Collection[int]:
+        found = self._flagged.get((flag, wanted))
+        if found is None:
+            found = self._flagged[flag, wanted] = {
+                info.uid for info in self._messages if (flag in info.flags) is wanted
+            }
+        return found
+
+    def get(self, uid: int) -> MessageInfo | None:
+        return self.index.infos.get(uid)
+
+    def changed_since(self, modseq: int) -> Sequence[MessageInfo]:
+        return self.index.changed_since(modseq)
+
+    def vanished_since(self, modseq: int) -> Sequence[tuple[int, int]]:
+        return self.index.vanished_since(modseq)
+
+    def keywords(self) -> Sequence[str]:
+        return self.index.keywords.names()
+
+    # -- from the disk ------------------------------------------------------------------------
 
     async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
         """Reading needs no lock: a message is found again if it is renamed meanwhile."""
