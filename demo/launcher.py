@@ -88,7 +88,7 @@ class Launcher:
             )
 
     def run(
-        self, words: Sequence[str], *, timeout: float = 10, data: str = "", as_caller: bool = False
+        self, words: Sequence[str], *, timeout: float = 60, data: str = "", as_caller: bool = False
     ) -> subprocess.CompletedProcess[str]:
         """A command run to its end, its output as text. Raises subprocess.TimeoutExpired.
 

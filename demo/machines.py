@@ -17,7 +17,7 @@ from typing import IO
 
 from demo.launcher import CHECKOUT, Launcher
 
-START_TIMEOUT = 15.0
+START_TIMEOUT = 60.0
 STOP_TIMEOUT = 25.0
 
 
@@ -174,7 +174,7 @@ class Machine:
             return []
         return self.log_path.read_text("utf-8", "replace").splitlines()
 
-    def await_log(self, pattern: str, timeout: float = 10.0, start: int = 0) -> re.Match[str]:
+    def await_log(self, pattern: str, timeout: float = 60.0, start: int = 0) -> re.Match[str]:
         """The first line from number `start` on that the pattern is found in. MachineError if
         there is none in time."""
         until = time.monotonic() + timeout

@@ -80,7 +80,7 @@ class DovecotServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not (self.root / "run" / "auth-userdb").is_socket():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.__exit__()

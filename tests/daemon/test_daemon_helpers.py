@@ -71,7 +71,7 @@ class Server:
         self._ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._ready.bind(str(directory / "notify"))
         os.chmod(directory / "notify", 0o666)
-        self._ready.settimeout(20)
+        self._ready.settimeout(90)
         self.log = directory / "log"
 
     def configure(self, *lines: str) -> None:
@@ -131,7 +131,7 @@ deliver_lock_attempts = 2
 
     def outcome(self, name: str, count: int = 1) -> str:
         """The end of the log line about a recipient: "status=sent (…)"."""
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         pattern = re.compile(rf"to=<{re.escape(name)}@resel.fr>.*(dsn=\S+ status=.*)")
         while time.monotonic() < until:
             found = pattern.findall(self.log.read_text())
@@ -247,7 +247,7 @@ def test_helpers_loops_between_forward_files_end(server: Server) -> None:
     server.start("")
     server.send("ann")
     spool = server.directory / "spool"
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not (spool / "ann").exists() and time.monotonic() < until:
         time.sleep(0.02)
     assert (spool / "ann").read_text().count("hello") == 1
@@ -303,7 +303,7 @@ def test_helpers_end_with_the_daemon_and_lose_nothing(server: Server) -> None:
     server.configure("shutdown_timeout = 1s")
     server.start('slow: "|cat > DIR/out/part; echo $$ > DIR/out/pid; sleep 60"\n')
     server.send("slow")
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not (server.out / "pid").exists() and time.monotonic() < until:
         time.sleep(0.02)
     # A hang-up or an interrupt of the whole group is not for them.
@@ -462,7 +462,7 @@ def test_helpers_a_supervisor_that_is_killed_takes_all_with_it(server: Server) -
     server.start('slow: "|echo $$ > DIR/out/pid; sleep 60"\n')
     server.send("ann", "slow")
     server.outcome("ann")
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not (server.out / "pid").exists() and time.monotonic() < until:
         time.sleep(0.02)
     pids = [*server.children(), int((server.out / "pid").read_text() or 0)]

@@ -72,7 +72,7 @@ mail_gid = {MAILBOXES}
         self._ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._ready.bind(str(directory / "notify"))
         os.chmod(directory / "notify", 0o666)
-        self._ready.settimeout(20)
+        self._ready.settimeout(90)
         self.log = directory / "log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -95,7 +95,7 @@ mail_gid = {MAILBOXES}
             client.sendmail("cron@vm.resel.fr", ["root@resel.fr"], "Subject: x\r\n\r\nhello\r\n")
 
     def await_mail(self, count: int) -> list[Path]:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while True:
             found = list((self.directory / "mail").glob("lcarr/*/*.*"))
             if len(found) >= count or time.monotonic() > until:

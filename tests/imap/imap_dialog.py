@@ -95,7 +95,7 @@ async def session_on(
         yield client
     finally:
         writer.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await asyncio.wait((client.result,))
         stream.abort()
         with contextlib.suppress(ConnectionError):

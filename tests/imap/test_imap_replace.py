@@ -164,13 +164,14 @@ async def test_what_is_no_catenate(store: MailStore) -> None:
         """)
 
 
+@pytest.mark.timeout(300)
 async def test_too_large_together(store: MailStore) -> None:
     big = b"A: b\r\n\r\n" + b"x" * 10_000_000
     await fill(store, big)
     async with session_on(store) as client:
         urls = " ".join(["URL /INBOX/;UID=1"] * 30)
         answer = await asyncio.wait_for(
-            client.command(f"APPEND INBOX CATENATE ({urls})"), timeout=60
+            client.command(f"APPEND INBOX CATENATE ({urls})"), timeout=200
         )
         assert answer == ["x NO [TOOBIG] Message size exceeds the limit"]
         status = await client.command("STATUS INBOX (MESSAGES)")

@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import resource
+import shutil
 import signal
 import smtplib
 import socket
@@ -36,15 +37,11 @@ MAIL = b"From: a@example.org\r\nSubject: new\r\n\r\nnew\r\n"
 
 
 @pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReselMailServer]:
+def server() -> Iterator[ReselMailServer]:
     """With two workers, and IMAP under TLS on `imaps`."""
-    root = tmp_path_factory.mktemp("workers")
-    # As root the daemon runs as nobody, who must reach it.
-    base = Path(tempfile.gettempdir())
-    for directory in (root, *root.parents):
-        if directory == base:
-            break
-        directory.chmod(0o755)
+    # As root the daemon runs as nobody, who must reach it: pytest's own folders are closed to him.
+    root = Path(tempfile.mkdtemp(prefix="resel-workers-"))
+    root.chmod(0o755)
     pem = root / "pem"
     trustme.CA().issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(str(pem))
     pem.chmod(0o644)
@@ -61,6 +58,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReselMailServer
         yield made
     finally:
         made.stop()
+        shutil.rmtree(root)
 
 
 def two_workers() -> WorkerPool:
@@ -210,17 +208,21 @@ class Idler:
     """A connection that has logged in, selected INBOX and idles."""
 
     def __init__(self, port: int, user: str, context: ssl.SSLContext | None) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
-        if context is not None:
-            self.socket = context.wrap_socket(self.socket)
-        self.read_to(b"\r\n")
-        for command, end in (
-            (f"a LOGIN {user} {PASSWORD}", b"a OK"),
-            ("b SELECT INBOX", b"b OK"),
-            ("c IDLE", b"+ "),
-        ):
-            self.socket.sendall(f"{command}\r\n".encode())
-            self.read_to(end)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=90)
+        try:
+            if context is not None:
+                self.socket = context.wrap_socket(self.socket)
+            self.read_to(b"\r\n")
+            for command, end in (
+                (f"a LOGIN {user} {PASSWORD}", b"a OK"),
+                ("b SELECT INBOX", b"b OK"),
+                ("c IDLE", b"+ "),
+            ):
+                self.socket.sendall(f"{command}\r\n".encode())
+                self.read_to(end)
+        except BaseException:
+            self.socket.close()
+            raise
 
     def read_to(self, word: bytes) -> None:
         seen = b""
@@ -230,6 +232,7 @@ class Idler:
             seen += block
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("under_tls", [False, True])
 def test_imap_workers_2000_clients_idle(server: ReselMailServer, under_tls: bool) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

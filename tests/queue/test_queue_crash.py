@@ -154,6 +154,7 @@ async def violations(plan: Plan, facts: Facts, target: Path) -> list[str]:
     return [*found, *(line for line in lines if "warning" in line)]
 
 
+@pytest.mark.timeout(400)
 async def test_every_operation(tmp_path: Path) -> None:
     whole = Plan(tmp_path / "whole")
     await run(whole)

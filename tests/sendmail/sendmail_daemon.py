@@ -45,7 +45,7 @@ class Daemon:
             path.unlink(missing_ok=True)
             ready.bind(str(path))
             path.chmod(0o666)
-            ready.settimeout(20)
+            ready.settimeout(90)
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "resel_mta.commands.mta", "-c", str(self.directory)],
                 stdout=log,
@@ -58,7 +58,7 @@ class Daemon:
     def stop(self) -> None:
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
-            assert self.process.wait(30) == 0
+            assert self.process.wait(90) == 0
             self.process = None
 
     def run(
@@ -67,7 +67,7 @@ class Daemon:
     ) -> subprocess.CompletedProcess[str]:  # fmt: skip
         command = [sys.executable, "-P", "-c", RUN, name, "-C", str(self.directory), *words]
         done = subprocess.run(
-            [*before, *command], input=data, capture_output=True, timeout=30, cwd="/", check=False,
+            [*before, *command], input=data, capture_output=True, timeout=90, cwd="/", check=False,
             env=os.environ | {"PYTHONPATH": str(ROOT)}, user=uid, group=uid,
             extra_groups=None if uid is None else [],
         )  # fmt: skip
@@ -83,13 +83,13 @@ class Daemon:
             *(sys.executable, "-P", "-m", "resel_mta.commands.queue", "-c", str(self.directory)), *words
         ]  # fmt: skip
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=30, cwd="/", check=False,
+            command, capture_output=True, text=True, timeout=90, cwd="/", check=False,
             env=os.environ | {"PYTHONPATH": str(ROOT)}, user=uid, group=uid,
             extra_groups=None if uid is None else [],
         )  # fmt: skip
 
     def await_log(self, words: str) -> str:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while words not in (text := self.log.read_text()):
             assert time.monotonic() < until, text
             time.sleep(0.02)

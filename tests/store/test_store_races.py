@@ -192,12 +192,24 @@ def test_both_killed(root: Path) -> None:
         ours.stdout.close()
         ours.wait(10)
         dovecot.__exit__()
+        forget_empty_lock(root)
         check(root, user, kept, gone)
 
 
 def kill_both(dovecot: DovecotImap, ours: subprocess.Popen[bytes]) -> None:
     os.kill(dovecot.pid, signal.SIGKILL)
     ours.kill()
+
+
+def forget_empty_lock(root: Path) -> None:
+    """Dovecot makes its lock first and writes its pid into it then. Killed in between it leaves one
+    that says nothing of its owner, and everybody, itself too, waits two minutes for it. As if they
+    had gone by."""
+    lock = root / "Maildir" / "dovecot-uidlist.lock"
+    with contextlib.suppress(FileNotFoundError):
+        if not lock.stat().st_size:
+            assert lock.stat().st_mode & 0o044, "ours, which appears with its content"
+            lock.unlink()
 
 
 def dovecot_works(session: DovecotImap, number: int, kept: dict[str, int], gone: set[int]) -> None:
@@ -218,20 +230,18 @@ def dovecot_works(session: DovecotImap, number: int, kept: dict[str, int], gone:
 def check(root: Path, user: str, kept: dict[str, int], gone: set[int]) -> None:
     began = time.monotonic()
     ours = asyncio.run(our_view(root))
-    assert time.monotonic() - began < 10, "a lock delayed us"
+    assert time.monotonic() - began < 60, "a lock delayed us"
     give(root, user)
     began = time.monotonic()
     with DovecotImap(root) as session:
         theirs = dovecot_view(session)
-    assert time.monotonic() - began < 10, "a lock delayed Dovecot"
-    # What was being expunged when the process died is gone from the disk; we believe that at a
-    # second look only.
-    going = set(ours) - set(theirs)
-    assert len(going) <= 1, going
-    assert {uid: mark for uid, mark in ours.items() if uid not in going} == theirs
+    assert time.monotonic() - began < 60, "a lock delayed Dovecot"
+    assert ours == theirs
     missing_now = {mark: uid for mark, uid in kept.items() if uid not in ours and uid not in gone}
-    # What was being expunged when the process died may be gone without having been said.
+    # What was being expunged when the process died may be gone without having been said; it has no
+    # other UID then.
     assert len(missing_now) <= 1, missing_now
+    assert not missing_now.keys() & set(ours.values()), missing_now
     gone.update(missing_now.values())
     wrong = {mark: uid for mark, uid in kept.items() if ours.get(uid, mark) != mark}
     assert not wrong

@@ -269,7 +269,7 @@ class Lan:
             process = self.switch.spawn(
                 self._unbound, "-d", "-c", "/etc/unbound.conf", output=output
             )
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         log = self.switch.var / "log/unbound.log"
         while not log.exists() or "start of service" not in log.read_text():
             if process.poll() is not None or time.monotonic() > until:

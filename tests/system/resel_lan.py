@@ -80,7 +80,7 @@ class Machine(Host):
             self._daemon = self.spawn(
                 *(words or ("resel-mta",)), output=log, environment={"NOTIFY_SOCKET": str(path)}
             )
-            until = time.monotonic() + 20
+            until = time.monotonic() + 60
             while time.monotonic() < until and self._daemon.poll() is None:
                 with contextlib.suppress(TimeoutError):
                     if b"READY=1" in ready.recv(4096).split(b"\n"):

@@ -65,7 +65,7 @@ def test_system_demo_interrupted_leaves_nothing(tmp_path: Path) -> None:
     temporary = world_readable(tmp_path)
     try:
         process = start(temporary)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not daemons(temporary) and time.monotonic() < until:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)

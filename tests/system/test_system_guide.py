@@ -85,7 +85,7 @@ def test_system_guide_sympa(hosts: ReselLan) -> None:
 def write_to(hosts: ReselLan, name: str, lists: Path) -> None:
     """From the VM, until the list has it: the first may come before the alias is live."""
     address = f"{name}@resel.fr"
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not (lists / address).exists():
         assert time.monotonic() < until, hosts.toad.log()[-3000:]
         hosts.vm.check("/usr/sbin/sendmail", address, data=f"Subject: x\n\nà {name}\n".encode())

@@ -43,7 +43,7 @@ def machine(need: Callable[[str], str]) -> Iterator[Machine]:
 
 
 def await_file(machine: Machine, path: str) -> None:
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while machine.run("test", "-e", path).returncode != 0:
         assert time.monotonic() < until, path
         time.sleep(0.05)

@@ -74,7 +74,7 @@ def test_system_kill_9_under_load_loses_nothing_acknowledged(
     try:
         for _ in range(3):
             before = len(acknowledged)
-            until = time.monotonic() + 20
+            until = time.monotonic() + 60
             while len(acknowledged) < before + 60 and time.monotonic() < until:
                 time.sleep(0.005)
             assert len(acknowledged) >= before + 60, "no load"

@@ -99,7 +99,7 @@ class Directory:
         self.process = subprocess.Popen(
             [*words, "-h", f"ldap://127.0.0.1:{self.port}"], stderr=subprocess.DEVNULL
         )
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while time.monotonic() < until:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:

@@ -95,7 +95,7 @@ def server(
         [slapd, "-f", path / "slapd.conf", "-d", "0", "-h", f"{running.plain} {running.secure}"],
         stderr=subprocess.DEVNULL,
     )
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     for port in ports:
         while True:
             with socket.socket() as probe:

@@ -87,7 +87,7 @@ class Roundcube:
                     "PHP_CLI_SERVER_WORKERS": "4",
                 },
             )
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while True:
             try:
                 urllib.request.urlopen(self.url, timeout=10).close()
