@@ -46,6 +46,7 @@ from resel_mta.supervisor import ENVIRONMENT, Supervisor
 
 # Seconds beyond shutdown_timeout that `stop` waits.
 STOP_PATIENCE = 40.0
+_TO_FIND_IT = ("role", "queue_directory", "data_directory", "shutdown_timeout")
 DESCRIPTION = """\
 The mail daemon: one program, one role. Without a command it runs the role in the foreground until
 SIGTERM; SIGHUP reloads. The commands look at the configuration or talk to the daemon that runs."""
@@ -101,6 +102,8 @@ def _main(arguments: Sequence[str]) -> int:
         return setting_up.setup(options)
     if options.command == "check":
         return _check(options)
+    if options.command in ("status", "stop"):
+        return _of_running(options)
     try:
         settings = load(options.config, options.override, options.role)
     except ConfigError:
@@ -117,10 +120,6 @@ def _main(arguments: Sequence[str]) -> int:
             return _start(settings, options)
         case "reload":
             return _reload(settings)
-        case "status":
-            return report(settings, as_json=options.json)
-        case "stop":
-            return _stop(settings)
     return explaining.explain(settings, options)
 
 
@@ -228,6 +227,18 @@ def _check(options: argparse.Namespace) -> int:
     if os.geteuid() != 0 and would_be_roots(settings):
         print("(as far as this user may look: root sees more)")
     return cli.EX_OK
+
+
+def _of_running(options: argparse.Namespace) -> int:
+    """What must go on though main.cf was broken since the daemon read it. Raises ConfigError where
+    not even the daemon can be found by it."""
+    settings, problems = read(options.config, options.override, options.role)
+    if any(problem.is_error and problem.parameter in _TO_FIND_IT for problem in problems):
+        raise ConfigError(problems)
+    cli.tell_overrides("resel-mta", settings)
+    if options.command == "stop":
+        return _stop(settings)
+    return report(settings, problems, as_json=options.json)
 
 
 def _reload(settings: Settings) -> int:

@@ -13,7 +13,7 @@ from resel_mta.commands.language import Speaker, Text
 from resel_mta.commands.mta_client import ask, differences
 from resel_mta.config import Settings
 from resel_mta.config.check import check
-from resel_mta.config.problems import Problem
+from resel_mta.config.problems import Problem, in_file_order
 from resel_mta.control import Row
 
 _RUNS: Text = (
@@ -70,11 +70,13 @@ _OF: Text = ("worker {worker}:", "processus {worker} :")
 _STAMP: Text = ("%Y-%m-%d %H:%M:%S", "%d/%m/%Y %H:%M:%S")
 
 
-def report(settings: Settings, *, as_json: bool) -> int:
-    """Print it. Raises Failure(69) when no daemon runs."""
+def report(settings: Settings, known: list[Problem], *, as_json: bool) -> int:
+    """Print it. known: what is wrong with the configuration on disk. Raises Failure(69) when no
+    daemon runs."""
     (status,) = ask(settings, "daemon.status")
-    on_disk = [each for each in settings.warnings if each.where != "command line"]
-    problems = [*differences(settings, status), *on_disk, *_checked(settings)]
+    on_disk = [each for each in known if each.where != "command line"]
+    found = [*on_disk, *_checked(settings, known)]
+    problems = [*differences(settings, status), *in_file_order(found, settings.path)]
     if as_json:
         texts = [str(problem) for problem in problems]
         print(json.dumps({**status, "problems": texts}, ensure_ascii=False))
@@ -83,9 +85,9 @@ def report(settings: Settings, *, as_json: bool) -> int:
     return cli.EX_OK
 
 
-def _checked(settings: Settings) -> list[Problem]:
+def _checked(settings: Settings, known: list[Problem]) -> list[Problem]:
     """Without what `differences` says already."""
-    return [each for each in check(settings) if "newer than what is live" not in each.text]
+    return [each for each in check(settings, known) if "newer than what is live" not in each.text]
 
 
 def _lines(status: Row, problems: list[Problem]) -> Iterator[str]:

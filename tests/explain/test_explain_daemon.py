@@ -99,6 +99,11 @@ def test_status_shows_the_last_warnings_and_when_nothing_runs(network: Network) 
     done = vm.command("resel-mta", "reload")
     assert done.returncode == 78
     assert "a running daemon keeps its old configuration" in done.stderr
+    # What runs can be seen all the same, and why the file does not count.
+    done = vm.command("resel-mta", "status")
+    assert done.returncode == 0, done.stderr
+    assert "queue: 1 deferred" in done.stdout
+    assert 'queue_run_delay: "soon" is not' in done.stdout.partition("configuration on disk:")[2]
     vm.configure({"queue_run_delay": "300s"})
     vm.stop()
     done = vm.command("resel-mta", "status")

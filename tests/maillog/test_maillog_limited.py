@@ -10,7 +10,7 @@ from pathlib import Path
 from resel_mta.config import Settings
 from resel_mta.maillog import MailLog
 from resel_mta.maillog.limited import LINES, MOST_LINES, LimitedLog
-from resel_mta.public_queue import PublicQueue, public_queue_path
+from resel_mta.public_queue import PUBLIC_VERBS, PublicQueue, public_queue_path
 from resel_mta.sockets import unix_address
 
 
@@ -92,7 +92,7 @@ async def test_maillog_limited_bad_requests_name_the_uid_and_do_not_fill_the_log
         raise AssertionError
 
     public_queue_path(str(tmp_path)).parent.mkdir()
-    server = PublicQueue(settings, {"queue.walk": walk, "queue.flush": walk}, log)  # type: ignore[dict-item]
+    server = PublicQueue(settings, dict.fromkeys(PUBLIC_VERBS, walk), log)  # type: ignore[arg-type]
     await server.start()
     for _ in range(100):
         with unix_address(public_queue_path(str(tmp_path))) as address:
