@@ -78,7 +78,7 @@ class FolderIndex(ChangeLog):
         self.infos, self.names, self.uids, self.changes = {}, {}, {}, []
         self.last_uid = 0
         self._mark_scan()
-        found, _ = self.files.scan()
+        found = self._look()
         rows = self.state.rows
         missed = [uidlist.entries[base].uid for base in uidlist.entries.keys() - found.keys()]
         if any(uid in rows or uid >= self.state.next_uid for uid in missed):
@@ -175,7 +175,7 @@ class FolderIndex(ChangeLog):
         """Look at everything. A message is expunged only when two listings miss it."""
         self.keywords.refresh()
         self._mark_scan()
-        found, _ = self.files.scan()
+        found = self._look()
         if self.uids.keys() - found.keys():
             found = self._look_again(found)
         gone = [self.uids[base] for base in self.uids.keys() - found.keys()]
@@ -183,6 +183,11 @@ class FolderIndex(ChangeLog):
         if gone:
             self.forget(gone)
         self.save()
+
+    def _look(self) -> dict[str, str]:
+        """All files; Dovecot too moves what lies in new/ under the lock only."""
+        with self.names_locked() if os.listdir(self.files.new) else contextlib.nullcontext():
+            return self.files.scan()[0]
 
     def _look_again(self, found: dict[str, str]) -> dict[str, str]:
         """All files; found: those that a first listing showed."""
@@ -196,7 +201,8 @@ class FolderIndex(ChangeLog):
         self.keywords.refresh()
         found: dict[str, str] = {}
         if new:
-            moved, clean = self.files.take_new(sorted(set(new), key=arrival_key))
+            with self.names_locked():
+                moved, clean = self.files.take_new(sorted(set(new), key=arrival_key))
             if not clean:
                 self.scan()
                 return

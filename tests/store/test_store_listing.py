@@ -17,7 +17,7 @@ import pytest
 sys.path.append(str(Path(__file__).parent.parent / "mime"))
 from dovecot_imap import IMAP, DovecotImap, give
 from test_store_mailbox import MAIL, make_store
-from test_store_races import Unsynced, dovecot_view, open_store
+from test_store_races import Unsynced, deliver, dovecot_view, open_store
 
 from resel_lda.mailbox import AppendData
 from resel_lda.maildir.dotlock import dotlock
@@ -82,10 +82,26 @@ class Watching(Disk):
         self.held: list[bool] = []
 
     def rename(self, source, target) -> None:
-        if os.path.basename(os.path.dirname(source)) == "cur":
+        if os.path.basename(os.path.dirname(source)) in ("new", "cur"):
             lock = Path(source).parents[1] / "dovecot-uidlist.lock"
             self.held.append(lock.read_text().startswith(f"{os.getpid()}:"))
         super().rename(source, target)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+async def test_what_is_new_is_moved_under_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watched: bool
+) -> None:
+    if not watched:
+        monkeypatch.setattr(Watcher, "add", lambda *_: None)
+    disk = Watching()
+    store = open_store(tmp_path, disk)
+    folder = await store.open_folder("INBOX")
+    deliver(tmp_path / "Maildir", 1)
+    await folder.refresh()
+    assert folder.uids() == [1]
+    assert disk.held == [True]
+    await store.close()
 
 
 async def test_flags_are_changed_under_the_lock(tmp_path: Path) -> None:
