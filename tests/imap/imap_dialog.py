@@ -29,7 +29,7 @@ class Client:
         self.result: asyncio.Task[str] | None = None
 
     async def line(self) -> str:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             return (await self.reader.readline()).decode("latin-1").removesuffix("\r\n")
 
     def send(self, data: bytes) -> None:
