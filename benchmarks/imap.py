@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from benchmarks import imap_crowd
 from benchmarks.imap_lmtp import BareLoop, in_threads
 from benchmarks.imap_mail import Corpus, corpus
 from benchmarks.imap_pass import LARGE, LMTP, USERS, Pass, mail_of
@@ -50,6 +51,10 @@ def measure(directory: Path, plan: Plan, tell: Callable[[str], None]) -> Outcome
         for name in list(kinds) if number % 2 == 0 else list(reversed(kinds)):
             with serving(kinds[name], directory / f"{name}-{number}", source) as server:
                 Pass(server, times[name], source, iter(f"u{n}" for n in range(USERS))).run()
+            if plan.count < LARGE and times[name].wants(imap_crowd.ROWS):
+                with serving(kinds[name], directory / f"{name}-{number}-crowd", source) as server:
+                    users = iter(f"u{n}" for n in range(USERS))
+                    Pass(server, times[name], source, users).crowd()
             tell(f"pass {number + 1}: {name}")
         if "bare" not in plan.without and plan.count < LARGE:
             bare(directory / f"bare-{number}", times[BareLoop.name])
