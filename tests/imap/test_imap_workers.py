@@ -74,8 +74,12 @@ def users_of(worker: int) -> Iterator[str]:
 
 def session(server: ReselMailServer, user: str) -> Client:
     client = Client(server.port)
-    client.login(user, PASSWORD)
-    client.command(b"SELECT INBOX")
+    try:
+        client.login(user, PASSWORD)
+        client.command(b"SELECT INBOX")
+    except BaseException:
+        client.abandon()
+        raise
     return client
 
 
