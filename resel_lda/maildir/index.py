@@ -71,9 +71,9 @@ class FolderIndex(ChangeLog):
     def load(self) -> None:
         """Read everything; `save` has still to be called, in no hurry. Raises OSError, MailboxError."""
         self.keywords.refresh()
-        self._load_uidlist()
+        first_recent = self._load_uidlist()
         uidlist = self.uidlist
-        self.state = self._state_file.load(uidlist.guid, uidlist.uidvalidity, uidlist.next_uid)
+        self.state = self._state_file.load(uidlist.guid, uidlist.uidvalidity, first_recent)
         self.highestmodseq = self.changes_floor = self.state.floor
         self.infos, self.names, self.uids, self.changes = {}, {}, {}, []
         self.last_uid = 0
@@ -100,16 +100,18 @@ class FolderIndex(ChangeLog):
             self.set_unsettled(False)
             discard_left(self.files.disk, self._path)
 
-    def _load_uidlist(self) -> None:
+    def _load_uidlist(self) -> int:
+        """The first UID that no session was told of where `state` does not know it."""
         self.uidlist = read_uidlist(self._path)
         if self.uidlist.uidvalidity and self.uidlist.guid and not self.uidlist.damaged:
-            return
+            return self.uidlist.next_uid
         with dotlock(self.files.disk, self._path):
             self.uidlist = read_uidlist(self._path)
             if self.uidlist.damaged:
                 self._log.warning("imap", f"{self._path}: lines that cannot be read were dropped")
                 with contextlib.suppress(OSError):
                     self.files.disk.link(self._path, f"{self._path}.damaged.{time.time_ns()}")
+            first_recent = self.uidlist.next_uid
             if not self.uidlist.uidvalidity:
                 self.uidlist.uidvalidity = self._uidvalidity_source()
                 # Nobody knows the folder yet: one write for all that is in it.
@@ -117,6 +119,7 @@ class FolderIndex(ChangeLog):
                     self.uidlist.add(base)
             self.uidlist.guid = self.uidlist.guid or new_guid()
             write_uidlist(self.files.disk, self._path, self.uidlist)
+        return first_recent
 
     def _add_known(self, found: dict[str, str], dates: Mapping[str, float] | None = None) -> None:
         """Take files that have a UID into memory, ascending. dates: those internal dates, by base,
