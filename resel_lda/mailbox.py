@@ -105,6 +105,16 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class PartOctets:
+    """A part that holds no others, from its header on, with CR LF line ends. header_end, body: where
+    the header ends, and where the body starts."""
+
+    octets: bytes
+    header_end: int
+    body: int
+
+
+@dataclass(frozen=True, slots=True)
 class FolderEvent:
     """What became of a folder. kind: "created", "deleted", "renamed" (old_name is then what it was
     called), "moved" (it lies below one that was renamed), "subscribed", "unsubscribed" or
@@ -197,6 +207,11 @@ class Mailbox(Protocol):
 
     async def read_many(self, uids: Sequence[int]) -> Mapping[int, bytes]:
         """As `read`, of several; those that are gone are left out."""
+        ...
+
+    async def part(self, uid: int, path: Sequence[int]) -> PartOctets | None:
+        """A part of a large message, without reading all of it, if that can be done; `path` is its
+        number."""
         ...
 
     async def envelopes(self, uids: Sequence[int]) -> Mapping[int, bytes]:

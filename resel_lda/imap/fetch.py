@@ -302,7 +302,7 @@ async def _load(view: View, batch: Pairs, needs: Need, items: list[Item]) -> lis
         for loaded in found:
             loaded.parts = parts.get(loaded.info.uid)
         found = [loaded for loaded in found if loaded.parts is not None]
-    if needs & Need.MESSAGE:
+    if needs & Need.MESSAGE and not await _read_parts(mailbox, found, items):
         found = await _read(mailbox, found)
     if needs & Need.SIZE:
         await _add_sizes(mailbox, found)
@@ -329,6 +329,16 @@ async def _add_sizes(mailbox: Mailbox, found: list[Loaded]) -> None:
         sizes = await mailbox.sizes([loaded.info.uid for loaded in unknown])
         for loaded in unknown:
             loaded.size = sizes.get(loaded.info.uid, 0)
+
+
+async def _read_parts(mailbox: Mailbox, found: list[Loaded], items: list[Item]) -> bool:
+    """Whether that is enough: of one message, where single parts are asked for."""
+    paths = {item.part for item in items if item.needs & Need.MESSAGE}
+    if len(found) != 1 or () in paths:
+        return False
+    few = {path: await mailbox.part(found[0].info.uid, path) for path in sorted(paths)}
+    found[0].few = {path: part for path, part in few.items() if part is not None}
+    return len(found[0].few) == len(few)
 
 
 async def _read(mailbox: Mailbox, found: list[Loaded]) -> list[Loaded]:

@@ -11,7 +11,7 @@ from typing import Protocol
 from resel_lda.imap import text
 from resel_lda.imap.parser import ParseError, Parser
 from resel_lda.imap.view import View
-from resel_lda.mailbox import MessageInfo, Part
+from resel_lda.mailbox import MessageInfo, Part, PartOctets
 from resel_lda.mime import sections
 
 _MAX_DEPTH = 100
@@ -41,6 +41,8 @@ class Loaded:
     parts: Part | None = None
     header: bytes = b""
     message: bytes = b""
+    # Parts of it, where not all of it was read; by number.
+    few: dict[tuple[int, ...], PartOctets] = field(default_factory=dict)
     # What the store knows of it, by item.
     stored: dict[bytes, bytes] = field(default_factory=dict)
     _structure: sections.Node | None = field(default=None)
@@ -77,6 +79,8 @@ class Item:
     sets_seen: bool = False
     name: bytes = b""
     section: Section | None = None
+    # The part that it is of, if it needs no more than that.
+    part: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,11 @@ class Section:
         return sections.header_fields(header, self.fields, self.kind.endswith(b"NOT"))
 
     def render(self, loaded: Loaded) -> bytes:
-        octets = self.octets(loaded)
+        part = loaded.few.get(self.path)
+        if part is None:
+            octets = self.octets(loaded)
+        else:
+            octets = part.octets[: part.header_end] if self.kind else part.octets[part.body :]
         if octets is None:
             return self.label + b" NIL"
         if self.partial is not None:
@@ -150,7 +158,8 @@ def _parts(loaded: Loaded) -> Part:
 
 def _body_section(section: Section, peek: bool) -> Item:
     needs = Need.HEADER if section.header_only else Need.MESSAGE
-    return Item(section.render, needs, sets_seen=not peek, name=section.label, section=section)
+    part = section.path if section.kind in (b"", b"MIME") else ()
+    return Item(section.render, needs, not peek, section.label, section, part)
 
 
 def _renamed(section: Section, name: bytes, peek: bool) -> Item:

@@ -17,6 +17,7 @@ import apsw
 from resel_lda.maildir import fulltext
 from resel_lda.maildir.database import Database, all_rows
 from resel_lda.mime.lookup import SearchRow, SortRow, search_row, sort_row
+from resel_lda.mime.places import noted_places
 from resel_lda.mime.preview import preview_of
 from resel_lda.mime.sections import (
     Node,
@@ -67,6 +68,10 @@ def _content(message: Whole) -> tuple[bytes, str]:
     return digest, preview_of(message.octets, message.root)
 
 
+def _places(message: Whole) -> tuple[str | None]:
+    return (noted_places(message.octets, message.root),)
+
+
 LAYERS: Mapping[str, Layer] = {
     "header": Layer(("octets",), lambda header: (header if len(header) <= _MAX_HEADER else None,)),
     "envelope": Layer(("octets",), lambda header: (envelope_of(header),)),
@@ -75,6 +80,7 @@ LAYERS: Mapping[str, Layer] = {
     "search": Layer(SearchRow._fields, search_row),
     "sort": Layer(SortRow._fields, sort_row),
     "content": Layer(("digest", "preview"), _content, of_message=True),
+    "parts": Layer(("places",), _places, of_message=True),
 }
 # What SEARCH may be asked of the layer "search".
 TEXT_COLUMNS = frozenset(SearchRow._fields) - {"day"}
@@ -87,7 +93,7 @@ _SCHEMA = (
     + "".join(
         f"CREATE TABLE {name} (key INTEGER PRIMARY KEY, {', '.join(layer.columns)});"
         for name, layer in LAYERS.items()
-        if name != "content"
+        if name not in ("content", "parts")
     )
 )
 _CONTENT = "CREATE TABLE content (key INTEGER PRIMARY KEY, digest, preview)"
@@ -97,13 +103,14 @@ CREATE TABLE arrived (number INTEGER PRIMARY KEY, base TEXT NOT NULL UNIQUE, ino
 DELETE FROM envelope;
 DELETE FROM structure;
 """
+_PARTS = "CREATE TABLE parts (key INTEGER PRIMARY KEY, places)"
 
 
 class CacheFile:
     """Methods block; raise apsw.Error."""
 
     def __init__(self, path: str, disk: Disk, log: MailLog) -> None:
-        steps = (_SCHEMA, fulltext.SCHEMA, _CONTENT, _ARRIVED)
+        steps = (_SCHEMA, fulltext.SCHEMA, _CONTENT, _ARRIVED, _PARTS)
         self.database = Database(path, steps, disk, log, oldest=1)
         self.fulltext = fulltext.FullText(self.database)
         self._folders: dict[str, int] = {}

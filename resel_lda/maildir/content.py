@@ -259,7 +259,7 @@ class MessageReader:
     def unfilled(self, uids: Sequence[int]) -> list[int]:
         """Those that `fill` has not seen yet."""
         self.take_arrivals()
-        layers = ("search", "sort", "structure", "content")
+        layers = ("search", "sort", "structure", "content", "parts")
         known = [self.cache.known(self.guid, layer) for layer in layers]
         if uids:
             first = self.cache.first_key(self.guid)

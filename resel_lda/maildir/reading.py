@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 
 import apsw
 
-from resel_lda.mailbox import MailboxError, MessageInfo, Part, TextAnswers
+from resel_lda.mailbox import MailboxError, MessageInfo, Part, PartOctets, TextAnswers
 from resel_lda.maildir import facts
 from resel_lda.maildir.background import Background
 from resel_lda.maildir.content import MessageReader
 from resel_lda.maildir.index import FolderIndex
+from resel_lda.maildir.partial import read_part
 from resel_lda.maildir.readahead import ReadAhead
 from resel_mta.maillog import MailLog
 
@@ -153,6 +154,9 @@ class ReadableFolder:
         if len(found) < len(uids):
             self._events_lost = True
         return found
+
+    async def part(self, uid: int, path: Sequence[int]) -> PartOctets | None:
+        return await self._in_thread(read_part, self.reader, uid, path)
 
     async def envelopes(self, uids: Sequence[int]) -> Mapping[int, bytes]:
         return await self._in_thread(self.reader.single, "envelope", uids)

@@ -106,6 +106,15 @@ class Node:
             waiting.extend(reversed(node.children))
 
 
+def leaf(part: bytes, header_end: int, body: int) -> Node:
+    """A part that holds no others and is all that is at hand of its message. header_end, body: as
+    `Node` has them."""
+    node = Node(0, None)
+    node.header_end, node.body, node.end = header_end, body, len(part)
+    node.fields = list(_content_fields(part[:body], True))
+    return node
+
+
 def parse(data: bytes, with_global: bool = False, with_envelope: bool = True) -> Node:
     """The structure of a message whose lines end in CR LF (a bare LF is a line end too).
     with_global: message/global is a message as well (RFC 9051 §9, media-message). with_envelope:

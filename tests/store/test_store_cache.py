@@ -28,7 +28,7 @@ def kept(folder: MaildirFolder) -> dict[str, set[int]]:
 
 
 async def until(done: Callable[[], bool]) -> None:
-    for _ in range(1000):
+    for _ in range(6000):
         if done():
             return
         await asyncio.sleep(0.01)
