@@ -73,6 +73,12 @@ def parser(program: str, description: str, epilog: str = "", *, short_help: bool
     return made
 
 
+def printable(text: str) -> str:
+    """text with ? for what could move a terminal's cursor or is no character: it may be an
+    argument, or come from a message."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def tell_overrides(program: str, settings: Settings) -> None:
     """What is odd about the -o options: those of main.cf are told by `check`, these by nobody else."""
     for problem in settings.warnings:
@@ -109,7 +115,7 @@ def run(
         return EX_CONFIG
     except Failure as failure:
         for line in failure.text.split("\n"):
-            print(f"{program}: fatal: {line}", file=sys.stderr)
+            print(f"{program}: fatal: {printable(line)}", file=sys.stderr)
         return failure.exit_code
     except BrokenPipeError:
         # The reader (head, less) has seen enough; the interpreter must not complain at exit.

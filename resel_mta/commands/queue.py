@@ -180,7 +180,8 @@ class _Change:
         options, said, summary = self._options, SAID[action], SUMMARIES[action]
         request = {
             "action": action,
-            "ids": ids,
+            # The daemon need not read what can be no id: a line of standard input may be of any size.
+            "ids": ids if ids is None else [each for each in ids if parse_id(each) is not None],
             "select": options.selection.as_row(),
             "dry_run": options.dry_run,
         }
@@ -233,7 +234,7 @@ class _Change:
                     self._status = cli.EX_DATAERR
 
     def _say(self, text: str) -> None:
-        print(f"{PROGRAM}: {text}", file=sys.stderr)
+        print(f"{PROGRAM}: {cli.printable(text)}", file=sys.stderr)
 
 
 def _messages(count: int) -> str:

@@ -173,6 +173,14 @@ def test_ids_that_name_nothing(run: Run, names: dict[str, str]) -> None:
         assert err.count("\n") == 1
 
 
+def test_control_characters_of_an_argument_do_not_reach_the_terminal(
+    run: Run, names: dict[str, str]
+) -> None:
+    bad = "\x1b[31mF00\x07"
+    assert "invalid mail queue id: ?[31mF00?\n" in run("-d", bad)[2]
+    assert "no message ?[31mF00? in the queue" in run("why", bad)[2]
+
+
 def test_dry_run_changes_nothing(run: Run, names: dict[str, str]) -> None:
     before = run("-j")
     for letter in ("-d", "-h", "-r"):
