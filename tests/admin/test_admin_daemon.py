@@ -7,7 +7,6 @@ import os
 import poplib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from demo.machines import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """\
@@ -47,10 +48,7 @@ class Daemon:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        with socket.socket() as one, socket.socket() as two:
-            for probe in (one, two):
-                probe.bind(("127.0.0.1", 0))
-            self.imap, self.pop3 = one.getsockname()[1], two.getsockname()[1]
+        self.imap, self.pop3 = free_port(["127.0.0.1"]), free_port(["127.0.0.1"])
         account = "nobody" if os.geteuid() == 0 else str(os.geteuid())
         self.config = root / "main.cf"
         self.config.write_text(

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from demo import machines
+
 OWNER, MAILBOXES = "nobody", "games"
 pytestmark = [
     pytest.mark.skipif(os.getuid() != 0, reason="only root can start processes as other users"),
@@ -29,9 +31,7 @@ pytestmark = [
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return machines.free_port(["127.0.0.1"])
 
 
 class Server:
