@@ -84,7 +84,11 @@ def _list(queue: Queue, options: Options) -> int:
             for row in queue.ask("queue.walk", queue=name, select=select):
                 yield from entries_from_row(row)
 
-    return _write(map(listing.as_json, entries()) if options.json else listing.mailq(entries()))
+    if options.json:
+        return _write(map(listing.as_json, entries()))
+    whole = options.selection.is_everything and not options.queues
+    empty = listing.EMPTY if whole else listing.NONE_SELECTED
+    return _write(listing.mailq(entries(), empty=empty))
 
 
 def _write(pieces: Iterable[str]) -> int:

@@ -101,6 +101,7 @@ class Options:
 def read_options(arguments: Sequence[str]) -> Options:
     """Raises Failure, or exits, with EX_USAGE where they make no sense."""
     parser = _parser()
+    _check_empty(arguments)
     given = parser.parse_args(_join_size(arguments))
     try:
         selection = _selection(given)
@@ -140,6 +141,15 @@ def _take_ids(changes: dict[str, list[str]], words: list[str]) -> None:
         lacking[0].remove("")
         lacking[0] += found
         words[:] = [word for word in words if word not in found]
+
+
+def _check_empty(arguments: Sequence[str]) -> None:
+    """ "-d $ID" without the ID must not become "-d" of all that is selected. Raises Failure."""
+    for before, word in zip(("", *arguments), arguments, strict=False):
+        name, equals, value = word.partition("=")
+        if not word or (equals and not value and name.startswith("--") and name != "--override"):
+            place = name or (f"what follows {before}" if before else "the first word")
+            raise _wrong(f"{place} is empty: a variable of the shell that is not set?")
 
 
 def _option(letter: str) -> str:

@@ -14,6 +14,7 @@ from resel_mta.queue.door import Checked, Entry
 
 NULL_SENDER = "MAILER-DAEMON"
 EMPTY = "Mail queue is empty\n"
+NONE_SELECTED = "No message in the queue fits this selection\n"
 
 # One for all: json.dumps would make an encoder for each.
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -24,10 +25,13 @@ _SHORT_MARGIN = " " * (11 + 1 + 7 + 1 + 20 + 1)
 _LONG_MARGIN = " " * (17 + 1 + 8 + 1 + 19 + 1)
 
 
-def mailq(entries: Iterable[Entry], *, long_ids: bool = False) -> Iterator[str]:
+def mailq(
+    entries: Iterable[Entry], *, long_ids: bool = False, empty: str = EMPTY
+) -> Iterator[str]:
     """``postqueue -p``, in pieces, one message at a time.
 
-    long_ids: the wider columns that Postfix uses with enable_long_queue_ids.
+    long_ids: the wider columns that Postfix uses with enable_long_queue_ids. empty: what is said
+    where there is none.
     """
     count = size = 0
     for entry in entries:
@@ -38,7 +42,7 @@ def mailq(entries: Iterable[Entry], *, long_ids: bool = False) -> Iterator[str]:
         count += 1
         size += entry.size
         yield _message(entry, long_ids)
-    yield summary(count, size)
+    yield summary(count, size) if count else empty
 
 
 def summary(count: int, size: int) -> str:

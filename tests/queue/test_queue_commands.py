@@ -218,9 +218,9 @@ def test_trash(run: Run, names: dict[str, str]) -> None:
     assert ids(run("-j", "hold")[1]) == [names["big"]]
     run("-d", names["big"])
     assert run("-d", names["big"], "trash")[2].endswith("Deleted: 1 message\n")
-    assert run("-p", "trash")[1] == "Mail queue is empty\n"
+    assert run("-p", "trash")[1] == "No message in the queue fits this selection\n"
     assert run("-d", names["new"], "-o", "queue_trash_time=0")[0] == 0
-    assert run("-p", "trash")[1] == "Mail queue is empty\n"
+    assert run("-p", "trash")[1] == "No message in the queue fits this selection\n"
 
 
 def test_why(run: Run, names: dict[str, str], tmp_path: Path) -> None:
@@ -269,6 +269,9 @@ def test_nothing_can_be_flushed(run: Run, names: dict[str, str]) -> None:
     [
         (["-d"], "-d needs an ID, -, ALL, or a selection"),
         (["--undelete"], "--undelete needs an ID"),
+        (["-d", "", "--from", "x"], "what follows -d is empty"),
+        (["-d", "--from="], "--from is empty"),
+        (["-s", ""], "what follows -s is empty"),
         (["-d", "ALL", "nosuch"], "unknown queue 'nosuch'"),
         (["-p", "-f"], "one of -p -b -f -i -s at a time"),
         (["-d", "ALL", "-f"], "not with -d -e -h -H -r"),
