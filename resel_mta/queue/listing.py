@@ -25,9 +25,7 @@ _SHORT_MARGIN = " " * (11 + 1 + 7 + 1 + 20 + 1)
 _LONG_MARGIN = " " * (17 + 1 + 8 + 1 + 19 + 1)
 
 
-def mailq(
-    entries: Iterable[Entry], *, long_ids: bool = False, empty: str = EMPTY
-) -> Iterator[str]:
+def mailq(entries: Iterable[Entry], *, long_ids: bool = False, empty: str = EMPTY) -> Iterator[str]:
     """``postqueue -p``, in pieces, one message at a time.
 
     long_ids: the wider columns that Postfix uses with enable_long_queue_ids. empty: what is said
