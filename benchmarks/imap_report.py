@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -16,7 +14,7 @@ from benchmarks.imap_lmtp import BareLoop
 from benchmarks.imap_pass import LMTP
 from benchmarks.imap_rows import MEMORY, OURS, THEIRS, Outcome
 from benchmarks.load import BenchmarkError
-from benchmarks.report import LONGEST, machine, write_picture
+from benchmarks.report import LONGEST, write_picture, write_record
 from demo.launcher import CHECKOUT, LaunchError
 from demo.machines import MachineError
 
@@ -46,19 +44,8 @@ def compare(options: argparse.Namespace) -> int:
 
 def _record(outcome: Outcome, plan: imap.Plan) -> Path:
     """imap-DATE.json: milliseconds by server and row. Raises OSError."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    now = datetime.datetime.now(datetime.UTC)
-    record = {
-        "benchmark": "imap",
-        "date": now.isoformat(timespec="seconds"),
-        "machine": machine(),
-        "messages": plan.count,
-        "octets": plan.octets,
-        "milliseconds": outcome.as_json(),
-    }
-    path = RESULTS / f"imap-{now:%Y%m%dT%H%M%S}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    return path
+    found = {"messages": plan.count, "octets": plan.octets, "milliseconds": outcome.as_json()}
+    return write_record("imap", found, RESULTS)
 
 
 def pictures(outcome: Outcome, count: int) -> dict[str, str]:

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.chart import Group, bar_chart
@@ -50,21 +50,22 @@ def ratios(result: Result) -> dict[tuple[str, str], float]:
 
 def write(results: Sequence[Result], directory: Path) -> list[Path]:
     """relay-DATE.json, relay.svg and relay-cpu.svg; their paths. Raises OSError."""
-    directory.mkdir(parents=True, exist_ok=True)
-    now = datetime.datetime.now(datetime.UTC)
-    record = {
-        "benchmark": "relay",
-        "date": now.isoformat(timespec="seconds"),
-        "machine": machine(),
-        "results": [result.as_json() for result in results],
-    }
-    data = directory / f"relay-{now:%Y%m%dT%H%M%S}.json"
-    data.write_text(json.dumps(record, indent=1) + "\n")
+    data = write_record("relay", {"results": [result.as_json() for result in results]}, directory)
     return [
         data,
         write_picture("relay", picture_of(results), directory),
         write_picture("relay-cpu", cpu_picture(results), directory),
     ]
+
+
+def write_record(name: str, found: Mapping[str, object], directory: Path) -> Path:
+    """NAME-DATE.json: what was found, when, and on what machine. Raises OSError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    now = datetime.datetime.now(datetime.UTC)
+    head = {"benchmark": name, "date": now.isoformat(timespec="seconds"), "machine": machine()}
+    path = directory / f"{name}-{now:%Y%m%dT%H%M%S}.json"
+    path.write_text(json.dumps({**head, **found}, indent=1) + "\n")
+    return path
 
 
 def write_picture(name: str, picture: str, directory: Path) -> Path:

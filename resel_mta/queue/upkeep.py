@@ -4,6 +4,7 @@ a glance; here each message is looked at, a few at a time, while mail goes on.""
 
 from __future__ import annotations
 
+import abc
 import os
 from pathlib import Path
 
@@ -22,15 +23,16 @@ LEFT_AFTER = 3600.0
 """Seconds after which a content that no message mentions is not on its way to one."""
 
 
-class Upkeep(Contents):
+class Upkeep(Contents, abc.ABC):
     """The part of `SQLiteStore` that checks and tidies up."""
 
     _path: str
     # What was said of damaged databases that were set aside since the last check.
     _set_aside_databases: tuple[str, ...] = ()
 
+    @abc.abstractmethod
     def _report(self, text: str) -> None:
-        raise NotImplementedError
+        """In any thread: a warning for the operator."""
 
     def _salvaged(self, text: str) -> None:
         """In any thread: a damaged database was set aside."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import zlib
+from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -132,16 +134,25 @@ async def test_tag_of_any_length_comes_back(fake: FakeStore) -> None:
         assert await client.command("NOOP", tag) == [f"{tag} OK NOOP completed."]
 
 
-async def test_what_unpacks_to_much_leaves_others_their_turn(fake: FakeStore) -> None:
-    """100 MB of nothing in 100 KB: a literal that is refused, and read out."""
-    turns = 0
+@contextlib.asynccontextmanager
+async def others_turns() -> AsyncIterator[list[None]]:
+    """One more each time that another task has had a turn."""
+    turns: list[None] = []
 
     async def count() -> None:
-        nonlocal turns
         while True:
             await asyncio.sleep(0)
-            turns += 1
+            turns.append(None)
 
+    counting = asyncio.create_task(count())
+    try:
+        yield turns
+    finally:
+        counting.cancel()
+
+
+async def test_what_unpacks_to_much_leaves_others_their_turn(fake: FakeStore) -> None:
+    """100 MB of nothing in 100 KB: a literal that is refused, and read out."""
     async with session_on(fake) as client:
         assert (await client.command("COMPRESS DEFLATE"))[-1] == "x OK Begin compression."
         packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
@@ -149,16 +160,14 @@ async def test_what_unpacks_to_much_leaves_others_their_turn(fake: FakeStore) ->
         bomb = packer.compress(b"a SELECT {%d+}\r\n" % size) + packer.compress(bytes(size))
         bomb += packer.compress(b"\r\nb NOOP\r\n") + packer.flush(zlib.Z_SYNC_FLUSH)
         assert len(bomb) < 200_000
-        counting = asyncio.create_task(count())
-        client.send(bomb)
         unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
         text = b""
-        async with asyncio.timeout(60):
+        async with others_turns() as turns, asyncio.timeout(60):
+            client.send(bomb)
             while b"b OK" not in text:
                 text += unpacker.decompress(await client.reader.read(1000))
-        counting.cancel()
         assert text.startswith(b"a BAD [TOOBIG]")
-        assert turns > 1_000
+        assert len(turns) > 1_000
 
 
 async def test_patterns_without_end_cost_little(fake: FakeStore) -> None:
@@ -209,21 +218,12 @@ async def test_many_keys_leave_others_their_turn(fake: FakeStore) -> None:
     box = fake.boxes["INBOX"]
     for _ in range(2_000):
         box.add(b"Subject: x\r\n\r\n", ["\\Seen"])
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
-
     async with session_on(fake) as client:
         await client.command("SELECT INBOX")
-        counting = asyncio.create_task(count())
-        lines = await client.command("SEARCH " + " ".join(["NOT UNSEEN"] * 900))
-        counting.cancel()
+        async with others_turns() as turns:
+            lines = await client.command("SEARCH " + " ".join(["NOT UNSEEN"] * 900))
         assert lines[0].startswith("* SEARCH 1 2 3 ")
-        assert turns > 20
+        assert len(turns) > 20
 
 
 words = st.sampled_from(

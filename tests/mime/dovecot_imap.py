@@ -11,6 +11,8 @@ import pwd
 import re
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 IMAP = Path("/usr/lib/dovecot/imap")
@@ -30,6 +32,20 @@ stats_writer_socket_path =
 auth_socket_path = {root}/none
 {more}
 """
+
+
+@contextlib.contextmanager
+def reachable_mailbox() -> Iterator[Path]:
+    """A folder with an empty Maildir and a home. Not pytest's: the user nobody must reach it."""
+    path = Path(tempfile.mkdtemp(prefix="resel-mailbox-"))
+    os.chmod(path, 0o755)
+    for part in ("cur", "new", "tmp"):
+        (path / "Maildir" / part).mkdir(parents=True)
+    (path / "home").mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 class DovecotImap:

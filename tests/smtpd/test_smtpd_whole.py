@@ -11,14 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import Lines
-
-from demo.machines import free_port
-from resel_mta.config import Settings
-from resel_mta.daemon import bind_all
-from resel_mta.disk import Disk
-from resel_mta.maillog import MailLog
-from resel_mta.main_composition import MainComposition
-from resel_mta.privileges import current_account, prepare_directories
+from whole_relay import open_relay
 
 Start = Callable[..., Any]
 
@@ -38,25 +31,14 @@ MESSAGES = {
 @contextlib.asynccontextmanager
 async def relay(directory: Path, sink: int) -> AsyncIterator[int]:
     """The port of a whole relay, in this process, that sends all to `sink`."""
-    port = free_port(["127.0.0.1"])
-    settings = Settings.build(
-        "relay",
-        myhostname="relay.example.org",
-        mydestination="",
-        alias_maps="",
-        inet_interfaces="127.0.0.1",
-        inet_protocols="ipv4",
+    port, composition = await open_relay(
+        directory,
+        Lines(),
         mynetworks="127.0.0.0/8",
-        smtpd_listen=f":{port}",
         relayhost=f"[127.0.0.1]:{sink}",
-        queue_directory=str(directory),
-        data_directory=str(directory / "data"),
         message_size_limit="0",
         local_header_rewrite_clients="",
     )
-    prepare_directories(settings, current_account(), Disk())
-    composition = MainComposition(settings, MailLog(Lines()))
-    await composition.open(bind_all(settings))
     try:
         yield port
     finally:

@@ -6,16 +6,14 @@ import asyncio
 import errno
 import os
 import random
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path.append(str(Path(__file__).parent.parent / "mime"))
-from dovecot_imap import IMAP, DovecotImap, give
+from dovecot_imap import IMAP, DovecotImap, give, reachable_mailbox
 from test_store_mailbox import MAIL, make_store
 from test_store_races import Unsynced, deliver, dovecot_view, open_store
 
@@ -33,16 +31,8 @@ OTHERS = "1700000000.M1P1.other"
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    # Not tmp_path: the user nobody must be able to reach it.
-    path = Path(tempfile.mkdtemp(prefix="resel-listing-"))
-    os.chmod(path, 0o755)
-    for part in ("cur", "new", "tmp"):
-        (path / "Maildir" / part).mkdir(parents=True)
-    (path / "home").mkdir()
-    try:
+    with reachable_mailbox() as path:
         yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.mark.needs(str(IMAP))

@@ -8,11 +8,9 @@ import os
 import pwd
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +19,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parent.parent / "mime"))
-from dovecot_imap import IMAP, DovecotImap, give
+from dovecot_imap import IMAP, DovecotImap, give, reachable_mailbox
 
 from resel_lda.maildir.files import MaildirFiles
 from resel_lda.maildir.folder import MaildirFolder
@@ -150,16 +148,8 @@ async def test_another_program_all_the_time(tmp_path: Path) -> None:
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    # Not tmp_path: the user nobody must be able to reach it.
-    path = Path(tempfile.mkdtemp(prefix="resel-race-"))
-    os.chmod(path, 0o755)
-    for part in ("cur", "new", "tmp"):
-        (path / "Maildir" / part).mkdir(parents=True)
-    (path / "home").mkdir()
-    try:
+    with reachable_mailbox() as path:
         yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.mark.needs(str(IMAP))
