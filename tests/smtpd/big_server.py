@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import uvloop
-from conftest import BASE, FakeIntake, FakeRouter, FakeUsers
+from smtpd_fakes import BASE, FakeIntake, FakeRouter, FakeUsers
 
 from resel_mta.config import Settings
 from resel_mta.content import Body, Content

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import BASE, FakeIntake, FakeRouter, FakeUsers, Lines
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from smtpd_fakes import BASE, FakeIntake, FakeRouter, FakeUsers, Lines
 
 from resel_mta.config import Settings
 from resel_mta.content import Header

@@ -6,7 +6,7 @@ import base64
 import email
 
 import pytest
-from conftest import Server, Start, Taken
+from smtpd_fakes import Server, Start, Taken
 
 from resel_mta.mail import Notify, Reply, TempFail
 from resel_mta.smtpd import replies, transcript

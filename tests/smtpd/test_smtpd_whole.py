@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Lines
+from smtpd_fakes import Lines
 from whole_relay import open_relay
 
 Start = Callable[..., Any]
