@@ -172,8 +172,7 @@ class Daemon:
                 notify("READY=1")
 
     async def _reload(self) -> None:
-        self._log.reopen()
-        self._parts.workers.reopen_log()
+        await self._reopen_log()
         read_at = time.time()
         settings = await asyncio.to_thread(self._reread)
         if settings.role != self._settings.role:
@@ -192,6 +191,18 @@ class Daemon:
         for warning in settings.warnings:
             self._log.warning("master", warning.plain())
         self._log.event("master", f"reload -- version {__version__}, configuration {settings.path}")
+
+    async def _reopen_log(self) -> None:
+        """It may have been moved away. One that cannot be written to is no reason not to reload:
+        the old one stays open."""
+        try:
+            if self._supervisor is not None:
+                await self._supervisor.ask(do="log")
+            self._log.reopen()
+        except (BindError, OSError) as error:
+            self._log.warning("master", f"log file not reopened: {error}")
+            return
+        self._parts.workers.reopen_log()
 
     async def _relisten(self, settings: Settings) -> None:
         """Open what is new; what is no longer wanted is closed, its sessions go on."""

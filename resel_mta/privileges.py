@@ -6,6 +6,7 @@ import contextlib
 import grp
 import os
 import pwd
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -113,6 +114,51 @@ def prepare_directories(settings: Settings, account: Account, disk: Disk) -> Non
         except OSError as error:
             where = f"{parameter} = {error.filename or path}"
             raise PrivilegeError(f"{where}: {error.strerror}") from error
+
+
+def prepare_log(settings: Settings, account: Account) -> None:
+    """As root: the account may write `maillog_file`. One that is not there yet, or is root's (what
+    rotation left), becomes its own.
+
+    Whoever has taken over the account could put a link in its place: it is never followed. Raises
+    PrivilegeError.
+    """
+    path = settings.text("maillog_file")
+    if path in ("", "/dev/stdout") or os.path.islink(path) or _is_special(path):
+        return
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        file = os.open(path, flags, 0o640)
+    except OSError as error:
+        raise PrivilegeError(f"maillog_file = {path}: {error.strerror}") from error
+    try:
+        found = os.fstat(file)
+        if found.st_uid == 0 and found.st_nlink == 1:
+            is_new = not found.st_size and found.st_gid == 0
+            os.fchown(file, account.uid, account.gid if is_new else -1)
+        elif not _may_write(found, account):
+            raise PrivilegeError(
+                f"maillog_file = {path}: belongs to {account_name(found.st_uid)}, and the daemon "
+                f"runs as {account.name}; 'chown {account.name} {path}' or name another file"
+            )
+    finally:
+        os.close(file)
+
+
+def _is_special(path: str) -> bool:
+    """Whether something is there that is not a file, such as syslog's socket."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _may_write(found: os.stat_result, account: Account) -> bool:
+    if found.st_uid == account.uid:
+        return bool(found.st_mode & stat.S_IWUSR)
+    if found.st_gid == account.gid:
+        return bool(found.st_mode & stat.S_IWGRP)
+    return bool(found.st_mode & stat.S_IWOTH)
 
 
 def _prepare_public(queue: Path, name: str, mode: int, account: Account) -> None:

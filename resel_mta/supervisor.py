@@ -8,6 +8,7 @@ with a running loop. The network process asks over a socket pair, one JSON objec
     {"do": "kill", "pid": n}               end a worker that does not end
     {"do": "bind", "service", "host", "port", "path"}
                                            a listener that the configuration has now
+    {"do": "log"}                          maillog_file is made, or made ours, after log rotation
     {"do": "files"}                        TLS files named by the configuration, as memfds
     {"do": "letter", "name": name}         a file of the drop folder, which may be anybody's;
                                            {"errno": n} or {"unfit": why} if it cannot be had
@@ -48,7 +49,7 @@ from resel_mta.config import ConfigError, Listener, Settings
 from resel_mta.helper_pool import IDLE, HelperPool
 from resel_mta.maillog import MailLog
 from resel_mta.pickup.drop import Unfit, drop_directory, open_letter
-from resel_mta.privileges import Account, PrivilegeError, mailbox_account
+from resel_mta.privileges import Account, PrivilegeError, mailbox_account, prepare_log
 from resel_mta.rights import Identity, Refused, Rights
 from resel_mta.sockets import BindError, Bound
 from resel_mta.spawning import python_environment, start_pam, start_worker
@@ -270,6 +271,9 @@ class Supervisor:
             case "link":
                 held.append(self._make_link())
                 descriptors.append(held[-1].fileno())
+                return {"ok": {}}
+            case "log":
+                prepare_log(self._settings, self._account)
                 return {"ok": {}}
             case "files":
                 return {"ok": {}, "files": self._read_files(descriptors)}

@@ -36,6 +36,7 @@ from resel_mta.privileges import (
     mail_owner,
     mailbox_account,
     prepare_directories,
+    prepare_log,
 )
 from resel_mta.queue.lock import QueueLocked
 from resel_mta.queue.schema import UnknownVersion, UnusableLibrary
@@ -142,6 +143,8 @@ def _start(settings: Settings, options: argparse.Namespace) -> int:
     account = _account(settings)
     try:
         prepare_directories(settings, account, Disk())
+        if os.getuid() == 0:
+            prepare_log(settings, account)
         bound = bind_all(settings)
     except PrivilegeError as error:
         raise Failure(cli.EX_CANTCREAT, str(error)) from None

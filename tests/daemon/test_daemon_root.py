@@ -187,3 +187,34 @@ def test_daemon_accounts_that_do_not_exist_are_named(tmp_path: Path) -> None:
     assert result.returncode == 78
     [line] = result.stderr.splitlines()
     assert "adduser --system" in line
+
+
+def test_daemon_log_file_is_made_for_the_unprivileged_process_also_after_rotation() -> None:
+    with tempfile.TemporaryDirectory(prefix="resel-root-") as name:
+        os.chmod(name, 0o755)
+        log = Path(name, "mail.log")
+        running = Server(Path(name), f"maillog_file = {log}\n")
+        try:
+            assert log.stat().st_uid == pwd.getpwnam(OWNER).pw_uid
+            old = log.rename(Path(name, "mail.log.1"))
+            # As logrotate does it.
+            log.touch(0o640)
+            running.process.send_signal(signal.SIGHUP)
+            running.await_ready()
+            running.send()
+            running.log = log
+            running.await_removal()
+            assert ": removed" not in old.read_text()
+            # A stranger's is left alone, and no reason to refuse the reload.
+            kept = log.rename(Path(name, "mail.log.2"))
+            log.touch(0o640)
+            os.chown(log, pwd.getpwnam(MAILBOXES).pw_uid, -1)
+            running.process.send_signal(signal.SIGHUP)
+            running.await_ready()
+            running.send()
+            running.log = kept
+            running.await_removal()
+            assert "log file not reopened" in kept.read_text()
+            assert not log.read_bytes()
+        finally:
+            running.stop()
