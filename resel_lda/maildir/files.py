@@ -18,6 +18,9 @@ from resel_mta.disk import Disk
 _TMP_MAX_AGE = 36 * 3600
 _BLOCK = 1 << 20
 
+# (device, inode) of new/ and of cur/.
+Identity = tuple[tuple[int, int], ...]
+
 
 def create_maildir(disk: Disk, directory: str, subfolder: bool = False) -> None:
     """cur, new and tmp with mode 0700, synced. A Maildir++ subfolder gets `maildirfolder`."""
@@ -119,6 +122,14 @@ class MaildirFiles:
     def stamps(self) -> tuple[int, int]:
         """Modification times of new/ and cur/ in ns. Raises OSError."""
         return os.stat(self.new).st_mtime_ns, os.stat(self.cur).st_mtime_ns
+
+    def identity(self) -> Identity | None:
+        """Which directories new/ and cur/ are; None if they are not there."""
+        try:
+            found = [os.stat(path) for path in (self.new, self.cur)]
+        except OSError:
+            return None
+        return tuple((one.st_dev, one.st_ino) for one in found)
 
     def temporary(self) -> TemporaryFile:
         """A new file in tmp/. Raises OSError."""

@@ -19,6 +19,7 @@ from resel_lda.mailbox import AppendData, FolderStatus, MailboxError, StoreResul
 from resel_lda.maildir import transfer
 from resel_lda.maildir.background import Background
 from resel_lda.maildir.content import MessageReader
+from resel_lda.maildir.files import Identity
 from resel_lda.maildir.flags import canonical_flags, change_flags
 from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.names import size_in_name
@@ -47,6 +48,8 @@ _BLOCK = 1 << 18
 _SAVE_DELAY = 0.5
 # Messages whose rows in the cache are changed at a time.
 _CACHE_BATCH = 100
+# Seconds for which new/ and cur/ are trusted to be those that are watched.
+_VERIFY = 2.0
 
 
 class MaildirFolder(ReadableFolder):
@@ -74,7 +77,9 @@ class MaildirFolder(ReadableFolder):
         self._lock = asyncio.Lock()
         self._callbacks: list[Callable[[], None]] = []
         self._watches: list[tuple[int, Callable[[int, str], None]]] = []
+        self._watched: Identity | None = None
         self._watcher: Watcher | None = None
+        self._verified = 0.0
         self._events: list[tuple[str, int, str]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._saving: asyncio.TimerHandle | None = None
@@ -112,6 +117,8 @@ class MaildirFolder(ReadableFolder):
     def start_watching(self, watcher: Watcher) -> None:
         """Before the first scan, so that nothing falls between."""
         self._watcher = watcher
+        self._verified = asyncio.get_running_loop().time()
+        self._watched = self.index.files.identity()
         for kind, directory in (("new", self.index.files.new), ("cur", self.index.files.cur)):
 
             def event(mask: int, name: str, kind: str = kind) -> None:
@@ -121,8 +128,16 @@ class MaildirFolder(ReadableFolder):
             if number is not None:
                 self._watches.append((number, event))
 
+    def _stop_watching(self) -> None:
+        if self._watcher is not None:
+            for number, callback in self._watches:
+                self._watcher.remove(number, callback)
+        self._watches.clear()
+
     def _event(self, kind: str, mask: int, name: str) -> None:
         if mask == 0 or mask & (IN_DELETE_SELF | IN_MOVE_SELF):
+            # Another directory may have the number of one that is gone.
+            self._watched = None
             self._events_lost = True
         elif kind == "new" and not mask & (IN_CREATE | IN_MOVED_TO):
             return
@@ -146,13 +161,32 @@ class MaildirFolder(ReadableFolder):
         """Whether it is known without a look that it is as it was at the last one."""
         if self._watcher is not None:
             self._watcher.look()
+        trusted_until = self._verified + _VERIFY
+        return self._is_untouched() and asyncio.get_running_loop().time() < trusted_until
+
+    def _is_untouched(self) -> bool:
         return len(self._watches) == 2 and not self._events and not self._events_lost
 
     async def refresh(self) -> None:
         if self.is_quiet():
             return
-        watching = len(self._watches) == 2
-        await self._run(self._look, watching)
+        await self._verify()
+        if not self._is_untouched():
+            await self._run(self._look, len(self._watches) == 2)
+
+    async def _verify(self) -> None:
+        """Watch the directories that have these names now: a backup that was put back, or a Maildir
+        moved away, tells nobody who watches the old ones."""
+        watcher = self._watcher
+        if watcher is None:
+            return
+        found = await self._in_thread(self.index.files.identity)
+        self._verified = asyncio.get_running_loop().time()
+        if found is None or found == self._watched:
+            return
+        self._stop_watching()
+        self.start_watching(watcher)
+        self._events_lost = True
 
     def _look(self, watching: bool) -> None:
         events, self._events = self._events, []
@@ -161,7 +195,11 @@ class MaildirFolder(ReadableFolder):
         if lost or not watching:
             # If they are lost, the watch may be of directories that are there no more.
             if lost or not index.stamps_unchanged():
-                index.scan()
+                try:
+                    index.scan()
+                except BaseException:
+                    self._events_lost = lost
+                    raise
             return
         new = [name for kind, _, name in events if kind == "new"]
         appeared = IN_CREATE | IN_MOVED_TO
@@ -344,10 +382,7 @@ class MaildirFolder(ReadableFolder):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._watcher is not None:
-            for number, callback in self._watches:
-                self._watcher.remove(number, callback)
-        self._watches.clear()
+        self._stop_watching()
         if self._saving is not None:
             self._saving.cancel()
             self._later(self.index.save)

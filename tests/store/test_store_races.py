@@ -8,6 +8,7 @@ import os
 import pwd
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -262,3 +263,33 @@ def dovecot_view(session: DovecotImap) -> dict[int, str]:
 def _mark(header: bytes) -> str:
     found = re.search(rb"Subject: (\S+)", header)
     return found[1].decode() if found else ""
+
+
+@pytest.mark.parametrize("aside", [False, True], ids=["removed", "moved"])
+async def test_a_backup_is_put_back_while_a_folder_is_open(tmp_path: Path, aside: bool) -> None:
+    """The watched directories are others then; what is in those with their names is shown, and no
+    UID is given twice."""
+    store = open_store(tmp_path, Unsynced())
+    maildir = tmp_path / "Maildir"
+    folder = await store.open_folder("INBOX")
+    for number in range(3):
+        deliver(maildir, number)
+    async with asyncio.timeout(5):
+        while len(folder.messages()) < 3:
+            await folder.refresh()
+    shutil.copytree(maildir, tmp_path / "backup")
+    await folder.expunge([2, 3], keep=False)
+    if aside:
+        os.rename(maildir, tmp_path / "aside")
+    else:
+        shutil.rmtree(maildir)
+    shutil.copytree(tmp_path / "backup", maildir)
+    folder._verified = 0.0
+    again = await store.open_folder("INBOX")
+    assert again is folder
+    assert folder.uids() == [1, 4, 5]
+    deliver(maildir, 7)
+    async with asyncio.timeout(5):
+        while folder.get(6) is None:
+            await folder.refresh()
+    await store.close()
