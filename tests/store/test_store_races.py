@@ -277,6 +277,7 @@ async def test_a_backup_is_put_back_while_a_folder_is_open(tmp_path: Path, aside
     async with asyncio.timeout(5):
         while len(folder.messages()) < 3:
             await folder.refresh()
+            await asyncio.sleep(0.001)
     shutil.copytree(maildir, tmp_path / "backup")
     await folder.expunge([2, 3], keep=False)
     if aside:
@@ -292,4 +293,5 @@ async def test_a_backup_is_put_back_while_a_folder_is_open(tmp_path: Path, aside
     async with asyncio.timeout(5):
         while folder.get(6) is None:
             await folder.refresh()
+            await asyncio.sleep(0.001)
     await store.close()
