@@ -30,7 +30,8 @@ Settle = Callable[[Active, Pairs, str, float, str], None]
 """(message, outcomes, service for the log, when it began, site that they wait for or "")."""
 
 KEPT_LIMIT = 64 * 1024 * 1024
-"""Octets of content that active messages keep in memory; beyond, it is read when needed."""
+"""Octets of content that active messages keep in memory, in all processes together; beyond, it is
+read when needed."""
 YIELD_AFTER = 100
 """Outcomes handled before other tasks get their turn."""
 
@@ -108,12 +109,12 @@ class Dispatcher:
     @property
     def room(self) -> int:
         """Octets of content that may still be kept in memory."""
-        return max(KEPT_LIMIT - self._kept, 0)
+        return max(self._peers.share(KEPT_LIMIT) - self._kept, 0)
 
     def keep(self, active: Active) -> None:
         """Account for content in memory; drop it if there is too much, and the store has it."""
         weight = active.weight()
-        if self._kept + weight > KEPT_LIMIT and active.unkept is None:
+        if weight > self.room and active.unkept is None:
             active.message.content = None
         else:
             active.kept = weight
@@ -291,7 +292,7 @@ class Dispatcher:
     def _keep_loaded(self, active: Active) -> None:
         """Content that was read stays for the message's other deliveries, if there is room."""
         weight = active.weight()
-        if self._kept + weight <= KEPT_LIMIT:
+        if weight <= self.room:
             active.kept += weight
             self._kept += weight
 

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
-from queue_fakes import OK, until
+import pytest
+from queue_fakes import OK, MemoryStore, make_log, make_message, until
 from queue_house import BUSY, DOWN, House, MakeHouse
 
+from resel_mta.config import Settings
 from resel_mta.mail import Delivered, Route
+from resel_mta.queue import dispatch
+from resel_mta.queue.journal import Journal
+from resel_mta.queue.retry import Policy
+from resel_mta.queue.sites import Active
+from resel_mta.workers import channel
+from resel_mta.workers.sharing import SharingPeers
 
 
 async def test_concurrency_starts_low_and_grows(make_house: MakeHouse) -> None:
@@ -216,3 +224,31 @@ async def test_a_transport_has_limits_of_its_own(make_house: MakeHouse) -> None:
     house.local.gate.set()
     await house.idle()
     assert house.smtp.most == 3
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_content_in_memory_is_for_all_processes_together(
+    monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(dispatch, "KEPT_LIMIT", 1000)
+    log, _ = make_log()
+    peers = SharingPeers(lambda kind, fields: None)
+    dispatcher = dispatch.Dispatcher(
+        Policy(Settings.build(myhostname="mail.example.org")),
+        MemoryStore(),
+        {},
+        Journal(log),
+        lambda *outcome: None,
+        lambda: True,
+        peers,
+    )
+    peers.hear(channel.SHARES, {"index": 0, "count": workers})
+    assert dispatcher.room == 1000 // workers
+    first, second = (Active(make_message(MemoryStore(), body=b"x" * 300), 0.0, 1) for _ in range(2))
+    dispatcher.keep(first)
+    dispatcher.keep(second)
+    assert first.message.content is not None
+    assert (second.message.content is None) == (workers == 2)
+    dispatcher.forget(first)
+    dispatcher.forget(second)
+    assert dispatcher.room == 1000 // workers
