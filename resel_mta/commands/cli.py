@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        self.exit(EX_USAGE, f"{self.prog}: fatal: {message}\n")
+        self.exit(EX_USAGE, f"{self.prog}: fatal: {printable(message)}\n")
 
 
 def parser(program: str, description: str, epilog: str = "", *, short_help: bool = True) -> Parser:

@@ -179,6 +179,7 @@ def test_control_characters_of_an_argument_do_not_reach_the_terminal(
     bad = "\x1b[31mF00\x07"
     assert "invalid mail queue id: ?[31mF00?\n" in run("-d", bad)[2]
     assert "no message ?[31mF00? in the queue" in run("why", bad)[2]
+    assert "unrecognized arguments: --x=?[31mF00?\n" in run("-p", f"--x={bad}")[2]
 
 
 def test_dry_run_changes_nothing(run: Run, names: dict[str, str]) -> None:
