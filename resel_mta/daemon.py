@@ -21,12 +21,16 @@ from resel_mta.mail_verbs import MailVerbs
 from resel_mta.maillog import MailLog
 from resel_mta.main_composition import SERVICES, MainComposition
 from resel_mta.notify import notify, notify_reloading
-from resel_mta.public_queue import PublicQueue
+from resel_mta.public_queue import PublicQueue, is_served
+from resel_mta.queue.lock import QueueLocked
 from resel_mta.sockets import BindError, Bound
 from resel_mta.supervised import SupervisorLink
 
 #: As the status names them, in its order.
 QUEUES = ("active", "incoming", "deferred", "hold", "corrupt")
+#: Seconds for a command that reads or changes the queue while no daemon runs; between two looks.
+LOCKED = 30.0
+LOOK_EVERY = 0.05
 
 
 def bind_all(settings: Settings) -> list[Bound]:
@@ -82,11 +86,29 @@ class Daemon:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._public: PublicQueue | None = None
 
+    async def _open_parts(self) -> None:
+        """Raises what `Composition.open` does."""
+        queue = self._settings.text("queue_directory")
+        until = time.monotonic() + LOCKED
+        told = False
+        while True:
+            try:
+                await self._parts.open(self._bound)
+            except QueueLocked as error:
+                if time.monotonic() > until or await asyncio.to_thread(is_served, queue):
+                    raise
+                if not told:
+                    self._log.event("master", f"{error}: waiting for it")
+                told = True
+                await asyncio.sleep(LOOK_EVERY)
+            else:
+                return
+
     async def run(self) -> None:
         """Serve until SIGTERM, SIGINT or `resel-mta stop`. Raises what `Composition.open` does."""
         data = self._settings.text("data_directory")
         await self._publish_maps(self._settings)
-        await self._parts.open(self._bound)
+        await self._open_parts()
         self._queue = self._parts.queue_verbs().table()
         control = ControlServer(control_path(data), self._verbs(), self._log)
         await control.start()

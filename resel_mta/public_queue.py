@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import pwd
+import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -43,6 +44,20 @@ PUBLIC_VERBS = frozenset((ABOUT, *_RIGHTS))
 def public_queue_path(queue_directory: str) -> Path:
     """The socket for everybody."""
     return Path(queue_directory) / "public" / "queue"
+
+
+def is_served(queue_directory: str) -> bool:
+    """Whether a daemon has this queue: one that is being started or ended does not answer here."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.setblocking(False)
+        try:
+            asking.connect(str(public_queue_path(queue_directory)))
+        except BlockingIOError:
+            # Too many are asking.
+            return True
+        except OSError:
+            return False
+    return True
 
 
 class PublicQueue(ControlServer):

@@ -38,6 +38,7 @@ from resel_mta.privileges import (
     prepare_directories,
     prepare_log,
 )
+from resel_mta.public_queue import is_served
 from resel_mta.queue.lock import QueueLocked
 from resel_mta.queue.schema import UnknownVersion, UnusableLibrary
 from resel_mta.sockets import BindError, Bound
@@ -180,7 +181,10 @@ def _run(
     try:
         uvloop.run(serve())
     except QueueLocked as error:
-        raise Failure(cli.EX_UNAVAILABLE, f"{error}: is another resel-mta running?") from None
+        if is_served(settings.text("queue_directory")):
+            raise Failure(cli.EX_UNAVAILABLE, f"{error}: another resel-mta runs") from None
+        # A command that takes long: worth another try.
+        raise Failure(cli.EX_TEMPFAIL, f"{error}, which does not let it go") from None
     except (UnusableLibrary, UnknownVersion, apsw.Error) as error:
         directory = settings.text("queue_directory")
         raise Failure(
