@@ -62,6 +62,8 @@ from resel_relay.transport import SmtpTransport
 BACKLOG = 1024
 #: Open files that suffice for some thousand slow clients; most shells allow only 1,024.
 OPEN_FILES = 65_536
+#: Seconds between two writes of the log while much happens.
+LOG_PAUSE = 0.005
 
 #: All workers accept connections of these.
 SHARED_SERVICES = ("smtpd", "submission", "submissions")
@@ -96,6 +98,7 @@ def open_log(settings: Settings) -> MailLog:
         hostname=settings.text("myhostname").partition(".")[0],
         stamped=stamped,
         as_json=as_json,
+        gather=LOG_PAUSE,
     )
 
 

@@ -3,7 +3,8 @@
 A line is ``<syslog_name>/<service>[<pid>]: <queue id>: <text>``, as Postfix has it, or for the
 services of mailboxes ``<mailbox_syslog_name>: <service>: <text>``, as Dovecot has it; the caller
 gives service, queue id and text, this room the rest. Lines are collected and written at once when
-the event loop comes round, so that a busy relay makes one write for many events.
+the event loop comes round, or some milliseconds after the write before, so that a busy relay makes
+one write for many events.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class MailLog:
     """Formats events and hands them to a Sink.
 
     stamped: put "Nov 24 03:50:56 host " before each line (files and terminals; journald and
-    syslog add their own). as_json: one JSON object a line with ECS field names.
+    syslog add their own); the time is that of the write. as_json: one JSON object a line with ECS
+    field names. gather: seconds between two writes of a busy log; what comes after a silence of as
+    long is written in the same turn of the event loop.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class MailLog:
         hostname: str = "",
         stamped: bool = True,
         as_json: bool = False,
+        gather: float = 0.0,
     ) -> None:
         self._sink = sink
         self.syslog_name = syslog_name
@@ -65,10 +69,13 @@ class MailLog:
         self.hostname = hostname or socket.gethostname()
         self.stamped = stamped
         self.as_json = as_json
+        self._gather = gather
         self._pid = os.getpid()
+        # Threads add to it without the lock, as adding is one step; only who takes away has it.
         self._waiting: list[str] = []
         self._lock = threading.Lock()
         self._scheduled = False
+        self._written = 0.0
         self._second = 0
         self._stamp = ""
         self._heads: dict[str, str] = {}
@@ -82,11 +89,11 @@ class MailLog:
         if self.as_json:
             line = self._json(service, text, queue_id, fields)
         else:
+            if not text.isprintable():
+                text = _printable(text)
             head = self._heads.get(service) or self._head(service, text)
-            line = f"{self._prefix()}{head}{queue_id}{': ' if queue_id else ''}{_printable(text)}\n"
-        # Deliveries log from their threads too.
-        with self._lock:
-            self._waiting.append(line)
+            line = f"{head}{queue_id}: {text}\n" if queue_id else f"{head}{text}\n"
+        self._waiting.append(line)
         if not self._scheduled:
             self._schedule()
 
@@ -120,16 +127,25 @@ class MailLog:
             self.flush()
             return
         self._scheduled = True
-        loop.call_soon(self.flush)
+        wait = self._written + self._gather - time.monotonic() if self._gather else 0.0
+        if wait > 0:
+            loop.call_later(wait, self.flush)
+        else:
+            loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write what is waiting. A sink that fails (full disk) must not stop the mail: it is told
         once on standard error and the lines are dropped."""
         self._scheduled = False
         with self._lock:
-            lines, self._waiting = self._waiting, []
+            lines = self._waiting[:]
+            del self._waiting[: len(lines)]
         if not lines:
             return
+        if self.stamped and not self.as_json:
+            stamp = self._prefix()
+            lines = [stamp + line for line in lines]
+        self._written = time.monotonic()
         try:
             self._sink.write(lines)
         except OSError as error:
@@ -142,8 +158,6 @@ class MailLog:
         self._sink.reopen()
 
     def _prefix(self) -> str:
-        if not self.stamped:
-            return ""
         now = int(time.time())
         if now != self._second:
             local = time.localtime(now)

@@ -16,7 +16,9 @@ _HUNDREDTHS = tuple(f"{n / 100:.2f}".rstrip("0").rstrip(".") for n in range(101)
 def format_delay(seconds: float) -> str:
     """A duration as Postfix logs it: two significant digits, none beyond a hundredth of a
     second, no zeros at the end; whole seconds from ten up."""
-    micros = round(max(seconds, 0.0) * 1_000_000)
+    if seconds < 0.004:
+        return "0"
+    micros = round(seconds * 1_000_000)
     if micros < 1_000_000:
         return _HUNDREDTHS[(micros + 5_000) // 10_000]
     unit = 1_000_000 if micros >= 10_000_000 else 100_000

@@ -62,6 +62,39 @@ async def test_maillog_one_write_for_what_one_turn_of_the_loop_logs() -> None:
     assert (sink.writes, len(sink.lines)) == (1, 5)
 
 
+async def test_maillog_a_busy_log_is_written_now_and_then() -> None:
+    sink = Kept()
+    log = MailLog(sink, gather=60)
+    log.event("qmgr", "first", "1")
+    await asyncio.sleep(0)
+    assert len(sink.lines) == 1  # after a silence at once
+    log.event("qmgr", "second", "1")
+    await asyncio.sleep(0)
+    assert len(sink.lines) == 1
+    log.flush()
+    assert len(sink.lines) == 2
+
+
+async def test_maillog_what_a_busy_log_holds_back_is_written_without_more() -> None:
+    class Telling(Kept):
+        def __init__(self) -> None:
+            super().__init__()
+            self.second = asyncio.Event()
+
+        def write(self, lines: list[str]) -> None:
+            super().write(lines)
+            if "second" in lines[-1]:
+                self.second.set()
+
+    sink = Telling()
+    log = MailLog(sink, gather=0.01)
+    log.event("qmgr", "first", "1")
+    await asyncio.sleep(0)
+    log.event("qmgr", "second", "1")
+    async with asyncio.timeout(10):
+        await sink.second.wait()
+
+
 def test_maillog_no_line_is_lost_between_threads() -> None:
     sink = Kept()
     log = MailLog(sink, stamped=False)
