@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections import deque
 from typing import cast
 
 from resel_mta.wire.reply import ReplyError, ReplyParser, ServerReply
@@ -43,7 +42,7 @@ class Connection(asyncio.Protocol):
         self.error = ""
         self.idle = False
         self._parser = ReplyParser()
-        self._replies: deque[ServerReply] = deque()
+        self._replies: list[ServerReply] = []
         self._waiter: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._wanted = 0
@@ -66,13 +65,18 @@ class Connection(asyncio.Protocol):
             self.fail(LOST)
             return
         try:
-            self._replies.extend(self._parser.feed(data))
+            found = self._parser.feed(data)
         except ReplyError as error:
             self.fail(f"sent an invalid reply: {error}")
             return
+        if self._replies:
+            self._replies += found
+        else:
+            self._replies = found
         self._deadline = self._loop.time() + self._seconds
-        if len(self._replies) >= self._wanted:
-            self._wake()
+        waiter = self._waiter
+        if waiter is not None and len(self._replies) >= self._wanted and not waiter.done():
+            waiter.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.error = self.error or LOST
@@ -100,7 +104,7 @@ class Connection(asyncio.Protocol):
         if self._writable is not None and not self.error:
             self._start_clock(seconds)
             await asyncio.shield(self._writable)
-            self._stop_clock()
+            self._seconds = 0.0
         return not self.error
 
     async def replies(self, count: int, seconds: float) -> list[ServerReply]:
@@ -110,19 +114,16 @@ class Connection(asyncio.Protocol):
         """
         if len(self._replies) < count and not self.error:
             self._wanted = count
-            self._waiter = self._loop.create_future()
+            self._waiter = waiter = self._loop.create_future()
             self._start_clock(seconds)
             try:
-                await self._waiter
+                await waiter
             finally:
                 self._waiter = None
-                self._stop_clock()
-        waiting = self._replies
-        if len(waiting) <= count:
-            found = list(waiting)
-            waiting.clear()
-            return found
-        return [waiting.popleft() for _ in range(count)]
+                self._seconds = 0.0
+        found = self._replies
+        self._replies = found[count:]
+        return found if len(found) <= count else found[:count]
 
     async def start_tls(self, context: ssl.SSLContext, seconds: float) -> None:
         """Raises OSError. What the server sent ahead of the handshake is an attack: refused."""
@@ -170,9 +171,6 @@ class Connection(asyncio.Protocol):
             timer.cancel()
             self._timer = self._loop.call_later(seconds, self._tick)
             self._timer_at = self._deadline
-
-    def _stop_clock(self) -> None:
-        self._seconds = 0.0
 
     def _tick(self) -> None:
         self._timer = None

@@ -21,8 +21,9 @@ from resel_relay.tls import description
 class Session:
     """An open session.
 
-    uses: messages sent over it. opened, idle_since: by the loop's clock. reset_due: the server
-    still holds an unfinished transaction, so RSET goes before the next one.
+    relay: of the target, for the log. uses: messages sent over it. opened, idle_since: by the
+    loop's clock. reset_due: the server still holds an unfinished transaction, so RSET goes before
+    the next one.
     """
 
     __slots__ = (
@@ -31,6 +32,7 @@ class Session:
         "idle_since",
         "opened",
         "parameters",
+        "relay",
         "reset_due",
         "target",
         "tls",
@@ -39,6 +41,7 @@ class Session:
 
     def __init__(self, target: Target, connection: Connection, parameters: Parameters) -> None:
         self.target = target
+        self.relay = target.relay
         self.connection = connection
         self.parameters = parameters
         self.capabilities = Capabilities()

@@ -144,9 +144,11 @@ class Transaction:
         elif recipient.orig_to and recipient.orig_to.isascii() and not self._is_list_mail:
             words = f" ORCPT=rfc822;{xtext.encode(recipient.orig_to)}"
         notify = recipient.notify
-        if notify & Notify.NEVER:
+        if not notify:
+            pass
+        elif notify & Notify.NEVER:
             words += " NOTIFY=NEVER"
-        elif notify:
+        else:
             words += " NOTIFY=" + ",".join(word for flag, word in NOTIFY_WORDS if notify & flag)
         return f"RCPT TO:<{recipient.address}>{words}\r\n"
 
@@ -159,7 +161,10 @@ class Transaction:
         parameters = session.parameters
         recipients = self._recipients
         head = "RSET\r\n" if session.reset_due else ""
-        rcpts = "".join([self._rcpt(recipient) for recipient in recipients])
+        if len(recipients) == 1:
+            rcpts = self._rcpt(recipients[0])
+        else:
+            rcpts = "".join([self._rcpt(recipient) for recipient in recipients])
         text = f"{head}MAIL FROM:<{self._sender}>{extensions}\r\n{rcpts}DATA\r\n"
         connection.write(text.encode("utf-8", "surrogateescape"))
         skip = 1 if head else 0
@@ -260,7 +265,10 @@ class Transaction:
             connection.write(b".\r\n")
             await connection.replies(1, session.parameters.data_done_timeout)
             return
-        if not await self._send_content():
+        whole = self._outgoing.whole()
+        if whole is not None:
+            connection.write(whole)
+        elif not await self._send_blocks():
             early = await connection.replies(1, 0)
             if early and early[0].code >= 400:
                 # It said why before it closed.
@@ -270,14 +278,13 @@ class Transaction:
             else:
                 self._broken(BODY_STAGE, None)
             return
-        await self._final(accepted)
+        lmtp = session.parameters.protocol == "lmtp"
+        wanted = len(accepted) if lmtp else 1
+        replies = await connection.replies(wanted, session.parameters.data_done_timeout)
+        self._final(accepted, replies, lmtp=lmtp)
 
-    async def _send_content(self) -> bool:
+    async def _send_blocks(self) -> bool:
         connection = self._session.connection
-        whole = self._outgoing.whole()
-        if whole is not None:
-            connection.write(whole)
-            return True
         seconds = self._session.parameters.data_xfer_timeout
         async for block in self._outgoing.blocks():
             connection.write(block)
@@ -285,17 +292,17 @@ class Transaction:
                 return False
         return True
 
-    async def _final(self, accepted: list[Recipient]) -> None:
+    def _final(
+        self, accepted: list[Recipient], replies: Sequence[ServerReply], *, lmtp: bool
+    ) -> None:
+        """What the server says of the content; LMTP: for each recipient that it accepted."""
         session = self._session
-        lmtp = session.parameters.protocol == "lmtp"
-        wanted = len(accepted) if lmtp else 1
-        replies = await session.connection.replies(wanted, session.parameters.data_done_timeout)
         if not lmtp and replies:
             self._settle(accepted, replies[0])
         else:
             for recipient, reply in zip(accepted, replies, strict=False):
                 self._settle([recipient], reply)
-        if len(replies) < wanted:
+        if len(replies) < (len(accepted) if lmtp else 1):
             unknown = accepted if not lmtp else accepted[len(replies) :]
             # It may have the message: the next host at once would be sure to duplicate it.
             self._fail(unknown, session.broken(END_STAGE), by_server=False, retry=False)
@@ -313,7 +320,7 @@ class Transaction:
         outcome = Relayed(
             answer,
             target.host,
-            target.relay,
+            self._session.relay,
             self._connect,
             time.monotonic() - self._started,
             dsn_capable=self._session.capabilities.dsn,

@@ -98,6 +98,10 @@ class SmtpTransport:
             raise ValueError("message without content")
         outgoing = Outgoing(message.content, self._parameters.line_length_limit)
         sender = message.envelope.reverse_path
+        if len(recipients) == 1:
+            own = recipients[0].reverse_path
+            path = sender if own is None else own
+            return await self._deliver(message, path, recipients, route, outgoing)
         if all(recipient.reverse_path is None for recipient in recipients):
             return await self._deliver(message, sender, recipients, route, outgoing)
         groups: dict[str | None, list[Recipient]] = {}
@@ -118,17 +122,24 @@ class SmtpTransport:
         outgoing: Outgoing,
     ) -> dict[Recipient, Outcome]:
         """Recipients with one reverse-path: a kept session first, then host after host."""
-        delivery = Delivery(message, sender, recipients, route, outgoing)
+        started = time.monotonic()
         pool, nexthop = self._pool, route.nexthop
+        result: Result | None = None
         while (session := pool.take(nexthop)) is not None:
+            connect = time.monotonic() - started
+            transaction = Transaction(session, message, sender, recipients, outgoing, connect)
             try:
-                await delivery.send(session)
+                result = await transaction.run()
             except StaleConnection:
                 continue
             pool.put(nexthop, session)
+            if not result.retry:
+                return result.outcomes
             break
-        if delivery.left:
-            await self._try_hosts(delivery, pool)
+        delivery = Delivery(message, sender, recipients, route, outgoing, started)
+        if session is not None and result is not None:
+            delivery.note(result, session)
+        await self._try_hosts(delivery, pool)
         return delivery.outcomes
 
     async def _try_hosts(self, delivery: Delivery, pool: Pool) -> None:
@@ -213,6 +224,7 @@ class Delivery:
 
     left: recipients that another host may still take. outcomes: of all others, and the last failure
     of those left. tried: relay texts of the hosts tried. origin: who named the current host.
+    started: by the monotonic clock.
     """
 
     def __init__(
@@ -222,6 +234,7 @@ class Delivery:
         recipients: Sequence[Recipient],
         route: Route,
         outgoing: Outgoing,
+        started: float,
     ) -> None:
         self.message = message
         self.route = route
@@ -231,7 +244,7 @@ class Delivery:
         self.tried: set[str] = set()
         self._sender = sender
         self._outgoing = outgoing
-        self._started = time.monotonic()
+        self._started = started
         self._failure: Outcome | None = None
 
     async def send(self, session: Session) -> None:
@@ -240,7 +253,10 @@ class Delivery:
         transaction = Transaction(
             session, self.message, self._sender, self.left, self._outgoing, connect
         )
-        result: Result = await transaction.run()
+        self.note(await transaction.run(), session)
+
+    def note(self, result: Result, session: Session) -> None:
+        """What became of those left with one host."""
         self.outcomes.update(result.outcomes)
         self.left = result.retry
         if result.retry:
