@@ -70,6 +70,8 @@ class Ledger:
         self.clock = clock
         self.base = part * PART
         self._interval = 0
+        # The one that the transaction belongs to, however often it is written, and however late.
+        self._current = 0
         self._kept = [0] * len(TERMS)
         self._kept_sketch = Sketch()
         self._counts = self._kept
@@ -117,6 +119,8 @@ class Ledger:
     # -- the transaction ------------------------------------------------------------------------
 
     def begin(self) -> None:
+        # A clock that is set back changes nothing.
+        self._current = max(int(self.clock() // INTERVAL), self._interval)
         self._counts = self._kept[:]
         self._sketch = self._kept_sketch.copy()
         self._changed = False
@@ -133,9 +137,7 @@ class Ledger:
             return
         if self._first is not None:
             db.execute(_WRITE, self._first)
-        # A clock that is set back changes nothing.
-        interval = max(int(self.clock() // INTERVAL), self._interval)
-        counts = self._counts
+        interval, counts = self._current, self._counts
         if interval == self._interval:
             db.execute(_UPDATE, (*counts, self._sketch.to_bytes(), interval))
         else:

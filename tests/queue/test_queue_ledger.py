@@ -28,12 +28,14 @@ from resel_mta.mail import (
     Reply,
     TempFail,
 )
+from resel_mta.queue import ledger
 from resel_mta.queue.audit import IN, OUT, Audit, audit_from_row, report
 from resel_mta.queue.door import Result, Retry
 from resel_mta.queue.salvage import salvage
 from resel_mta.queue.sqlite import SQLiteStore
 
 BUSY = Deferred(Reply(450, "4.2.1", "busy"), relay="mx[192.0.2.1]:25")
+TAKEN = Relayed(OK, "mx.example.net", "mx.example.net[192.0.2.1]:25")
 NO = Bounced(Reply(550, "5.1.1", "no such user"), relay="mx[192.0.2.1]:25")
 PIPED = Delivered(Reply(250, "2.0.0", "delivered to command: procmail"), relay="local")
 NOBODY = Expanded(Reply(250, "2.0.0", "expands to nobody"), relay="local")
@@ -337,6 +339,27 @@ async def test_an_audit_in_the_middle_of_the_load(tmp_path: Path) -> None:
     audits = [each for each in await asyncio.gather(*jobs) if isinstance(each, Audit)]
     assert len(audits) == 20
     assert all(audit.is_balanced for audit in audits)
+    await store.close()
+
+
+async def test_an_interval_that_ends_between_an_audit_and_its_commit(
+    tmp_path: Path, clock: Clock
+) -> None:
+    store = await SQLiteStore.open(tmp_path, clock=clock)
+    message = await entered(store)
+
+    async def wait() -> None:
+        def operation(db: apsw.Connection) -> None:
+            clock.now += ledger.INTERVAL
+
+        await store._writer.submit(operation)
+
+    # In one group, in this order.
+    _, audit, _ = await asyncio.gather(finish(store, message, TAKEN), store.audit(0), wait())
+    for found in (audit, await store.audit(0)):
+        assert found.is_balanced
+        assert terms(found) == {"accepted": 1, "relayed": 1}
+    assert (await store.audit(clock.now)).counts["relayed"] == 0
     await store.close()
 
 

@@ -28,7 +28,7 @@ from resel_mta.mail import (
     Route,
     TempFail,
 )
-from resel_mta.queue import feeder, recorder
+from resel_mta.queue import feeder, ledger, recorder, schema
 from resel_mta.queue.audit import report
 from resel_mta.queue.scheduler import Scheduler
 from resel_mta.queue.sqlite import SQLiteStore
@@ -66,8 +66,13 @@ class Transport(FakeTransport):
         return await super().deliver(message, recipients, route)
 
 
+INTERVAL = 0.05
+"""Seconds that the ledger adds up, so that many end in the middle of it all."""
+
+
 @pytest.mark.parametrize("seed", range(4))
-async def test_soak(tmp_path: Path, seed: int) -> None:
+async def test_soak(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "INTERVAL", INTERVAL)
     await soak(await SQLiteStore.open(tmp_path), random.Random(seed), None)
 
 
@@ -75,6 +80,9 @@ async def test_soak(tmp_path: Path, seed: int) -> None:
 async def test_soak_on_a_failing_disk(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ledger, "INTERVAL", INTERVAL)
+    # Checkpoints fail too.
+    monkeypatch.setattr(schema, "WAL_PAGES", 8 if seed % 2 else 64)
     monkeypatch.setattr(recorder, "RETRY_AFTER", 0.01)
     monkeypatch.setattr(feeder, "RETRY_AFTER", 0.01)
     plan = Plan(tmp_path)
