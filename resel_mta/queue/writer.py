@@ -24,20 +24,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future as ThreadFuture
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import apsw
 
 from resel_mta.mail import PermFail, TempFail
+from resel_mta.queue import schema
 from resel_mta.queue.door import AlreadyEntered
+from resel_mta.queue.jobs import Answered, Job, Operation, answer
 from resel_mta.queue.ledger import Ledger
 from resel_mta.queue.rows import Row, insert_rows
 from resel_mta.queue.schema import is_damage
 from resel_mta.queue.spool import DISK_FULL, STORE_FAILED
-
-Operation = Callable[[apsw.Connection], Any]
-Answered = Callable[[Any, BaseException | None], None]
 
 IDLE_AFTER = 1.0
 IDLE_STEP = 0.05
@@ -48,27 +46,6 @@ PATIENCE = 0.01
 """Seconds that what nobody waits for is kept for a commit that has to be made anyway."""
 BUSY_FOR = 0.05
 """Seconds after a message came in during which another one is expected."""
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """One operation that waits for the next commit.
-
-    operation: None for a plain message, `row`, that is inserted with others.
-    answered: called on the event loop with (result, error) before whoever waits goes on, also
-    when nobody waits any more.
-    entering: the messages that must not be there afterwards if the commit fails.
-    changes: whether it writes; a group of readers needs no commit.
-    """
-
-    operation: Operation | None
-    future: asyncio.Future[Any]
-    entering: tuple[int, ...] = ()
-    changes: bool = True
-    row: Row | None = None
-    answered: Answered | None = None
-    result: Any = None
-    error: BaseException | None = None
 
 
 class Writer:
@@ -114,6 +91,9 @@ class Writer:
         self._db: apsw.Connection | None = None
         self._settled = False
         self._committing = False
+        self._log_pages = 0
+        # What was last said of a checkpoint that failed.
+        self._trouble = ""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="queue-writer", daemon=True)
         self._closed: ThreadFuture[None] = ThreadFuture()
@@ -121,6 +101,7 @@ class Writer:
     def start(self, db: apsw.Connection, settled: bool) -> None:
         """Take over a connection."""
         self._db = db
+        db.set_wal_hook(self._note_log)
         self._settled = settled
         self._thread.start()
 
@@ -150,7 +131,7 @@ class Writer:
     def _add(self, job: Job) -> asyncio.Future[Any]:
         if self._stopping:
             job.error = TempFail(STORE_FAILED)
-            _answer([job])
+            answer([job])
             return job.future
         if job.changes:
             # First, so that what was kept for this commit still comes into it.
@@ -245,7 +226,8 @@ class Writer:
             self._fail(group, error)
         finally:
             # Whatever happens, nobody waits for ever.
-            self._loop.call_soon_threadsafe(_answer, group)
+            self._loop.call_soon_threadsafe(answer, group)
+        self._checkpoint()
 
     def _attempt(self, group: list[Job]) -> None:
         try:
@@ -267,6 +249,7 @@ class Writer:
             self._ledger.doubt()
             self._settled = False
             self._db = self._open()
+            self._db.set_wal_hook(self._note_log)
         if not self._settled:
             try:
                 self._settle(self._db)
@@ -348,6 +331,30 @@ class Writer:
         self._doubtful.clear()
         self._ledger.committed()
 
+    def _note_log(self, db: apsw.Connection, name: str, pages: int) -> int:
+        """SQLite's hook: the WAL has so many pages after a commit."""
+        self._log_pages = pages
+        return 0
+
+    def _checkpoint(self) -> None:
+        """Move what the WAL holds into the database once that is much. SQLite would do it as a
+        part of COMMIT, and its failure would pass for one of the commit, which is durable."""
+        if self._db is None or self._log_pages < schema.WAL_PAGES:
+            return
+        trouble = ""
+        try:
+            self._db.wal_checkpoint()
+            self._log_pages = 0
+        except (apsw.Error, OSError) as error:
+            # The WAL keeps it all and grows; the next commit tries again.
+            trouble = f"{type(error).__name__}: {error}"
+            if is_damage(error):
+                self._damaged()
+                self._close_database()
+        if trouble and trouble != self._trouble:
+            self._report(f"queue database: checkpoint: {trouble}")
+        self._trouble = trouble
+
     def _fail(self, group: list[Job], error: Exception) -> None:
         full = isinstance(error, apsw.FullError)
         for job in group:
@@ -383,16 +390,3 @@ def _set(future: asyncio.Future[None]) -> None:
 
 def _is_fatal(error: BaseException) -> bool:
     return is_damage(error) or isinstance(error, apsw.IOError | apsw.FullError | OSError)
-
-
-def _answer(group: list[Job]) -> None:
-    for job in group:
-        if job.answered is not None:
-            job.answered(job.result, job.error)
-        future = job.future
-        if future.done():
-            continue
-        if job.error is not None:
-            future.set_exception(job.error)
-        else:
-            future.set_result(job.result)
