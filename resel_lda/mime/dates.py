@@ -18,6 +18,7 @@ _USUAL = re.compile(
     rb" ([+-])([0-9]{2})([0-9]{2})(?![0-9])"
 )
 _LONGEST = 200
+_EPOCH = datetime.date(1970, 1, 1).toordinal()
 
 
 def parse_date(value: bytes) -> tuple[int, int] | None:
@@ -26,17 +27,18 @@ def parse_date(value: bytes) -> tuple[int, int] | None:
     found = _USUAL.match(value)
     if found is None:
         return _other_form(value)
-    month = _MONTHS.get(found[2].lower())
+    day, name, year, hour, minute, second, sign, hours, minutes = found.groups()
+    month = _MONTHS.get(name.lower())
     if month is None:
         return None
-    day, year, hour, minute = int(found[1]), int(found[3]), int(found[4]), int(found[5])
     try:
-        ordinal = datetime.date(year, month, day).toordinal()
+        ordinal = datetime.date(int(year), month, int(day)).toordinal()
     except ValueError:
         return None
-    offset = (int(found[8]) * 60 + int(found[9])) * 60
-    seconds = calendar.timegm((year, month, day, hour, minute, int(found[6] or 0)))
-    return (seconds - offset if found[7] == b"+" else seconds + offset), ordinal
+    passed = (int(hour) * 60 + int(minute)) * 60 + int(second or 0)
+    offset = (int(hours) * 60 + int(minutes)) * 60
+    seconds = (ordinal - _EPOCH) * 86400 + passed
+    return (seconds - offset if sign == b"+" else seconds + offset), ordinal
 
 
 def _other_form(value: bytes) -> tuple[int, int] | None:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from resel_lda.mime.addresses import Address, parse_addresses
 from resel_lda.mime.dates import parse_date
+from resel_lda.mime.fields import named, unfolded_fields
 from resel_lda.mime.fold import casemap, fold
-from resel_lda.mime.structure import unfolded_fields
 from resel_lda.mime.subject import base_subject
 from resel_lda.mime.text import decode_header
 
-_SEARCHED = frozenset((b"date", b"subject", b"from", b"to", b"cc", b"bcc"))
-_SORTED = frozenset(
+_SEARCHED = named((b"date", b"subject", b"from", b"to", b"cc", b"bcc"))
+_SORTED = named(
     (b"date", b"subject", b"from", b"to", b"cc", b"message-id", b"in-reply-to", b"references")
 )
-_MESSAGE_ID = re.compile(rb"<[ \t]*((?:\"(?:[^\"\\]|\\.)*\"|[^<>@\"\s])+@[^<>@\s]+)[ \t]*>")
+_PLAIN_ID = re.compile(rb"<[ \t]*+([^<>@\"\s]++@[^<>@\s]++)[ \t]*+>")
+_QUOTED_ID = re.compile(rb"<[ \t]*((?:\"(?:[^\"\\]|\\.)*\"|[^<>@\"\s])+@[^<>@\s]+)[ \t]*>")
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 _MAX_REFERENCES = 1000
+# With quotes nothing tells where an id that is none ends: so far is looked, so many times.
+_LONGEST_QUOTED = 2048
+_MAX_QUOTED = 2000
+# Octets of a field up to which it is remembered what it says.
+_MAX_REMEMBERED = 300
 
 
 class SearchRow(NamedTuple):
@@ -85,8 +92,8 @@ def sort_row(header: bytes) -> SortRow:
         first.setdefault(name, value)
     date = parse_date(first.get(b"date", b""))
     base, reply = base_subject(_sortable(first.get(b"subject", b"")))
-    sender = _first_address(first.get(b"from"))
-    recipient = _first_address(first.get(b"to"))
+    sender, display_from = _address_keys(first.get(b"from", b""))
+    recipient, display_to = _address_keys(first.get(b"to", b""))
     ids = message_ids(first.get(b"references", b""))
     if not ids:
         ids = message_ids(first.get(b"in-reply-to", b""))[:1]
@@ -95,11 +102,11 @@ def sort_row(header: bytes) -> SortRow:
         date[0] if date is not None else None,
         base,
         reply,
-        _mailbox(sender),
-        _mailbox(recipient),
-        _mailbox(_first_address(first.get(b"cc"))),
-        _display(sender),
-        _display(recipient),
+        sender,
+        recipient,
+        _address_keys(first.get(b"cc", b""))[0],
+        display_from,
+        display_to,
         own[0] if own else "",
         " ".join(ids),
     )
@@ -120,9 +127,21 @@ def _sortable(value: bytes) -> str:
     return _storable(decode_header(value))
 
 
-def _first_address(value: bytes | None) -> Address | None:
-    found = parse_addresses(value) if value else []
-    return found[0] if found else None
+def _address_keys(value: bytes) -> tuple[str, str]:
+    """What is sorted by of a field's first address: (mailbox, display name)."""
+    if len(value) > _MAX_REMEMBERED:
+        return _make_address_keys(value)
+    return _remembered_address_keys(value)
+
+
+def _make_address_keys(value: bytes) -> tuple[str, str]:
+    found = parse_addresses(value)
+    first = found[0] if found else None
+    return _mailbox(first), _display(first)
+
+
+# Mail of a mailbox is from and to the same few.
+_remembered_address_keys = lru_cache(maxsize=1024)(_make_address_keys)
 
 
 def _mailbox(address: Address | None) -> str:
@@ -145,13 +164,22 @@ def _display(address: Address | None) -> str:
 
 def message_ids(value: bytes) -> list[str]:
     """The message ids of a field, without brackets; quoting in the left part undone."""
-    found = []
-    for match in _MESSAGE_ID.finditer(value):
-        text = match[1]
-        if b'"' in text:
-            left, _, right = text.rpartition(b"@")
-            text = _ESCAPED.sub(rb"\1", left.replace(b'"', b"")) + b"@" + right
-        found.append(text.decode("utf-8", "replace").replace(" ", ""))
-        if len(found) >= _MAX_REFERENCES:
+    found = _quoted_ids(value) if b'"' in value else _PLAIN_ID.findall(value)[:_MAX_REFERENCES]
+    return [octets.decode("utf-8", "replace").replace(" ", "") for octets in found]
+
+
+def _quoted_ids(value: bytes) -> list[bytes]:
+    found: list[bytes] = []
+    at = value.find(b"<")
+    for _ in range(_MAX_QUOTED):
+        if at < 0 or len(found) >= _MAX_REFERENCES:
             break
+        match = _QUOTED_ID.match(value, at, at + _LONGEST_QUOTED)
+        if match is not None:
+            octets = match[1]
+            if b'"' in octets:
+                left, _, right = octets.rpartition(b"@")
+                octets = _ESCAPED.sub(rb"\1", left.replace(b'"', b"")) + b"@" + right
+            found.append(octets)
+        at = value.find(b"<", at + 1 if match is None else match.end())
     return found

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
-from resel_lda.mime.addresses import Address, parse_addresses
+from resel_lda.mime.addresses import parse_addresses
+from resel_lda.mime.fields import Field, named, unfolded_fields
 from resel_lda.mime.params import (
     Params,
     parse_content_type,
@@ -15,11 +16,15 @@ from resel_lda.mime.params import (
     parse_languages,
     parse_token,
 )
-from resel_lda.mime.structure import ENVELOPE_FIELDS, Node, unfolded_fields
+from resel_lda.mime.structure import ENVELOPE_FIELDS, Node
 
 _PLAIN = re.compile(rb"[\x01-\x09\x0b\x0c\x0e-\x21\x23-\x5b\x5d-\x7f]*")
 _QUOTABLE = re.compile(rb"[\x01-\x09\x0b\x0c\x0e-\x7f]*")
 _SPACES = re.compile(rb"[ \t\r\n]+")
+# A text that is shown as it stands, as nearly all are: words with one space between.
+_WORDS = re.compile(rb"[\x21\x23-\x5b\x5d-\x7f]++(?: [\x21\x23-\x5b\x5d-\x7f]++)*+")
+_OF_ENVELOPE = named(ENVELOPE_FIELDS)
+_ADDRESS_FIELDS = frozenset((b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc"))
 # A multipart must have a part (RFC 3501 §9).
 _EMPTY_PART = b'("text" "plain" ("charset" "us-ascii") NIL NIL "7bit" 0 0%b)'
 _NO_NUL = "\N{REPLACEMENT CHARACTER}".encode()
@@ -27,6 +32,8 @@ _NO_NUL = "\N{REPLACEMENT CHARACTER}".encode()
 _MAX_ESCAPES = 4
 # Octets of fields up to which it is remembered what they say.
 _MAX_REMEMBERED = 300
+
+Fields = tuple[Field, ...]
 
 
 def string(value: bytes) -> bytes:
@@ -51,6 +58,8 @@ def human_string(value: bytes | None) -> bytes:
     message is a literal."""
     if value is None:
         return b"NIL"
+    if _WORDS.fullmatch(value):
+        return b'"%b"' % value
     shown = _SPACES.sub(b" ", value).strip(b" ")
     if not shown or (shown == value and _PLAIN.fullmatch(value)):
         return b'"%b"' % shown
@@ -62,94 +71,127 @@ def render_envelope(node: Node) -> bytes:
     """The ENVELOPE of a message (a root node, or the one inside a message/rfc822)."""
     if not node.is_root and node.children:
         node = node.children[0]
-    sender = _addresses(node, b"from")
-    parts = [
-        nstring(node.last_field(b"date")),
-        human_string(node.last_field(b"subject")),
-        _address_list(sender),
-    ]
-    for name in (b"sender", b"reply-to"):
-        parts.append(_address_list(_addresses(node, name) or sender))
-    parts += [_address_list(_addresses(node, name)) for name in (b"to", b"cc", b"bcc")]
-    parts += [nstring(node.last_field(b"in-reply-to")), nstring(node.last_field(b"message-id"))]
-    return b"(%b)" % b" ".join(parts)
+    return _envelope(node.fields)
 
 
 def envelope_of(header: bytes) -> bytes:
     """The ENVELOPE of a message of which only the header block is at hand."""
-    node = Node(0, None)
-    node.fields = list(unfolded_fields(header, ENVELOPE_FIELDS, b"subject"))
-    return render_envelope(node)
+    return _envelope(unfolded_fields(header, _OF_ENVELOPE, b"subject"))
 
 
-def _addresses(node: Node, name: bytes) -> list[Address]:
-    found: list[Address] = []
-    for key, value in node.fields:
-        if key == name:
-            found += parse_addresses(value)
-    return found
+def _envelope(fields: Iterable[Field]) -> bytes:
+    last: dict[bytes, bytes] = {}
+    lists: dict[bytes, list[bytes]] = {}
+    for name, value in fields:
+        if name in _ADDRESS_FIELDS:
+            few = len(value) <= _MAX_REMEMBERED
+            shown = _remembered_addresses(value) if few else _addresses(value)
+            if shown:
+                lists.setdefault(name, []).append(shown)
+        else:
+            last[name] = value
+    listed = {name: b"(%b)" % b"".join(found) for name, found in lists.items()}
+    get, sender = listed.get, listed.get(b"from", b"NIL")
+    return b"(%b %b %b %b %b %b %b %b %b %b)" % (
+        nstring(last.get(b"date")),
+        human_string(last.get(b"subject")),
+        sender,
+        get(b"sender", sender),
+        get(b"reply-to", sender),
+        get(b"to", b"NIL"),
+        get(b"cc", b"NIL"),
+        get(b"bcc", b"NIL"),
+        nstring(last.get(b"in-reply-to")),
+        nstring(last.get(b"message-id")),
+    )
 
 
-def _address_list(addresses: Sequence[Address]) -> bytes:
-    if not addresses:
-        return b"NIL"
-    return b"(%b)" % b"".join(
+def _addresses(value: bytes) -> bytes:
+    """Those of a field, without the parentheses around them; b"" if it holds none."""
+    return b"".join(
         b"(%b %b %b %b)"
         % (human_string(one.name), nstring(one.route), nstring(one.mailbox), nstring(one.domain))
-        for one in addresses
+        for one in parse_addresses(value)
     )
+
+
+# Mail of a mailbox is from and to the same few.
+_remembered_addresses = lru_cache(maxsize=1024)(_addresses)
 
 
 def render_body(node: Node) -> bytes:
     """BODY, without extension data."""
-    return _structure(node, extended=False)
+    return render_structures(node)[0]
 
 
 def render_bodystructure(node: Node) -> bytes:
     """BODYSTRUCTURE, with extension data."""
-    return _structure(node, extended=True)
+    return render_structures(node)[1]
 
 
-def _structure(root: Node, *, extended: bool) -> bytes:
-    """Children first, by an explicit stack: hostile mail nests deeper than a call stack likes."""
-    done: dict[int, bytes] = {}
-    order = list(root.walk())
-    for node in reversed(order):
-        inner = b"".join(done.pop(id(child)) for child in node.children)
+def render_structures(root: Node) -> tuple[bytes, bytes]:
+    """(BODY, BODYSTRUCTURE). Children first, by an explicit stack: hostile mail nests deeper than a
+    call stack likes."""
+    done: dict[int, tuple[bytes, bytes]] = {}
+    for node in reversed(list(root.walk())):
+        inner = inner_full = b""
+        if node.children:
+            made = [done.pop(id(child)) for child in node.children]
+            inner = b"".join([short for short, _ in made])
+            inner_full = b"".join([full for _, full in made])
         if node.is_multipart:
-            done[id(node)] = _multipart(node, inner, extended)
+            done[id(node)] = _multipart(node, inner, inner_full)
+        elif node.is_message and node.children:
+            done[id(node)] = _message(node, inner, inner_full)
         else:
-            done[id(node)] = _leaf(node, inner, extended)
+            fields = tuple(node.fields) if node.is_mime else ()
+            done[id(node)] = _leaf(fields, node.size, node.lines)
     return done[id(root)]
 
 
-def _multipart(node: Node, inner: bytes, extended: bool) -> bytes:
-    empty = _EMPTY_PART % (b" NIL NIL NIL NIL" if extended else b"")
-    parts = [(inner or empty) + b" " + (string(node.subtype) if node.subtype else b'"x-unknown"')]
-    if extended:
-        parts += [_params(node.params), _disposition(node), _language(node)]
-        parts.append(nstring(node.field(b"content-location")))
-    return b"(%b)" % b" ".join(parts)
+def _multipart(node: Node, inner: bytes, inner_full: bytes) -> tuple[bytes, bytes]:
+    subtype = string(node.subtype) if node.subtype else b'"x-unknown"'
+    return (
+        b"(%b %b)" % (inner or _EMPTY_PART % b"", subtype),
+        b"(%b %b %b %b %b %b)"
+        % (
+            inner_full or _EMPTY_PART % b" NIL NIL NIL NIL",
+            subtype,
+            _params(node.params),
+            _disposition(node),
+            _language(node),
+            nstring(node.field(b"content-location")),
+        ),
+    )
 
 
-def _leaf(node: Node, inner: bytes, extended: bool) -> bytes:
-    fields = tuple(node.fields) if node.is_mime else ()
-    if sum(len(value) for _, value in fields) > _MAX_REMEMBERED:
-        leaf = _make_leaf(fields)
+def _message(node: Node, inner: bytes, inner_full: bytes) -> tuple[bytes, bytes]:
+    """Of a part that is a message."""
+    said = _said(tuple(node.fields) if node.is_mime else ())
+    subtype = b"global" if node.subtype.lower() == b"global" else b"rfc822"
+    head = b'"message" "%b" %b %b' % (subtype, _params(node.params), said.middle)
+    before = b"%b %d %b" % (head, node.size, render_envelope(node.children[0]))
+    return (
+        b"(%b %b %d)" % (before, inner, node.lines),
+        b"(%b %b %d %b)" % (before, inner_full, node.lines, said.tail),
+    )
+
+
+def _leaf(fields: Fields, size: int, lines: int) -> tuple[bytes, bytes]:
+    """Of a part that holds no others, with these fields of MIME."""
+    said = _said(fields)
+    if said.is_text:
+        short = b"(%b %d %d" % (said.head, size, lines)
     else:
-        leaf = _remembered_leaf(fields)
-    if node.is_message and node.children:
-        is_global = node.subtype.lower() == b"global"
-        parts = [b'"message" "global"' if is_global else b'"message" "rfc822"']
-        parts += [_params(node.params), leaf.middle, b"%d" % node.size]
-        parts += [render_envelope(node.children[0]), inner, b"%d" % node.lines]
-    else:
-        parts = [leaf.head, b"%d" % node.size]
-        if leaf.is_text:
-            parts.append(b"%d" % node.lines)
-    if extended:
-        parts.append(leaf.tail)
-    return b"(%b)" % b" ".join(parts)
+        short = b"(%b %d" % (said.head, size)
+    return short + b")", b"%b %b)" % (short, said.tail)
+
+
+def _said(fields: Fields) -> _LeafFields:
+    octets = 0
+    for _, value in fields:
+        octets += len(value)
+    return _make_leaf(fields) if octets > _MAX_REMEMBERED else _remembered_leaf(fields)
 
 
 class _LeafFields(NamedTuple):
@@ -162,7 +204,7 @@ class _LeafFields(NamedTuple):
     is_text: bool
 
 
-def _make_leaf(fields: tuple[tuple[bytes, bytes], ...]) -> _LeafFields:
+def _make_leaf(fields: Fields) -> _LeafFields:
     node = Node(0, None)
     node.fields = list(fields)
     declared = node.field(b"content-type")

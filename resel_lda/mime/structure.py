@@ -9,8 +9,9 @@ multipart may use the boundary of an outer one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
+from resel_lda.mime.fields import Field, named, unfolded_fields
 from resel_lda.mime.params import Params, parse_content_type
 
 MAX_PARTS = 10_000
@@ -27,7 +28,9 @@ _CONTENT_FIELDS = frozenset(
     (b"content-type", b"content-transfer-encoding", b"content-id", b"content-description",
      b"content-disposition", b"content-md5", b"content-language", b"content-location")
 )  # fmt: skip
-_ROOT_FIELDS = _CONTENT_FIELDS | ENVELOPE_FIELDS | {b"mime-version"}
+_OF_PART = named(_CONTENT_FIELDS)
+_OF_MESSAGE = named(_CONTENT_FIELDS | {b"mime-version"})
+_OF_ROOT = named(_CONTENT_FIELDS | ENVELOPE_FIELDS | {b"mime-version"})
 
 
 class Node:
@@ -55,7 +58,7 @@ class Node:
         self.lines = 0
         self.parent = parent
         self.children: list[Node] = []
-        self.fields: list[tuple[bytes, bytes]] = []
+        self.fields: list[Field] = []
         # None: there is no Content-Type.
         self.type: bytes | None = None
         self.subtype = b""
@@ -111,7 +114,7 @@ def leaf(part: bytes, header_end: int, body: int) -> Node:
     `Node` has them."""
     node = Node(0, None)
     node.header_end, node.body, node.end = header_end, body, len(part)
-    node.fields = list(_content_fields(part[:body], True))
+    node.fields = unfolded_fields(part[:body], _OF_MESSAGE)
     return node
 
 
@@ -173,9 +176,9 @@ class _Parser:
     def read_header(self, node: Node) -> None:
         header = self.data[node.start : node.body]
         if node.is_root and (self.with_envelope or node.parent is not None):
-            node.fields = list(unfolded_fields(header, _ROOT_FIELDS, b"subject"))
+            node.fields = unfolded_fields(header, _OF_ROOT, b"subject")
         else:
-            node.fields = list(_content_fields(header, node.is_root))
+            node.fields = unfolded_fields(header, _OF_MESSAGE if node.is_root else _OF_PART)
         for name, value in node.fields:
             if name == b"content-type":
                 node.type, node.subtype, node.params = parse_content_type(value)
@@ -285,49 +288,3 @@ def _before_line_end(data: bytes, line: int) -> int:
         if line and data[line - 1] == 0x0D:
             line -= 1
     return line
-
-
-def _content_fields(header: bytes, of_message: bool) -> Iterator[tuple[bytes, bytes]]:
-    """`unfolded_fields` of those of MIME: most of a header's lines are of no interest for them."""
-    lower = header.lower()
-    starts = (b"content-", b"mime-version") if of_message else (b"content-",)
-    for start in starts:
-        at = 0 if lower.startswith(start) else lower.find(b"\n" + start) + 1
-        while at or lower.startswith(start):
-            end = header.find(b"\n", at)
-            while end >= 0 and header[end + 1 : end + 2] in (b" ", b"\t"):
-                end = header.find(b"\n", end + 1)
-            yield from unfolded_fields(header[at : end if end >= 0 else None], _ROOT_FIELDS)
-            at = lower.find(b"\n" + start, end) + 1 if end >= 0 else 0
-            if not at:
-                break
-
-
-def unfolded_fields(
-    header: bytes, wanted: frozenset[bytes] | Sequence[bytes], folded: bytes = b""
-) -> Iterator[tuple[bytes, bytes]]:
-    """(lower-case name, unfolded value) of the fields whose names are in `wanted`. folded: the name
-    of one whose line ends stay, as LF."""
-    name = b""
-    value: list[bytes] = []
-    for line in header.split(b"\n"):
-        if line[:1] in (b" ", b"\t"):
-            if value:
-                value.append(line[:-1] if line.endswith(b"\r") else line)
-            continue
-        if value:
-            yield name, _value(value, b"\n" if name == folded else b"")
-            value = []
-        key, colon, rest = line.partition(b":")
-        if colon:
-            name = key.rstrip(b" \t").lower()
-            if name in wanted:
-                value = [rest[:-1] if rest.endswith(b"\r") else rest]
-    if value:
-        yield name, _value(value, b"\n" if name == folded else b"")
-
-
-def _value(lines: Sequence[bytes], joint: bytes) -> bytes:
-    """Without the white space after the colon (one octet of it, where nothing follows)."""
-    first = lines[0].lstrip(b" \t") or lines[0][1:]
-    return joint.join([first, *lines[1:]]) if len(lines) > 1 else first
