@@ -160,6 +160,11 @@ class MatchList:
             self.problems.append(Problem(path, self.name, reason))
             self._items.append((include, FailTable(f"{path}: {reason}")))
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it names no tables, so that its answers are always the same."""
+        return all(isinstance(item, str) for _, item in self._items)
+
     async def matches(self, domain: str) -> bool:
         """Whether the list holds the domain. Raises TempFail when a table or file cannot be read."""
         domain = domain.lower()

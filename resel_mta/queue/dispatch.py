@@ -78,8 +78,9 @@ class Dispatcher:
     def shares_changed(self) -> None:
         for name, lane in self._lanes.items():
             lane.limit = self._peers.share(self._policy.process_limit)
+            lane.limits = limits = self._policy.limits(name)
             for site in lane.sites.values():
-                site.limit = self._peers.share(self._policy.limits(name).concurrency)
+                site.limit = self._peers.share(limits.concurrency)
                 if site.turn in (Turn.FREE, Turn.NONE):
                     site.turn = self._first_turn(name)
                 self._want_turn(lane, site)
@@ -155,8 +156,9 @@ class Dispatcher:
         if site.is_dead(time.time()):
             self._suspend(site, [run])
             return None
-        site.add(run)
-        self._want_turn(lane, site)
+        site.runs.append(run)
+        if site.turn is Turn.NONE:
+            self._want_turn(lane, site)
         lane.ready(site)
         return lane
 
@@ -164,7 +166,9 @@ class Dispatcher:
         lane = self._lanes.get(transport)
         if lane is None:
             lane = self._lanes[transport] = Lane(
-                self._transports[transport], self._peers.share(self._policy.process_limit)
+                self._transports[transport],
+                self._peers.share(self._policy.process_limit),
+                self._policy.limits(transport),
             )
         site = lane.sites.get(key)
         if site is None:
@@ -225,25 +229,26 @@ class Dispatcher:
             await self._work(lane, batch)
 
     def _begin(self, lane: Lane) -> Batch | None:
-        if not self._may_begin():
+        if not lane.line or not self._may_begin():
             return None
         site = lane.next_site()
         if site is None:
             return None
-        batch = site.take(self._policy.limits(lane.transport.name).recipients)
+        batch = site.take(lane.limits.recipients)
         lane.begin(site)
         return batch
 
     async def _work(self, lane: Lane, first: Batch) -> None:
         """Deliver as long as there is something; what can be begun beside it gets its own task."""
-        batch: Batch | None = first
+        batch = first
         for count in itertools.count(1):
-            if batch is None:
-                return
             await self._deliver(lane, batch)
             if not count % YIELD_AFTER:
                 await asyncio.sleep(0)
-            batch = self._begin(lane)
+            following = self._begin(lane)
+            if following is None:
+                return
+            batch = following
             self.pump(lane)
 
     async def _deliver(self, lane: Lane, batch: Batch) -> None:
@@ -257,7 +262,7 @@ class Dispatcher:
         lane.forget_idle(batch.site)
 
     def _end(self, lane: Lane, site: Site) -> None:
-        delay = self._policy.limits(lane.transport.name).rate_delay
+        delay = lane.limits.rate_delay
         if site.turn is Turn.OURS:
             lane.end(site)
             self._end_turn(lane, site, used=True)
@@ -283,10 +288,11 @@ class Dispatcher:
             return [(recipient, Deferred(failure.reply)) for recipient in recipients]
         except Exception as error:
             return self._unknown(transport, message, recipients, error)
-        missing = [recipient for recipient in recipients if recipient not in outcomes]
-        if missing:
-            gap = KeyError(f"no outcome for <{missing[0].address}>")
-            return [*outcomes.items(), *self._unknown(transport, message, missing, gap)]
+        for recipient in recipients:
+            if recipient not in outcomes:
+                missing = [each for each in recipients if each not in outcomes]
+                gap = KeyError(f"no outcome for <{recipient.address}>")
+                return [*outcomes.items(), *self._unknown(transport, message, missing, gap)]
         return list(outcomes.items())
 
     def _keep_loaded(self, active: Active) -> None:
@@ -311,11 +317,18 @@ class Dispatcher:
     def _feedback(self, site: Site, outcomes: Pairs) -> str:
         """Adjust the site's window; the site's key if they all failed because of it."""
         first = outcomes[0][1]
-        down = all(isinstance(o, Deferred) and o.host_down for _, o in outcomes)
+        down = isinstance(first, Deferred) and all(
+            isinstance(o, Deferred) and o.host_down for _, o in outcomes
+        )
         if not down:
-            tried_before = any(recipient.attempts for recipient, _ in outcomes)
             if site.failed_at:
                 self._peers.tell_up(site.key)
+            # As `any` would, which costs the usual single outcome more.
+            tried_before = False
+            for recipient, _ in outcomes:
+                if recipient.attempts:
+                    tried_before = True
+                    break
             if site.succeeded(tried_before):
                 self._spawn(self._wake_backlog(site.key))
             return ""
@@ -332,7 +345,8 @@ class Dispatcher:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
-        self._journal.task_ended(task)
+        if task.cancelled() or task.exception() is not None:
+            self._journal.task_ended(task)
 
     async def _wake_backlog(self, key: str) -> None:
         """A next hop is back: what was put off because of it is due."""

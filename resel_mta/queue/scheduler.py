@@ -1,6 +1,6 @@
 """The scheduler: claims due messages, routes their recipients, and has them delivered.
 
-A message goes from `_activate` (claimed) over `_route` (each recipient to a next hop) and the
+A message goes from `_activate` (claimed) over the `Sorter` (each recipient to a next hop) and the
 `Dispatcher` (deliveries) to the `Settler` (outcomes), and is `_settled` when those are recorded.
 """
 
@@ -15,23 +15,16 @@ from typing import Any
 
 from resel_mta.config import Settings
 from resel_mta.mail import (
-    Bounced,
-    Deferred,
-    Expanded,
     Intake,
     Message,
-    Outcome,
     PermFail,
-    Recipient,
-    Reply,
     Route,
-    Router,
     TempFail,
     Transport,
 )
 from resel_mta.maillog import MailLog
 from resel_mta.queue.carrying import Carrier, may_be_carried
-from resel_mta.queue.dispatch import YIELD_AFTER, Dispatcher, Pairs, host_of, internal_error
+from resel_mta.queue.dispatch import Dispatcher, host_of
 from resel_mta.queue.door import Entry, QueueStore
 from resel_mta.queue.feeder import LEASE, Feeder
 from resel_mta.queue.journal import Journal
@@ -39,12 +32,10 @@ from resel_mta.queue.notices import Notices
 from resel_mta.queue.peers import Alone, Peers
 from resel_mta.queue.retry import Policy
 from resel_mta.queue.settling import Settler
-from resel_mta.queue.sites import Active, Run, Unkept
+from resel_mta.queue.sites import Active, Unkept
+from resel_mta.queue.sorting import KnowingRouter, Sorter
 from resel_mta.queue.why import HostState, marks
 
-RunKey = tuple[str, Route, str | None]
-"""Name of a next hop, route, reverse-path."""
-_EXPANDED = Reply(250, "2.0.0", "alias expanded")
 FRESH_SHARE = 5
 """One in so many places of the active window is for mail that goes from its arrival straight to
 its delivery, so that no backlog, however large, is in its way."""
@@ -59,7 +50,7 @@ class Scheduler:
         self,
         settings: Settings,
         store: QueueStore,
-        router: Router,
+        router: KnowingRouter,
         transports: Mapping[str, Transport],
         intake: Intake,
         log: MailLog,
@@ -89,6 +80,7 @@ class Scheduler:
             self._may_begin,
             self._peers,
         )
+        self._sorter = Sorter(router, self._dispatcher, journal)
         self._active: dict[str, Active] = {}
         self._admitted = 0
         # Of the active ones, those that come from the store.
@@ -317,49 +309,22 @@ class Scheduler:
         self._active[message.queue_id] = active
         self._dispatcher.keep(active)
         self._journal.active(message)
-        self._spawn(self._route(active))
+        found = self._sorter.at_once(active)
+        if found is None:
+            self._spawn(self._route(active))
+            return active
+        active.routed = True
+        lane = self._dispatcher.enqueue(*found)
+        if lane is not None:
+            self._dispatcher.pump(lane)
         return active
-
-    async def _sort(self, active: Active) -> tuple[dict[RunKey, Run], Pairs, Pairs]:
-        """The recipients by next hop, the outcomes of those that have none, and of those that are
-        only there for an answer."""
-        message = active.message
-        runs: dict[RunKey, Run] = {}
-        settled: Pairs = []
-        answered: Pairs = []
-        run: Run | None = None
-        domain = ""
-        for count, recipient in enumerate(message.recipients, 1):
-            plain = not recipient.via and recipient.reverse_path is None
-            if run and domain and plain and recipient.address.endswith(domain):
-                run.recipients.append(recipient)
-                continue
-            if recipient.via and (action := recipient.answer):
-                answered.append((recipient, Expanded(_EXPANDED, action=action)))
-                continue
-            route = await self._route_one(message, recipient)
-            if not isinstance(route, Route):
-                settled.append((recipient, route))
-            else:
-                key = (self._dispatcher.site_key(route, recipient), route, recipient.reverse_path)
-                run = runs.setdefault(key, Run(active, route, recipient.reverse_path))
-                run.recipients.append(recipient)
-                domain = self._same_way(route, recipient) if plain else ""
-            if not count % YIELD_AFTER:
-                await asyncio.sleep(0)
-        return runs, settled, answered
-
-    def _same_way(self, route: Route, recipient: Recipient) -> str:
-        """How the addresses end that go where this one goes; "" if it may go alone."""
-        together = route.alike and self._dispatcher.shares_site(route)
-        return "@" + recipient.address.rpartition("@")[2] if together else ""
 
     async def _route(self, active: Active) -> None:
         """Hand each recipient to its next hop; those that have none get their outcome here."""
         if active.message.expires < 0:
             await self._settler.give_up(active)
             return
-        runs, settled, answered = await self._sort(active)
+        runs, settled, answered = await self._sorter.sort(active)
         active.routed = True
         if active.withdrawn:
             active.waiting = 0
@@ -378,22 +343,3 @@ class Scheduler:
                 last = lane
         if last is not None:
             await self._dispatcher.work(last)
-
-    async def _route_one(self, message: Message, recipient: Recipient) -> Route | Outcome:
-        own = recipient.reverse_path
-        sender = message.envelope.reverse_path if own is None else own
-        try:
-            route = await self._router.route(recipient.address, sender, recipient.via)
-        except TempFail as failure:
-            if failure.why:
-                self._journal.warning(failure.why, message.queue_id)
-            return Deferred(failure.reply)
-        except PermFail as failure:
-            return Bounced(failure.reply)
-        except Exception as error:
-            what = f"routing of <{recipient.address}>"
-            return Deferred(internal_error(self._journal.exception(what, message.queue_id, error)))
-        if not self._dispatcher.knows(route.transport):
-            self._journal.warning(f"unknown mail transport: {route.transport}", message.queue_id)
-            return Deferred(Reply(451, "4.3.5", "mail transport unavailable"))
-        return route

@@ -121,7 +121,7 @@ class Settler:
 
     def record_delivered(self, active: Active, done: Pairs) -> None:
         """Some recipients of a message are done while others are not."""
-        if any(wants_success(*pair) for pair in done):
+        if _wants_notice(done):
             self._spawn(self._record_with_notices(active, Result(active.message, done)))
         else:
             self.recorder.add(Result(active.message, done), _nothing_more)
@@ -136,7 +136,7 @@ class Settler:
         message = active.message
         complete = message.whole and not (active.failed or active.retries or active.withdrawn)
         result = Result(message, done, active.retries, release=True, complete=complete)
-        if active.failed or self._is_late(active) or any(wants_success(*pair) for pair in done):
+        if active.failed or self._is_late(active) or _wants_notice(done):
             self._spawn(self._record_with_notices(active, result))
         else:
             self.recorder.add(result, partial(self._recorded, active))
@@ -232,6 +232,14 @@ def _softened(outcome: Bounced) -> Deferred:
         outcome.transmit,
         outcome.diagnostic,
     )
+
+
+def _wants_notice(done: Pairs) -> bool:
+    """Whether somebody is to be told of these successes."""
+    for recipient, outcome in done:
+        if recipient.notify and wants_success(recipient, outcome):
+            return True
+    return False
 
 
 def _nothing_more(gone: bool, entered: bool) -> None:

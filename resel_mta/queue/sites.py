@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from resel_mta.content import MemoryBody
 from resel_mta.mail import Bounced, Deferred, Message, Outcome, Recipient, Reply, Route, Transport
 from resel_mta.queue.door import Retry
+from resel_mta.queue.retry import TransportLimits
 
 SUSPENDED = "delivery temporarily suspended: "
 
@@ -87,7 +88,7 @@ class Run:
     recipients: deque[Recipient] = field(default_factory=deque)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Batch:
     """What one delivery takes."""
 
@@ -164,9 +165,6 @@ class Site:
         waits = self.paused or self.turn in (Turn.ASKED, Turn.OURS)
         return not (self.runs or self.in_flight or self.failed_at or waits)
 
-    def add(self, run: Run) -> None:
-        self.runs.append(run)
-
     def take(self, limit: int) -> Batch:
         """The next batch of at most `limit` recipients (0: all)."""
         run = self.runs.popleft()
@@ -241,14 +239,18 @@ class Site:
 
 
 class Lane:
-    """One transport with its next hops."""
+    """One transport with its next hops. limit: deliveries at a time; line: sites that have
+    something to begin."""
 
-    def __init__(self, transport: Transport, limit: int) -> None:
+    __slots__ = ("in_flight", "limit", "limits", "line", "sites", "transport")
+
+    def __init__(self, transport: Transport, limit: int, limits: TransportLimits) -> None:
         self.transport = transport
         self.limit = limit
+        self.limits = limits
         self.in_flight = 0
         self.sites: dict[str, Site] = {}
-        self._ready: deque[Site] = deque()
+        self.line: deque[Site] = deque()
 
     @property
     def has_room(self) -> bool:
@@ -256,14 +258,14 @@ class Lane:
 
     def ready(self, site: Site) -> None:
         """Put a site in line, if it has something to begin."""
-        if site.runs and site.has_room and not site.queued:
+        if site.runs and not site.queued and site.has_room:
             site.queued = True
-            self._ready.append(site)
+            self.line.append(site)
 
     def next_site(self) -> Site | None:
         """The next site in line that can begin a delivery."""
-        while self._ready and self.has_room:
-            site = self._ready.popleft()
+        while self.line and self.has_room:
+            site = self.line.popleft()
             site.queued = False
             if site.runs and site.has_room:
                 return site

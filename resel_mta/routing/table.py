@@ -26,6 +26,8 @@ EXPAND = "expand"
 #: The users, in local_recipient_maps.
 _PASSWD = frozenset(("proxy:unix:passwd.byname", "unix:passwd.byname"))
 
+_MOST_KNOWN = 10_000
+"""Domains whose route is remembered."""
 _UNKNOWN = {
     AddressClass.LOCAL: ("unknown_local_recipient_reject_code", "local recipient"),
     AddressClass.VIRTUAL_ALIAS: ("unknown_virtual_alias_reject_code", "virtual alias"),
@@ -45,6 +47,7 @@ class RoutingTable:
         """From now on, by these."""
         self.settings = settings
         self.rules = AddressRules(settings)
+        self._routes: dict[str, Route] = {}
         self._classes = tuple(
             (address_class, MatchList(settings, name))
             for address_class, name in (
@@ -55,6 +58,8 @@ class RoutingTable:
             )
             if settings.text(name).strip()
         )
+        # Whether a domain's class stays the same until then.
+        self._fixed = all(names.is_fixed for _, names in self._classes)
         self.alias_maps = self.open_maps(settings, "alias_maps")
         self.virtual_alias_maps = self.open_maps(settings, "virtual_alias_maps")
         self._virtual_mailbox_maps = self.open_maps(settings, "virtual_mailbox_maps")
@@ -254,8 +259,19 @@ class RoutingTable:
         maps = self._transport_maps
         route = self._route_class(address_class, domain, alike=not aliases and maps is None)
         if maps is None:
+            if route.alike and self._fixed and domain[:1] != "[":
+                if len(self._routes) >= _MOST_KNOWN:
+                    self._routes.clear()
+                self._routes[domain] = route
             return route
         return await self._by_transport_maps(maps, address, route)
+
+    def known_route(self, address: str) -> Route | None:
+        """What `route` gives for an address without `via`, where another one of its domain has
+        told that until the next `reconfigure`; else None. No alias can stand for such an address.
+        """
+        _, at, domain = address.rpartition("@")
+        return self._routes.get(domain) if at and address[0] != '"' else None
 
     def _route_class(self, address_class: AddressClass, domain: str, *, alike: bool) -> Route:
         """The route by address class alone. alike: as in `Route`."""

@@ -115,6 +115,8 @@ class FakeRouter:
         self.decide: Callable[[str], Route] = lambda address: Route(
             "smtp", address.rpartition("@")[2]
         )
+        self.remembers = False
+        self.asked: list[str] = []
 
     async def classify(self, address: str) -> AddressClass:
         return AddressClass.DEFAULT
@@ -123,7 +125,11 @@ class FakeRouter:
         return None
 
     async def route(self, address: str, reverse_path: str = "", via: Collection[str] = ()) -> Route:
+        self.asked.append(address)
         return self.decide(address)
+
+    def known_route(self, address: str) -> Route | None:
+        return self.decide(address) if self.remembers else None
 
 
 class FakeTransport:

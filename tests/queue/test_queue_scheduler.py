@@ -46,6 +46,27 @@ async def test_delivered_and_removed_with_postfix_lines(house: House) -> None:
     assert house.log[2] == f"{name}: removed"
 
 
+async def test_a_route_that_the_router_remembers_is_not_asked_for(house: House) -> None:
+    house.router.remembers = True
+    house.router.decide = lambda address: Route("smtp", "[hub]")
+    first, second = await house.enter("rcpt@example.net"), await house.enter("a@b.net", "c@d.net")
+    await house.idle()
+    assert await house.names() == []
+    assert house.router.asked == ["a@b.net", "c@d.net"]
+    assert sorted(house.smtp.deliveries) == sorted(
+        [(first.queue_id, ["rcpt@example.net"]), (second.queue_id, ["a@b.net", "c@d.net"])]
+    )
+
+
+async def test_a_remembered_route_to_a_transport_that_is_not_there_defers(house: House) -> None:
+    house.router.remembers = True
+    house.router.decide = lambda address: Route("nosuch", "[hub]")
+    await house.enter("rcpt@example.net")
+    await house.idle()
+    assert house.lines("warning: unknown mail transport: nosuch")
+    assert house.lines(r"status=deferred \(mail transport unavailable\)")
+
+
 async def test_orig_to_is_logged(house: House) -> None:
     message = make_message(house.store)
     message.recipients[0].orig_to = "root@example.net"

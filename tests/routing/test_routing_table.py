@@ -194,3 +194,34 @@ async def test_routes_of_a_whole_domain(
 ) -> None:
     """Only where nothing looks at the local part."""
     assert (await table(tmp_path, **values).route(address)).alike is alike
+
+
+@pytest.mark.parametrize(
+    ("values", "known"),
+    [
+        ({"virtual_alias_maps": ""}, True),
+        ({"virtual_alias_maps": "", "relayhost": "[hub]"}, True),
+        ({}, False),
+        ({"virtual_alias_maps": "", "transport_maps": "inline:{a=smtp:}"}, False),
+        ({"virtual_alias_maps": "", "relay_domains": "inline:{a.example=x}"}, False),
+    ],
+)
+async def test_routes_that_are_remembered(
+    tmp_path: Path, values: dict[str, str], known: bool
+) -> None:
+    """Of a whole domain, and only where no table can answer otherwise the next time."""
+    ours = table(tmp_path, **values)
+    assert ours.known_route("x@other.example") is None
+    route = await ours.route("x@other.example")
+    assert ours.known_route("y@other.example") == (route if known else None)
+    assert ours.known_route("other.example") is None
+    assert ours.known_route('"y@other.example') is None
+    assert ours.known_route("y@another.example") is None
+    ours.reconfigure(ours.settings)
+    assert ours.known_route("x@other.example") is None
+
+
+async def test_routes_of_this_hosts_addresses_are_not_remembered(tmp_path: Path) -> None:
+    ours = table(tmp_path, virtual_alias_maps="", alias_maps="")
+    assert await ours.route("x@[192.0.2.77]")
+    assert ours.known_route("x@[192.0.2.77]") is None
