@@ -27,6 +27,8 @@ from resel_mta.users.sasl import (
 from resel_mta.users.user import User
 
 _MAX_BAD_COMMANDS = 10
+# Of all kinds. A client that means to log in needs a handful.
+_MAX_COMMANDS = 100
 _MAX_ATTEMPTS = 5
 _TLS_TIMEOUT = 30.0
 _MAX_RESPONSE_LINE = 8 * 1024
@@ -87,7 +89,7 @@ class Dialog:
         self._trusted = trusted
         self._admit = admit
         self._remote = remote
-        self._bad = 0
+        self._bad = self._said = 0
         self.attempts = Attempts()
         self._commands: dict[bytes, Callable[[bytes, Parser], Awaitable[str]]] = {
             b"CAPABILITY": self._capability,
@@ -139,6 +141,9 @@ class Dialog:
             self._count(answer)
 
     def _count(self, answer: bytes) -> None:
+        self._said += 1
+        if self._said >= _MAX_COMMANDS:
+            self.bye("Too many commands before log-in.")
         if answer.startswith(b"BAD"):
             self._bad += 1
             if self._bad >= _MAX_BAD_COMMANDS:

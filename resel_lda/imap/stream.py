@@ -12,6 +12,8 @@ from resel_lda.imap.deflate import Deflate
 _READ_AHEAD = 64 * 1024
 # Octets compressed in the event loop.
 _IN_LOOP = 32 * 1024
+# Seconds for which a peer may keep the loop with lines that are here already.
+_SLICE = 0.005
 
 
 class ConnectionLost(Exception):
@@ -37,6 +39,7 @@ class Stream(asyncio.Protocol):
         self._read_paused = False
         self._deflate: Deflate | None = None
         self._eof = False
+        self._turn_began = 0.0
         self.lost = False
         self.received = len(initial)
         self.sent = 0
@@ -105,6 +108,8 @@ class Stream(asyncio.Protocol):
     async def line(self, limit: int) -> bytes:
         """The next line, its end (LF, CR LF) taken off. Raises ConnectionLost, LineTooLong."""
         searched = 0
+        if self._buffer:
+            await self._let_others()
         while True:
             end = self._buffer.find(b"\n", searched)
             if end >= 0:
@@ -118,6 +123,13 @@ class Stream(asyncio.Protocol):
                 await self._skip_line()
                 raise LineTooLong
             await self._more()
+
+    async def _let_others(self) -> None:
+        """Thousands of commands can come at once, and answering them need not wait for anything."""
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._turn_began > _SLICE:
+            await asyncio.sleep(0)
+            self._turn_began = loop.time()
 
     async def _skip_line(self) -> None:
         """Forget the rest of a line that is too long. A peer that never ends it is cut off."""

@@ -51,6 +51,7 @@ _FRENCH = {
     "This language is unknown: {shown}": "Cette langue est inconnue : {shown}",
     "Too many authentication failures.": "Trop d'échecs d'authentification.",
     "Too many bad commands.": "Trop de commandes erronées.",
+    "Too many commands before log-in.": "Trop de commandes avant la connexion.",
     "UTF8 enabled.": "UTF8 activé.",
     "UTF8 takes no argument.": "UTF8 ne prend pas d'argument.",
     "Unknown command.": "Commande inconnue.",

@@ -25,6 +25,8 @@ from resel_mta.users.scram import prohibits
 # RFC 5034 §4: what a line of an AUTH exchange may take. Others have 255 (RFC 2449 §4).
 _MAX_LINE = 12288
 _MAX_BAD_COMMANDS = 10
+# Of all kinds. A client that means to log in needs a handful.
+_MAX_COMMANDS = 100
 _MAX_ATTEMPTS = 5
 _TLS_TIMEOUT = 30.0
 
@@ -47,7 +49,7 @@ class Dialog:
         self._trusted = trusted
         self._admit = admit
         self._remote = remote
-        self._bad = 0
+        self._bad = self._said = 0
         self._user: bytes | None = None
         self._language = ENGLISH
         # UTF8 was said: messages may have UTF-8 in their headers (RFC 6856 §2.1).
@@ -89,6 +91,9 @@ class Dialog:
                 self._stream.write(Failed("Command line too long.").answer(self._language))
                 self._count_bad()
             await self._stream.drain()
+            self._said += 1
+            if self._said >= _MAX_COMMANDS:
+                self._bye("Too many commands before log-in.")
 
     async def _command(self, word: bytes, argument: bytes) -> str | LoggedIn:
         """The text after +OK; "" when it has answered itself. Raises Failed."""

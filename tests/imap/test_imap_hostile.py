@@ -7,6 +7,7 @@ import contextlib
 import time
 import zlib
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -48,6 +49,27 @@ async def test_bad_commands_are_refused_and_the_session_goes_on(
         line = await client.line()
         assert line.split(" ")[1] in ("BAD", "NO"), line
         assert await client.command("NOOP") == ["x OK NOOP completed."]
+
+
+async def test_a_flood_of_commands_leaves_others_their_turn(fake: FakeStore) -> None:
+    sent: list[int] = []
+
+    async with session_on(fake) as client:
+        assert client.server is not None
+        stream = client.server.session.stream
+
+        async def other() -> None:
+            while True:
+                sent.append(stream.sent)
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        client.send(b"a NOOP\r\n" * 6_000 + b"b NOOP\r\n")
+        while not (await client.line()).startswith("b OK"):
+            pass
+        task.cancel()
+        most = max(after - before for before, after in pairwise(sent))
+        assert most < stream.sent / 2
 
 
 async def test_literal_that_is_too_large_is_not_asked_for(fake: FakeStore) -> None:

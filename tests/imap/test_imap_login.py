@@ -216,6 +216,18 @@ async def test_logout_and_bad_commands() -> None:
         assert await talk.line() == "* BYE Too many invalid IMAP commands."
 
 
+async def test_a_client_that_never_logs_in_is_cut_off() -> None:
+    """However well it speaks: a stranger must not keep the process, that serves all, at work."""
+    async with dialog() as talk:
+        await talk.line()
+        talk.send(b"a NOOP\r\n" * 5_000)
+        for _ in range(100):
+            assert await talk.line() == "a OK NOOP completed."
+        assert await talk.line() == "* BYE Too many commands before log-in."
+        with pytest.raises(Rejected):
+            await talk.outcome
+
+
 async def test_starttls_forgets_what_came_before() -> None:
     certificate = Certificate()
     trust = ssl.create_default_context()

@@ -483,3 +483,14 @@ async def test_pop3_top_of_all_there_can_be(tmp_path: Path) -> None:
         assert await talk.say("TOP 1 2147483647") == "+OK"
         assert len(await talk.lines()) == 5
         talk.close()
+
+
+async def test_pop3_a_client_that_never_logs_in_is_cut_off(tmp_path: Path) -> None:
+    async with pop3_service(tmp_path) as running:
+        talk = await connect(running.port)
+        talk.writer.write(b"CAPA\r\n" * 5_000)
+        for _ in range(100):
+            assert await talk.line() == "+OK"
+            await talk.lines()
+        assert await talk.line() == "-ERR Too many commands before log-in."
+        talk.close()
