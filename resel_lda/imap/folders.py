@@ -104,23 +104,25 @@ def _special_use(args: Parser) -> str:
 
 
 async def delete(session: Session, args: Parser) -> str:
-    name = session.names.store_name(_one_name(args))
+    wire = _one_name(args)
+    name = await session.folder_name(wire)
     if name == "INBOX":
         raise Refused("NO", "INBOX can't be deleted.", "CANNOT")
     if session.view is not None and session.view.name == name:
         session.close_view()
         session.untagged(b"OK [CLOSED] Previous mailbox closed.")
     await session.store.delete(name)
+    await tell_name(session, name, wire)
     return "Delete completed."
 
 
 async def rename(session: Session, args: Parser) -> str:
     args.space()
     old_wire = args.astring()
-    old = session.names.store_name(old_wire)
     args.space()
     new = session.names.new_name(args.astring())
     args.finish()
+    old = await session.folder_name(old_wire)
     if new == "INBOX":
         raise Refused("NO", "Mailbox already exists", "ALREADYEXISTS")
     if new.startswith(old + "/") and old != "INBOX":
@@ -131,12 +133,12 @@ async def rename(session: Session, args: Parser) -> str:
 
 
 async def subscribe(session: Session, args: Parser) -> str:
-    await session.store.subscribe(session.names.store_name(_one_name(args)))
+    await session.store.subscribe(await session.folder_name(_one_name(args)))
     return "Subscribe completed."
 
 
 async def unsubscribe(session: Session, args: Parser) -> str:
-    await session.store.unsubscribe(session.names.store_name(_one_name(args)))
+    await session.store.unsubscribe(await session.folder_name(_one_name(args)))
     return "Unsubscribe completed."
 
 
@@ -175,7 +177,7 @@ async def status(session: Session, args: Parser) -> str:
     args.space()
     items = parse_status_items(args)
     args.finish()
-    name = session.names.store_name(wire)
+    name = await session.folder_name(wire)
     if b"HIGHESTMODSEQ" in items:
         session.use_condstore()
     answer = await session.store.status(name)

@@ -79,9 +79,10 @@ def _parse(session: Session, args: Parser) -> _Request:
     # Empty ones mean nothing in the extended form (RFC 5258 §3), and the separator is asked for in
     # the other.
     request.asks_root = raw == [b""]
-    request.patterns = [
-        pattern for one in raw if one and (pattern := _pattern(session, reference, one))
-    ]
+    for one in raw:
+        pattern = _pattern(session, reference, one) if one else ""
+        if pattern:
+            request.patterns += {pattern, session.names.normal(pattern)}
     if args.skip(b" "):
         request.extended = True
         if args.word() != b"RETURN":

@@ -109,8 +109,9 @@ async def _name(session: Session, wire: bytes) -> str:
     """The folder's name; "" for the server."""
     if not wire:
         return ""
-    (await session.open_folder(wire)).release()
-    return session.names.store_name(wire)
+    mailbox = await session.open_folder(wire)
+    mailbox.release()
+    return mailbox.name
 
 
 async def _special_use(session: Session, name: str) -> bytes:

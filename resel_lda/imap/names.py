@@ -52,7 +52,10 @@ class Names:
     def new_name(self, wire: bytes) -> str:
         """As `store_name`, of a folder that is to be made: in UTF-8 it is normalised, so that two
         folders never look the same (RFC 9051 §5.1, RFC 5198)."""
-        name = self.store_name(wire)
+        return self.normal(self.store_name(wire))
+
+    def normal(self, name: str) -> str:
+        """A name as folders made with it are called."""
         return unicodedata.normalize("NFC", name) if self.utf8 else name
 
     def shown(self, name: str) -> str:

@@ -136,7 +136,8 @@ def _names(args: Parser, names: Names) -> set[str]:
     held = set()
     for wire in wires:
         with contextlib.suppress(Refused):
-            held.add(names.store_name(wire))
+            # As it is, and as a folder made with this name is called (RFC 9051 §5.1).
+            held |= {names.store_name(wire), names.new_name(wire)}
     return held
 
 

@@ -24,10 +24,10 @@ async def get_quota_root(session: Session, args: Parser) -> str:
     args.space()
     wire = args.astring()
     args.finish()
-    name = session.names.store_name(wire)
-    (await session.open_folder(wire)).release()
+    mailbox = await session.open_folder(wire)
+    mailbox.release()
     quota = await session.store.quota()
-    words = [b"QUOTAROOT", text.mailbox(session.names.wire(name))]
+    words = [b"QUOTAROOT", text.mailbox(session.names.wire(mailbox.name))]
     if quota is not None:
         words.append(text.string(quota.name.encode()))
     session.untagged(b" ".join(words))

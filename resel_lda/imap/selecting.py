@@ -22,7 +22,10 @@ async def _select(session: Session, args: Parser, read_only: bool) -> str:
     wire = args.astring()
     view, session.view = session.view, None
     try:
-        known = parse_select_parameters(session, args) if args.skip(b" ") else None
+        known = None
+        if args.skip(b" ("):
+            args.pos -= 1
+            known = parse_select_parameters(session, args)
         args.finish()
     finally:
         session.view = view
@@ -32,11 +35,8 @@ async def _select(session: Session, args: Parser, read_only: bool) -> str:
         session.untagged(b"OK [CLOSED] Previous mailbox closed.")
     mailbox = await session.open_folder(wire)
     try:
-        name = session.names.store_name(wire)
-        if name != mailbox.name == session.names.new_name(wire):
-            name = mailbox.name
         recent = mailbox.recent_count() if read_only else 0
-        view = session.view = View(mailbox, name, read_only, recent)
+        view = session.view = View(mailbox, mailbox.name, read_only, recent)
         view.with_modseq, view.uid_only = session.condstore, session.uid_only
         view.with_uids = session.qresync or session.uid_only
         view.international = session.names.utf8

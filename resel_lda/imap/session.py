@@ -212,17 +212,18 @@ class Session:
         if self.view is not None:
             self._out += self.view.updates(expunges)
 
+    async def folder_name(self, wire: bytes) -> str:
+        """The store's name of the folder that is meant: the one given if there is such a folder,
+        else its normal form (RFC 9051 §5.1). Raises Refused."""
+        name, normal = self.names.store_name(wire), self.names.new_name(wire)
+        if name == normal or any(one.name == name for one in await self.store.folders()):
+            return name
+        return normal
+
     async def open_folder(self, wire: bytes, missing: str = "NONEXISTENT") -> Mailbox:
         """missing: the response code when there is none. Raises Refused."""
-        name = self.names.store_name(wire)
-        normal = self.names.new_name(wire)
         try:
-            if name == normal:
-                return await self.store.open(name)
-            try:
-                return await self.store.open(name)
-            except MailboxError:
-                return await self.store.open(normal)
+            return await self.store.open(await self.folder_name(wire))
         except MailboxError as error:
             if error.code in ("NONEXISTENT", "TRYCREATE"):
                 raise Refused("NO", self.names.explain(error), missing) from None

@@ -111,7 +111,7 @@ async def _expunge(session: Session, view: View, uids: list[int]) -> str:
 
 
 async def copy(session: Session, args: Parser, by_uid: bool) -> str:
-    view, uids, target = _targets(session, args, by_uid)
+    view, uids, target = await _targets(session, args, by_uid)
     if not uids:
         return "No messages found."
     try:
@@ -124,7 +124,7 @@ async def copy(session: Session, args: Parser, by_uid: bool) -> str:
 
 async def move(session: Session, args: Parser, by_uid: bool) -> str:
     """RFC 6851: COPYUID goes in an untagged OK before the EXPUNGEs."""
-    view, uids, target = _targets(session, args, by_uid)
+    view, uids, target = await _targets(session, args, by_uid)
     session.selected(writable=True)
     if not uids:
         return "No messages found."
@@ -142,7 +142,7 @@ async def move(session: Session, args: Parser, by_uid: bool) -> str:
     return "Move completed."
 
 
-def _targets(session: Session, args: Parser, by_uid: bool) -> tuple[View, list[int], str]:
+async def _targets(session: Session, args: Parser, by_uid: bool) -> tuple[View, list[int], str]:
     view = session.selected()
     args.space()
     numbers = args.sequence_set()
@@ -150,7 +150,7 @@ def _targets(session: Session, args: Parser, by_uid: bool) -> tuple[View, list[i
     wire = args.astring()
     args.finish()
     uids = [uid for _, uid in view.select(numbers, by_uid)]
-    return view, uids, session.names.store_name(wire)
+    return view, uids, await session.folder_name(wire)
 
 
 def _try_create(session: Session, error: MailboxError) -> Exception:

@@ -283,3 +283,43 @@ async def test_list_of_folders_whose_parents_are_missing(tmp_path: Path) -> None
             S: k OK List completed.
         """)
     await kept.close()
+
+
+async def test_a_name_that_is_not_normal_is_taken_in_every_command(store: MailStore) -> None:
+    """RFC 9051 §5.1: whoever made a folder with a name finds it with that name."""
+    decomposed, normal = "e\u0301te\u0301", "été"
+    await fill(store, PLAIN, PLAIN)
+    async with session_on(store) as client:
+        await client.command("ENABLE IMAP4rev2")
+        await client.command(f'CREATE "{decomposed}"')
+        await client.command("SELECT INBOX")
+
+        async def said(command: str) -> list[str]:
+            lines = await client.command(command)
+            assert lines[-1].startswith("x OK"), lines
+            return [line.encode("latin-1").decode() for line in lines[:-1]]
+
+        assert await said(f'STATUS "{decomposed}" (MESSAGES)') == [
+            f'* STATUS "{normal}" (MESSAGES 0)'
+        ]
+        await said(f'COPY 1 "{decomposed}"')
+        await said(f'MOVE 2 "{decomposed}"')
+        assert await said(f'STATUS "{decomposed}" (MESSAGES)') == [
+            f'* STATUS "{normal}" (MESSAGES 2)'
+        ]
+        await said(f'SUBSCRIBE "{decomposed}"')
+        listed = f'* LIST (\\HasNoChildren \\Subscribed) "/" "{normal}"'
+        assert await said(f'LIST (SUBSCRIBED) "" "{decomposed}"') == [listed]
+        await said(f'UNSUBSCRIBE "{decomposed}"')
+        assert await said('LIST (SUBSCRIBED) "" *') == []
+        await said(f'SETMETADATA "{decomposed}" (/private/comment "x")')
+        assert await said(f'GETMETADATA "{normal}" /private/comment') == [
+            f'* METADATA "{normal}" (/private/comment "x")'
+        ]
+        assert (await said(f'GETQUOTAROOT "{decomposed}"'))[0].startswith(f'* QUOTAROOT "{normal}"')
+        await said(f'RENAME "{decomposed}" aside')
+        await said(f'RENAME aside "{decomposed}"')
+        assert await said(f'DELETE "{decomposed}"') == [
+            f'* LIST (\\NonExistent) "/" "{normal}" ("OLDNAME" ("{decomposed}"))'
+        ]
+        assert await said(f'LIST "" "{normal}"') == []
