@@ -10,9 +10,10 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Protocol
 
+from resel_lda.deposit_threads import DepositThreads
 from resel_lda.job import Job, deferred, message_blocks
 from resel_lda.mailbox import MailboxError
 from resel_lda.mailbox_place import mbox_path
@@ -66,23 +67,19 @@ class ThreadDepositor:
         self._delivered = delivered
         self._maker = NameMaker()
         self._syncs = JointSync(disk)
-        self._executor = ThreadPoolExecutor(_THREADS, "deposit")
+        self._threads: DepositThreads[list[Outcome]] = DepositThreads(_THREADS)
 
     def reconfigure(self, settings: Settings) -> None:
         """For deliveries from now on."""
         self._settings = settings
 
     async def deposit(self, content: Content, jobs: Sequence[Job]) -> list[Outcome]:
-        loop = asyncio.get_running_loop()
-        done = loop.run_in_executor(
-            self._executor, self._deposit_all, content, jobs, self._settings
-        )
-        # The thread goes on if we are cancelled; its result is what happened on disk.
-        return await asyncio.shield(done)
+        # The thread goes on if we are cancelled.
+        return await self._threads.run(partial(self._deposit_all, content, jobs, self._settings))
 
     async def close(self) -> None:
         """Wait for what is being written."""
-        await asyncio.to_thread(self._executor.shutdown, True)
+        await asyncio.to_thread(self._threads.close)
 
     def _deposit_all(
         self, content: Content, jobs: Sequence[Job], settings: Settings

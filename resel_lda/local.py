@@ -66,7 +66,9 @@ class LocalTransport:
         start = time.monotonic()
         outcomes: dict[Recipient, Outcome] = {}
         found: list[tuple[Recipient, User]] = []
-        loops = {value.lower() for value in content.header.get_all(b"Delivered-To")}
+        loops: set[bytes] = set()
+        if b"Delivered-To" in content.header:
+            loops.update(value.lower() for value in content.header.get_all(b"Delivered-To"))
         for recipient in recipients:
             target = recipient.target
             if target is not None:
