@@ -8,6 +8,10 @@ from collections.abc import AsyncIterator
 
 # Of the time that a piece takes, this many times as much is left to sessions.
 _PAUSE = 3.0
+# Seconds that sessions must have read and changed nothing before a piece begins, and after which one
+# begins all the same. A thread at work holds up every system call of another.
+_QUIET = 0.1
+_PATIENCE = 1.0
 
 
 class Background:
@@ -17,12 +21,28 @@ class Background:
     def __init__(self, pause: float = _PAUSE) -> None:
         self._turn = asyncio.Lock()
         self._pause = pause
+        self._used = -_QUIET
+
+    def busy(self) -> None:
+        """A session has messages read or changed now."""
+        self._used = asyncio.get_running_loop().time()
+
+    async def quiet(self) -> None:
+        """Until sessions do nothing, or it is time. Left at once where it is cancelled."""
+        loop = asyncio.get_running_loop()
+        latest = loop.time() + _PATIENCE
+        while True:
+            left = min(self._used + _QUIET, latest) - loop.time()
+            if left <= 0:
+                return
+            await asyncio.sleep(left)
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Around a piece: some milliseconds of work. Left at once where it is cancelled."""
         loop = asyncio.get_running_loop()
         async with self._turn:
+            await self.quiet()
             began = loop.time()
             yield
             await asyncio.sleep((loop.time() - began) * self._pause)

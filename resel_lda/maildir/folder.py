@@ -270,6 +270,8 @@ class MaildirFolder(ReadableFolder):
                 if before is not None:
                     await before
                 for start in range(0, len(items), _CACHE_BATCH):
+                    if not self._ending:
+                        await self._background_turns.quiet()
                     began = loop.time()
                     await self._in_thread(work, items[start : start + _CACHE_BATCH], *arguments)
                     if not self._ending:
@@ -294,6 +296,7 @@ class MaildirFolder(ReadableFolder):
         mode: str,
         unchanged_since: int | None = None,
     ) -> StoreResult:
+        self._background_turns.busy()
         try:
             return await self._run(
                 change_flags, self.index, self._settling, uids, flags, mode, unchanged_since
@@ -302,6 +305,7 @@ class MaildirFolder(ReadableFolder):
             self._settling.soon()
 
     async def expunge(self, uids: Sequence[int], keep: bool = True) -> Sequence[int]:
+        self._background_turns.busy()
         done = await self._run(remove_messages, self.index, uids, keep)
         if done:
             self._behind(self.reader.forget, done)
@@ -323,6 +327,7 @@ class MaildirFolder(ReadableFolder):
 
     async def _write(self, message: AppendData) -> tuple[str, str]:
         """(path of a synced file in tmp/, base)."""
+        self._background_turns.busy()
         files, blocks = self.index.files, message.blocks
         if not isinstance(blocks, Sequence):
             if message.size > _BLOCK:
@@ -353,6 +358,7 @@ class MaildirFolder(ReadableFolder):
     async def _transfer(
         self, work: Callable[..., list[int]], uids: Sequence[int], target: str
     ) -> tuple[int, Pairs]:
+        self._background_turns.busy()
         async with self._resolve(target) as folder:
             sources = [uid for uid in uids if uid in self.index.infos]
             if not sources:

@@ -137,6 +137,7 @@ class ReadableFolder:
             raise mailbox_error(error) from error
 
     async def read(self, uid: int) -> bytes:
+        self._background_turns.busy()
         ahead = self._ahead.follow(uid, self._uids)
         data = self._ahead.take(uid)
         if data is not None and uid in self.index.names:
@@ -150,6 +151,7 @@ class ReadableFolder:
         return data
 
     async def read_many(self, uids: Sequence[int]) -> Mapping[int, bytes]:
+        self._background_turns.busy()
         found = await self._in_thread(self.reader.read_many, uids)
         if len(found) < len(uids):
             self._events_lost = True
