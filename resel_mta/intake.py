@@ -151,19 +151,19 @@ class MailIntake:
         header = submission.content.header
         origin = submission.origin
         fixer = self._fixer
-        folded = b"\n" + header.raw.lower()
+        raw = header.raw
+        folded = b"\n" + raw.lower()
         drop_fields(header, folded)
         if origin.rewrite:
-            fixer.complete(header)
+            fixer.complete(header, folded)
         elif fixer.rewrites_remote:
             fixer.complete_remote(header)
-        if origin.rewrite or fixer.always_add_missing:
+        if header.raw is not raw:
             folded = b"\n" + header.raw.lower()
+        if origin.rewrite or fixer.always_add_missing:
             sender = submission.envelope.reverse_path
             if fixer.add_missing(header, folded, sender, submission.queue_id, now):
                 folded = b"\n" + header.raw.lower()
-        elif len(folded) != len(header.raw) + 1:
-            folded = b"\n" + header.raw.lower()
         message_id = find_message_id(header.raw, folded)
         return message_id or "<>"
 

@@ -24,10 +24,10 @@ _DROPPED = (b"bcc", b"content-length", b"resent-bcc", b"return-path")
 _VISIBLE = (b"to", b"cc", b"resent-to", b"resent-cc")
 # The most usual values by far: one mailbox, complete already, perhaps behind a phrase of plain
 # words. Possessive, so that no value can make it slow.
-_COMPLETE = rb"[ \t]*+(?:(?:[\w.+-]++[ \t]++)*+<)?+[\w.!#$%&'*+/=?^`{|}~-]++@[\w-]++(?:\.[\w-]++)++>?+[ \t]*+\r\n(?![ \t])"
+_COMPLETE = rb"[ \t]*+(?:(?:[\w.+-]++[ \t]++)*+<)?+[\w.!#$%&'*+/=?^`{|}~-]++@[\w-]++(?:\.[\w-]++)++>?+[ \t]*+\r(?=\n(?![ \t]))"
+# For a header in lower case with LF before it: so it is looked for at line ends only.
 _ADDRESS_FIELD = re.compile(
-    rb"(?im)^(?:%b)[ \t]*+:(?P<complete>%b)?+"
-    % (b"|".join(SENDER_FIELDS | RECIPIENT_FIELDS), _COMPLETE)
+    rb"\n(?:%b)[ \t]*+:(%b)?+" % (b"|".join(SENDER_FIELDS | RECIPIENT_FIELDS), _COMPLETE)
 )
 
 
@@ -100,9 +100,11 @@ class HeaderFixer:
 
         self._rewrite(header, append)
 
-    def complete(self, header: Header) -> None:
-        """myorigin for every bare address, mydomain for bare hosts where that is wanted."""
-        if any(field["complete"] is None for field in _ADDRESS_FIELD.finditer(header.raw)):
+    def complete(self, header: Header, folded: bytes) -> None:
+        """myorigin for every bare address, mydomain for bare hosts where that is wanted. folded:
+        LF and the header in lower case; it may have more fields."""
+        # Nothing was found for one that is not complete.
+        if b"" in _ADDRESS_FIELD.findall(folded):
             self._rewrite(header, self._rules.qualify)
 
     def _rewrite(self, header: Header, transform: Callable[[str], str]) -> None:
