@@ -3,6 +3,8 @@
 Addresses are `str`: ``local@domain`` without angle brackets, the local part in its shortest
 form (unquoted where RFC 5321 allows), "" for the null reverse-path. Non-ASCII characters occur
 only in envelopes with `smtputf8`. Times are seconds since the epoch as float.
+Values that are made for every message are not frozen, as that makes them take thrice the time, but
+nobody changes them.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ class Reply:
         return 500 <= self.code < 600
 
     def __str__(self) -> str:
+        if self.enhanced and self.text:
+            return f"{self.code} {self.enhanced} {self.text}".replace("\n", " ")
         words = (str(self.code), self.enhanced, self.text.replace("\n", " "))
         return " ".join(word for word in words if word)
 
@@ -145,7 +149,7 @@ class Envelope:
     envid: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(unsafe_hash=True, slots=True)
 class Origin:
     """Where a message came from: what the Received field and the log say of it.
 
@@ -205,7 +209,7 @@ class Message:
     whole: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(unsafe_hash=True, slots=True)
 class Outcome:
     """What became of one recipient. Use the subclasses.
 
@@ -227,14 +231,14 @@ class Outcome:
     status: ClassVar[str] = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(unsafe_hash=True, slots=True)
 class Delivered(Outcome):
     """In its mailbox, synced to disk."""
 
     status: ClassVar[str] = "sent"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(unsafe_hash=True, slots=True)
 class Relayed(Outcome):
     """Taken by the next hop. dsn_capable: the next hop promises notifications (RFC 3461 §5.2.2)."""
 
@@ -242,7 +246,7 @@ class Relayed(Outcome):
     status: ClassVar[str] = "sent"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(unsafe_hash=True, slots=True)
 class Expanded(Outcome):
     """Replaced by other recipients, which are already queued.
 
@@ -254,7 +258,7 @@ class Expanded(Outcome):
     status: ClassVar[str] = "sent"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(unsafe_hash=True, slots=True)
 class Deferred(Outcome):
     """To be tried again. host_down: nothing was said about this mail, the next hop itself failed,
     so other mail for it need not try at once."""
@@ -263,7 +267,7 @@ class Deferred(Outcome):
     status: ClassVar[str] = "deferred"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(unsafe_hash=True, slots=True)
 class Bounced(Outcome):
     """Failed for good."""
 

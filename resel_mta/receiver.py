@@ -60,16 +60,17 @@ class ContentReceiver:
         """The next piece. True: `settle` is to be awaited before the next one."""
         if self.failure is not None:
             return False
-        self.size += len(piece)
+        size = len(piece)
+        self.size += size
         if 0 < self._limit < self.size:
             return self._give_up(TOO_BIG)
         blocks = self._blocks
-        if len(piece) < _SMALL and blocks and len(blocks[-1]) < _SMALL:
+        if size < _SMALL and blocks and len(blocks[-1]) < _SMALL:
             # A client that sends a few octets at a time must not cost an object each.
             blocks[-1] += piece
         else:
             blocks.append(piece)
-        self._held += len(piece)
+        self._held += size
         return self._held > self._spill_at
 
     async def settle(self) -> None:

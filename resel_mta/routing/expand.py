@@ -118,7 +118,8 @@ class Expander:
                 # The recipients of a message are mostly of one domain: it is asked for once.
                 if not (domain and address.endswith(domain)):
                     name = split_address(address)[1]
-                    has_aliases = await self._table.has_aliases(name)
+                    known = self._table.known_route(address)
+                    has_aliases = known is None and await self._table.has_aliases(name)
                     domain = f"@{name}" if name else ""
                 if not (has_aliases or recipient.via):
                     direct.append(recipient)

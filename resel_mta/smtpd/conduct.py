@@ -47,7 +47,12 @@ class Conduct(Connection):
             self._junk += 1
             if self._junk > self.options.junk_command_limit:
                 self._errors += 1
-        self.client.count(command.name, ok=ok)
+        pair = self.client.counts.get(command.name)
+        if ok and pair is not None:
+            pair[0] += 1
+            pair[1] += 1
+        else:
+            self.client.count(command.name, ok=ok)
         if self._errors or not ok:
             self._restrain(ok=ok)
 

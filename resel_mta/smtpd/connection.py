@@ -215,10 +215,10 @@ class Connection(SMTP, abc.ABC):
         """The next line without its end, None if there is none yet, LINE_TOO_LONG in place of one
         that is too long. A bare LF ends a line as CR LF does, unless it is refused: `refuse_line`
         may raise."""
-        start = self._position
-        end = self._buffer.find(b"\n", start)
+        buffer, start = self._buffer, self._position
+        end = buffer.find(b"\n", start)
         if end < 0:
-            if len(self._buffer) - start > limit:
+            if len(buffer) - start > limit:
                 self._overlong = True
                 self._buffer = b""
                 self._position = 0
@@ -227,8 +227,8 @@ class Connection(SMTP, abc.ABC):
         if self._overlong or end - start > limit:
             self._overlong = False
             return LINE_TOO_LONG
-        line = self._buffer[start:end]
-        if self.strict_lines and not line.endswith(b"\r"):
+        line = buffer[start:end]
+        if self.strict_lines and line[-1:] != b"\r":
             self.refuse_line()
         return line.rstrip(b"\r")
 
@@ -236,10 +236,11 @@ class Connection(SMTP, abc.ABC):
 
     def say(self, reply: bytes | Reply) -> None:
         """Add a reply to those that leave with the next write."""
-        self.said = reply if isinstance(reply, bytes) else reply.wire()
-        self._out.append(self.said)
+        said = reply if isinstance(reply, bytes) else reply.wire()
+        self.said = said
+        self._out.append(said)
         if self.transcript is not None:
-            self.transcript.said(self.said)
+            self.transcript.said(said)
 
     async def push(self, status: bytes | Reply) -> None:  # type: ignore[override]
         """Send a reply now."""
@@ -251,10 +252,11 @@ class Connection(SMTP, abc.ABC):
         out = self._out
         if not out:
             return
+        said = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
         transport = self.transport
         if transport is not None and not transport.is_closing():
-            transport.write(out[0] if len(out) == 1 else b"".join(out))
-        out.clear()
+            transport.write(said)
 
     def pause_writing(self) -> None:
         self._write_paused = True

@@ -49,7 +49,7 @@ class SmtpProtocol(TransactionCommands):
 
     incoming: Incoming | None = None
     _about: tuple[object, ...] = ()
-    _origin: Callable[..., Origin]
+    _origin: Callable[[bytes], Origin]
     _trace = b""
 
     @property
@@ -265,7 +265,7 @@ class SmtpProtocol(TransactionCommands):
             self._note_origin(envelope)
         recipients = envelope.recipients
         return self._origin(
-            received=trace.received_field(
+            trace.received_field(
                 self._trace,
                 self.queue_id,
                 recipients[0].address if len(recipients) == 1 else "",
@@ -297,15 +297,16 @@ class SmtpProtocol(TransactionCommands):
         )
         self._origin = partial(
             Origin,
-            protocol=protocol,
-            service=self.service.log_name,
-            client_name=client.name,
-            client_address=client.address,
-            client_port=client.port,
-            helo=client.helo,
-            sasl_method=client.sasl_method,
-            sasl_username=client.sasl_username,
-            rewrite=self.access.rewrites_header(),
+            protocol,
+            self.service.log_name,
+            client.name,
+            client.address,
+            client.port,
+            client.helo,
+            client.sasl_method,
+            client.sasl_username,
+            None,
+            self.access.rewrites_header(),
         )
 
     commands: ClassVar[Commands] = MappingProxyType(

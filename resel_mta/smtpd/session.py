@@ -139,7 +139,7 @@ class Session(Conduct):
         """The consumer where no command has its own. True: something else is to be done first."""
         limit = self.options.line_length_limit
         while not self.busy:
-            line = self.next_line(limit)
+            line = self.next_line(limit) if self._position < len(self._buffer) else None
             if line is None:
                 if self._stopping and not self.in_transaction:
                     self.hang_up(replies.shutting_down(self.options.myhostname))

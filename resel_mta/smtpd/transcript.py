@@ -30,6 +30,7 @@ _HOUR = 3600.0
 _PATIENCE = 5.0
 #: Lines that are kept of a session, from its beginning and from its end; octets of each.
 _FIRST, _LAST, _WIDTH = 20, 80, 300
+_MOST = 2 * (_FIRST + _LAST)
 _SHOWN = frozenset((b"EHLO", b"HELO", b"LHLO", b"MAIL", b"RCPT"))
 _HARMLESS = re.compile(rb"(?:.HLO|HELO) +\S+|MAIL +FROM:.*|RCPT +TO:.*", re.IGNORECASE)
 #: The first octet of a reply that is no error and asks for nothing.
@@ -58,10 +59,10 @@ class Transcript:
 
     def said(self, reply: bytes) -> None:
         """A reply, as on the wire."""
-        if reply[0] != _SUCCESS or reply is replies.NON_SMTP:
+        if (reply[0] != _SUCCESS and reply is not replies.GO_AHEAD) or reply is replies.NON_SMTP:
             reply = self._look_at(reply)
         self._add(reply)
-        if len(self._lines) > 2 * (_FIRST + _LAST):
+        if len(self._lines) > _MOST:
             self._left_out += len(self._lines) - _FIRST - _LAST
             del self._lines[_FIRST:-_LAST]
 
