@@ -9,21 +9,24 @@ from typing import Any
 
 import apsw
 
-from resel_mta.mail import Message, Outcome, QueueStats, Recipient
+from resel_mta.mail import Message, Outcome, QueueStats, Recipient, TempFail
 from resel_mta.queue import changes, ledger, rows, tokens, trash
 from resel_mta.queue.audit import Audit
 from resel_mta.queue.door import Entry, Watcher
 from resel_mta.queue.ids import format_id, parse_id
 from resel_mta.queue.ledger import PASSED_AFTER, Count, Ledger
-from resel_mta.queue.spool import Spool
+from resel_mta.queue.spool import DISK_FULL, Spool
 from resel_mta.queue.writer import Writer
 
 PAGE = 200
 """Messages read at once by a listing."""
 CHUNK = 1000
 """Messages changed in one commit when all are."""
-FREED_PAGES = 4096
-"""Pages of the database that are given back at once."""
+FEW = 50
+"""The same on a full disk."""
+FREED_PAGES = 512
+FREED_TIMES = 8
+"""Pages of the database that are given back in one commit, and how often at once."""
 
 
 class Administration:
@@ -162,8 +165,11 @@ class Administration:
         def shrink(db: apsw.Connection) -> None:
             # Within another's transaction it has to wait for the next time.
             if not db.in_transaction:
-                db.execute(f"PRAGMA incremental_vacuum({FREED_PAGES})").fetchall()
-                db.pragma("wal_checkpoint", "TRUNCATE")
+                for _ in range(FREED_TIMES):
+                    db.execute(f"PRAGMA incremental_vacuum({FREED_PAGES})").fetchall()
+                    db.pragma("wal_checkpoint", "TRUNCATE")
+                    if not db.pragma("freelist_count"):
+                        break
 
         await self._writer.submit(shrink, changes=False)
 
@@ -220,14 +226,20 @@ class Administration:
         changed: list[str] = []
         if queue_ids is None:
             queue_ids = [entry.queue_id async for entry in self.walk()]
-        numbers = numbers_of(queue_ids)
-        for start in range(0, len(numbers), CHUNK):
-            chunk = numbers[start : start + CHUNK]
+        numbers, size = numbers_of(queue_ids), CHUNK
+        while chunk := numbers[:size]:
 
             def run(db: apsw.Connection, chunk: list[int] = chunk) -> list[str]:
                 return [format_id(number) for number in chunk if operation(db, number)]
 
-            changed += await self._writer.submit(run)
+            try:
+                changed += await self._writer.submit(run)
+            except TempFail as failure:
+                if failure.reply != DISK_FULL or len(chunk) <= FEW:
+                    raise
+                size = FEW
+            else:
+                del numbers[:size]
         return changed
 
     async def walk(self, queue: str | None = None) -> AsyncIterator[Entry]:

@@ -1,22 +1,51 @@
-"""What messages say: reading it, and setting aside what is damaged."""
+"""What messages say: taking it, reading it, and setting aside what is damaged."""
 
 from __future__ import annotations
 
-from resel_mta.content import Content, Header, MemoryBody
-from resel_mta.mail import Message, Reply, TempFail
+from resel_mta.content import Body, Content, Header, MemoryBody
+from resel_mta.mail import BodySink, Message, Reply, TempFail
 from resel_mta.maillog import MailLog
 from resel_mta.queue import changes, rows
 from resel_mta.queue.administration import Administration, number_of
 from resel_mta.queue.ids import parse_id
+from resel_mta.queue.spool import THRESHOLD, FileBody, SpoolSink, disk_failure
 
 GONE = Reply(451, "4.3.0", "Error: the message is no longer in the queue")
 DAMAGED = Reply(451, "4.3.0", "Error: the message is damaged and was set aside")
 
 
 class Contents(Administration):
-    """The part of `SQLiteStore` that reads content."""
+    """The part of `SQLiteStore` that takes and reads content."""
 
     _log: MailLog | None
+
+    def sink(self) -> BodySink:
+        self._spool.check_space()
+        return SpoolSink(self._spool, self._executor)
+
+    async def discard(self, content: Content) -> None:
+        body = content.body
+        if isinstance(body, FileBody):
+            await self._in_thread(self._spool.remove, body.path)
+
+    async def _settle_body(self, message: Message) -> None:
+        """A large body lies in its final place, synced, before the row is written."""
+        content = message.content
+        if content is None:
+            raise ValueError("a message is entered with its content")
+        body = content.body
+        if isinstance(body, MemoryBody) and body.size <= THRESHOLD:
+            return
+        try:
+            content.body = await self._in_thread(self._keep_file, message.queue_id, body)
+        except OSError as error:
+            await self.discard(content)
+            raise disk_failure(error) from error
+
+    def _keep_file(self, name: str, body: Body) -> FileBody:
+        file = body if isinstance(body, FileBody) else self._spool.copy(body)
+        self._spool.keep(file, name)
+        return file
 
     async def content(self, message: Message) -> Content:
         number = number_of(message.queue_id)

@@ -110,6 +110,11 @@ def is_damage(error: BaseException) -> bool:
     return isinstance(error, apsw.CorruptError | apsw.NotADBError | UnicodeDecodeError)
 
 
+def is_fatal(error: BaseException) -> bool:
+    """Whether an error is about the database, and not about what was asked of it."""
+    return is_damage(error) or isinstance(error, apsw.IOError | apsw.FullError | OSError)
+
+
 class UnusableLibrary(Exception):
     """SQLite is too old to be trusted with WAL."""
 

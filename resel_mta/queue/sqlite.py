@@ -18,9 +18,8 @@ from typing import Any
 
 import apsw
 
-from resel_mta.content import Body, Content, MemoryBody
 from resel_mta.disk import Disk
-from resel_mta.mail import BodySink, Message, TempFail
+from resel_mta.mail import Message, TempFail
 from resel_mta.maillog import MailLog
 from resel_mta.queue import progress, rows
 from resel_mta.queue.administration import number_of, numbers_of
@@ -28,6 +27,7 @@ from resel_mta.queue.door import Result, Watcher
 from resel_mta.queue.ids import IdSource, format_id, parse_id
 from resel_mta.queue.ledger import Ledger
 from resel_mta.queue.lock import lock_queue
+from resel_mta.queue.reserve import Reserve
 from resel_mta.queue.salvage import open_or_salvage
 from resel_mta.queue.schema import (
     ROWS_LOST,
@@ -36,9 +36,8 @@ from resel_mta.queue.schema import (
     is_damage,
     may_lack_rows,
     settle,
-    shrink,
 )
-from resel_mta.queue.spool import THRESHOLD, FileBody, Spool, SpoolSink, disk_failure
+from resel_mta.queue.spool import THRESHOLD, Spool
 from resel_mta.queue.upkeep import Upkeep
 from resel_mta.queue.writer import Writer
 
@@ -59,6 +58,7 @@ class SQLiteStore(Upkeep):
         self._executor = ThreadPoolExecutor(4, "queue-disk")
         self._loop = asyncio.get_running_loop()
         self._ledger = ledger
+        self._reserve = Reserve(directory)
         self._passed = []
         self._lost_claims: set[int] = set()
         self._writer = Writer(
@@ -66,8 +66,9 @@ class SQLiteStore(Upkeep):
             self._settle,
             self._withdraw,
             self._keep_ceiling,
-            shrink,
+            self._idle,
             self._ledger,
+            self._reserve,
             self._report,
             self._damaged,
         )
@@ -219,15 +220,6 @@ class SQLiteStore(Upkeep):
         self._reserving = False
         future.exception()
 
-    def sink(self) -> BodySink:
-        self._spool.check_space()
-        return SpoolSink(self._spool, self._executor)
-
-    async def discard(self, content: Content) -> None:
-        body = content.body
-        if isinstance(body, FileBody):
-            await self._in_thread(self._spool.remove, body.path)
-
     async def enter(self, message: Message, *, claim_for: str | None = None) -> None:
         number = number_of(message.queue_id)
         if message.content is None or message.content.body.in_memory:
@@ -271,25 +263,6 @@ class SQLiteStore(Upkeep):
             (admitted.refused if failed else admitted.entered)(message)
         elif owner is None and not message.hold and not failed:
             self._arrived()
-
-    async def _settle_body(self, message: Message) -> None:
-        """A large body lies in its final place, synced, before the row is written."""
-        content = message.content
-        if content is None:
-            raise ValueError("a message is entered with its content")
-        body = content.body
-        if isinstance(body, MemoryBody) and body.size <= THRESHOLD:
-            return
-        try:
-            content.body = await self._in_thread(self._keep_file, message.queue_id, body)
-        except OSError as error:
-            await self.discard(content)
-            raise disk_failure(error) from error
-
-    def _keep_file(self, name: str, body: Body) -> FileBody:
-        file = body if isinstance(body, FileBody) else self._spool.copy(body)
-        self._spool.keep(file, name)
-        return file
 
     async def claim(
         self,

@@ -14,8 +14,9 @@ from resel_mta.queue import changes, rows
 from resel_mta.queue.contents import Contents
 from resel_mta.queue.door import Checked, Swept
 from resel_mta.queue.ids import format_id, parse_id
+from resel_mta.queue.reserve import Reserve
 from resel_mta.queue.salvage import without_envelope
-from resel_mta.queue.schema import CORRUPT, check_envelopes
+from resel_mta.queue.schema import CORRUPT, check_envelopes, shrink
 
 PAGE = 100
 """Messages that are read at once."""
@@ -27,6 +28,7 @@ class Upkeep(Contents, abc.ABC):
     """The part of `SQLiteStore` that checks and tidies up."""
 
     _path: str
+    _reserve: Reserve
     # What was said of damaged databases that were set aside since the last check.
     _set_aside_databases: tuple[str, ...] = ()
 
@@ -38,6 +40,11 @@ class Upkeep(Contents, abc.ABC):
         """In any thread: a damaged database was set aside."""
         self._set_aside_databases = (*self._set_aside_databases, text)
         self._report(text)
+
+    def _idle(self, db: apsw.Connection) -> bool:
+        """In the writer's thread: there is nothing to do. Whether there is more to tidy up."""
+        self._reserve.keep()
+        return shrink(db)
 
     async def check(self) -> Checked:
         # The writer sets a damaged database aside by itself.

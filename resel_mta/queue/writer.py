@@ -18,12 +18,12 @@ anything else is done.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future as ThreadFuture
-from contextlib import contextmanager
 from typing import Any
 
 import apsw
@@ -33,8 +33,10 @@ from resel_mta.queue import schema
 from resel_mta.queue.door import AlreadyEntered
 from resel_mta.queue.jobs import Answered, Job, Operation, answer
 from resel_mta.queue.ledger import Ledger
+from resel_mta.queue.patience import Patience
+from resel_mta.queue.reserve import Reserve
 from resel_mta.queue.rows import Row, insert_rows
-from resel_mta.queue.schema import is_damage
+from resel_mta.queue.schema import is_damage, is_fatal
 from resel_mta.queue.spool import DISK_FULL, STORE_FAILED
 
 IDLE_AFTER = 1.0
@@ -42,10 +44,6 @@ IDLE_STEP = 0.05
 """Seconds without a job after which the database is tidied up, and between the steps of that."""
 GROUP_LIMIT = 500
 """Jobs in one commit, so that nobody waits for a very large one."""
-PATIENCE = 0.01
-"""Seconds that what nobody waits for is kept for a commit that has to be made anyway."""
-BUSY_FOR = 0.05
-"""Seconds after a message came in during which another one is expected."""
 
 
 class Writer:
@@ -54,7 +52,7 @@ class Writer:
     withdraw: takes messages out again (their numbers), in a transaction of its own.
     before_commit: called in the transaction of every group that changes something.
     idle: called when there has been nothing to do for a while; whether it has more to do.
-    ledger: goes with the database.
+    ledger, reserve: go with the database.
     report, damaged: told what went wrong, and that the database is corrupt.
     """
 
@@ -66,6 +64,7 @@ class Writer:
         before_commit: Callable[[apsw.Connection], None],
         idle: Callable[[apsw.Connection], bool],
         ledger: Ledger,
+        reserve: Reserve,
         report: Callable[[str], None],
         damaged: Callable[[], None],
     ) -> None:
@@ -76,12 +75,12 @@ class Writer:
         self._idle = idle
         self._pause: float | None = None
         self._ledger = ledger
+        self._reserve = reserve
         self._report = report
         self._damaged = damaged
         self._jobs: deque[Job] = deque()
         self._gathering: list[Job] = []
-        self._inserted_at = -BUSY_FOR
-        self._waiters: list[asyncio.Future[None]] = []
+        self._patience = Patience()
         self._wake = threading.Condition(threading.Lock())
         self._stopping = False
         self._refused: list[int] = []
@@ -124,7 +123,7 @@ class Writer:
 
     def insert(self, row: Row, answered: Answered) -> asyncio.Future[Any]:
         """Insert a plain message in the next group."""
-        self._inserted_at = self._loop.time()
+        self._patience.inserted()
         future = self._loop.create_future()
         return self._add(Job(None, future, (row.message[0],), True, row, answered))
 
@@ -135,7 +134,7 @@ class Writer:
             return job.future
         if job.changes:
             # First, so that what was kept for this commit still comes into it.
-            self._call_waiters()
+            self._patience.end()
         self._gathering.append(job)
         if len(self._gathering) == 1:
             self._loop.call_soon(self._hand_over)
@@ -143,22 +142,8 @@ class Writer:
 
     async def next_commit(self) -> None:
         """Returns in time to add to the next group, or when nothing that makes one is expected."""
-        if self._loop.time() - self._inserted_at >= BUSY_FOR:
-            return
-        if any(job.changes for job in self._gathering):
-            return
-        waiter = self._loop.create_future()
-        self._waiters.append(waiter)
-        timer = self._loop.call_later(PATIENCE, _set, waiter)
-        try:
-            await waiter
-        finally:
-            timer.cancel()
-
-    def _call_waiters(self) -> None:
-        for waiter in self._waiters:
-            _set(waiter)
-        self._waiters.clear()
+        if not any(job.changes for job in self._gathering):
+            await self._patience.wait()
 
     def _hand_over(self) -> None:
         """What this turn of the event loop brought, in one go."""
@@ -232,6 +217,9 @@ class Writer:
     def _attempt(self, group: list[Job]) -> None:
         try:
             self._commit(self._usable(group), group)
+        except apsw.FullError:
+            if not self._attempt_in_reserve(group):
+                raise
         except Exception as error:
             if not is_damage(error) or self._committing:
                 raise
@@ -242,6 +230,21 @@ class Writer:
             for job in group:
                 job.error = None
             self._commit(self._usable(group), group)
+
+    def _attempt_in_reserve(self, group: list[Job]) -> bool:
+        """On a full disk: all but new mail. False if that cannot be; else as `_attempt`."""
+        rest = [job for job in group if not job.entering]
+        if self._db is None or self._db.in_transaction or not rest or not self._reserve.give_up():
+            return False
+        for job in group:
+            job.error = TempFail(DISK_FULL) if job.entering else None
+            self._doubtful.extend(job.entering)
+        try:
+            self._commit(self._usable(rest), rest)
+        finally:
+            # Before anybody else takes it.
+            self._checkpoint()
+        return True
 
     def _usable(self, group: Iterable[Job]) -> apsw.Connection:
         self._committing = False
@@ -280,7 +283,7 @@ class Writer:
                     if job.operation is not None:
                         job.result = job.operation(db)
         except Exception as error:
-            if _is_fatal(error):
+            if is_fatal(error):
                 raise
             return False
         return True
@@ -307,13 +310,13 @@ class Writer:
         except (TempFail, PermFail, AlreadyEntered) as error:
             job.error = error
         except Exception as error:
-            if _is_fatal(error):
+            if is_fatal(error):
                 raise
             job.error = TempFail(STORE_FAILED)
             for line in "".join(traceback.format_exception(error)).splitlines():
                 self._report(f"queue operation: {line}")
 
-    @contextmanager
+    @contextlib.contextmanager
     def _transaction(self, db: apsw.Connection) -> Iterator[None]:
         """Committed and synced at the end; rolled back when anything in it fails."""
         db.execute("BEGIN IMMEDIATE")
@@ -328,22 +331,25 @@ class Writer:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
-        self._doubtful.clear()
         self._ledger.committed()
 
     def _note_log(self, db: apsw.Connection, name: str, pages: int) -> int:
-        """SQLite's hook: the WAL has so many pages after a commit."""
+        """SQLite's hook: the WAL has so many pages after a commit that wrote some."""
         self._log_pages = pages
+        self._doubtful.clear()
         return 0
 
     def _checkpoint(self) -> None:
         """Move what the WAL holds into the database once that is much. SQLite would do it as a
         part of COMMIT, and its failure would pass for one of the commit, which is durable."""
-        if self._db is None or self._log_pages < schema.WAL_PAGES:
+        full = self._reserve.given_up
+        if self._db is None or (self._log_pages < schema.WAL_PAGES and not full):
             return
         trouble = ""
         try:
-            self._db.wal_checkpoint()
+            # What the WAL took on a full disk is for the reserve.
+            mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if full else apsw.SQLITE_CHECKPOINT_PASSIVE
+            self._db.wal_checkpoint(mode=mode)
             self._log_pages = 0
         except (apsw.Error, OSError) as error:
             # The WAL keeps it all and grows; the next commit tries again.
@@ -351,6 +357,7 @@ class Writer:
             if is_damage(error):
                 self._damaged()
                 self._close_database()
+        self._reserve.keep()
         if trouble and trouble != self._trouble:
             self._report(f"queue database: checkpoint: {trouble}")
         self._trouble = trouble
@@ -381,12 +388,3 @@ class Writer:
                 db.close()
             except (apsw.Error, OSError) as error:
                 self._report(f"queue database: closing: {error}")
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _is_fatal(error: BaseException) -> bool:
-    return is_damage(error) or isinstance(error, apsw.IOError | apsw.FullError | OSError)

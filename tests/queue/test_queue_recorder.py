@@ -12,7 +12,7 @@ from queue_fakes import OK, MemoryStore, make_log, make_message, until
 from queue_faults import Plan, fault_vfs
 
 from resel_mta.mail import Delivered, Reply, TempFail
-from resel_mta.queue import recorder, writer
+from resel_mta.queue import patience, recorder
 from resel_mta.queue.door import QueueStore, Result
 from resel_mta.queue.journal import Journal
 from resel_mta.queue.recorder import Recorder
@@ -69,8 +69,8 @@ class Syncs(Plan):
 async def test_a_removal_shares_the_next_message_s_sync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "BUSY_FOR", 60.0)
-    monkeypatch.setattr(writer, "PATIENCE", 60.0)
+    monkeypatch.setattr(patience, "BUSY_FOR", 60.0)
+    monkeypatch.setattr(patience, "PATIENCE", 60.0)
     plan = Syncs(tmp_path)
     log, _ = make_log()
     ended: list[bool] = []
@@ -90,7 +90,7 @@ async def test_a_removal_shares_the_next_message_s_sync(
             await store.enter(message, claim_for="me")
         assert plan.syncs - before == 5
         # Nothing follows the last one.
-        monkeypatch.setattr(writer, "PATIENCE", 0.0)
+        monkeypatch.setattr(patience, "PATIENCE", 0.0)
         last = Result(message, [(message.recipients[0], Delivered(OK))], release=True)
         made.add(last, lambda gone, entered: ended.append(gone))
         await until(lambda: len(ended) == 6)
