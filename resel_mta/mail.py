@@ -107,7 +107,7 @@ class Recipient:
     reverse_path: this recipient's own, set by an ``owner-`` alias; None means the envelope's.
     orcpt: ORCPT as on the wire, "rfc822;user+40x@example.org" in xtext; "" if not given.
     row: the queue's number for it; 0 before it is queued.
-    attempts: deliveries tried so far.
+    attempts: deliveries tried so far. waited: it was put off before, tried or not.
     via: addresses already expanded on the way here, so that a loop or a second pass is seen;
         "~user" where the user's .forward was followed; last, what `target` and `answer` read.
     """
@@ -120,6 +120,7 @@ class Recipient:
     row: int = 0
     attempts: int = 0
     via: tuple[str, ...] = ()
+    waited: bool = False
 
     @property
     def target(self) -> LocalTarget | None:

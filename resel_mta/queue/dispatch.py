@@ -326,7 +326,7 @@ class Dispatcher:
             # As `any` would, which costs the usual single outcome more.
             tried_before = False
             for recipient, _ in outcomes:
-                if recipient.attempts:
+                if recipient.attempts or recipient.waited:
                     tried_before = True
                     break
             if site.succeeded(tried_before):

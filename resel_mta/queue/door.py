@@ -26,12 +26,14 @@ class Retry:
 
     outcome: None keeps the reply of the last attempt, and does not count as an attempt.
     waits_for: the next hop that is down, by a name of the scheduler's; see `QueueStore.wake`.
+    tried: False for one that was only put off, since its next hop is down.
     """
 
     recipient: Recipient
     next_attempt: float
     outcome: Outcome | None = None
     waits_for: str = ""
+    tried: bool = True
 
 
 @dataclass(slots=True)

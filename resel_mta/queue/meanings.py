@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+SUSPENDED = "delivery temporarily suspended: "
+"""How the reason of mail begins that was not tried, since its next hop is down."""
+
 # Looked for in this order, in lower case: what is said first decides.
 _MEANINGS: tuple[tuple[tuple[str, ...], str], ...] = (
     (

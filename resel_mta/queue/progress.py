@@ -37,10 +37,11 @@ def _record_progress(db: apsw.Connection, number: int, result: Result) -> None:
             )
         else:
             db.execute(
-                "UPDATE recipient SET next_attempt = ?, attempts = attempts + 1, reply = ?, "
+                "UPDATE recipient SET next_attempt = ?, attempts = attempts + ?, reply = ?, "
                 "relay = ?, waits_for = ? WHERE message = ? AND row = ?",
                 (
                     retry.next_attempt,
+                    retry.tried,
                     _text(reason(retry.outcome)),
                     retry.outcome.relay,
                     retry.waits_for,

@@ -54,6 +54,11 @@ class Policy:
         wait = min(doubled * (1 + JITTER * self._uniform()), self.maximal_backoff)
         return now + wait
 
+    def next_look(self, arrival: float, now: float) -> float:
+        """When mail is due that was not tried, since its next hop is down: by its age."""
+        wait = max(now - arrival, self.minimal_backoff) * (1 + JITTER * self._uniform())
+        return now + min(wait, self.maximal_backoff)
+
     def expires(self, message: Message) -> float:
         """When a message is given up; in the past for one that is forced to expire."""
         return self.deadline(message.arrival, message.envelope.reverse_path, message.expires)

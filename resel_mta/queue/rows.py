@@ -53,7 +53,8 @@ _MESSAGE = (
 )
 _RECIPIENTS = (
     "SELECT message, address, orig_to, reverse_path, orcpt, notify, via, attempts, row, "
-    f"next_attempt FROM recipient WHERE message {IN_LIST} AND status = 0 ORDER BY message, row"
+    "next_attempt, reply <> '' FROM recipient "
+    f"WHERE message {IN_LIST} AND status = 0 ORDER BY message, row"
 )
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -276,6 +277,7 @@ def _recipient(row: tuple[Any, ...]) -> Recipient:
         row=row[7],
         attempts=row[6],
         via=tuple(row[5].split("\n")) if row[5] else (),
+        waited=bool(row[9:] and row[9]),
     )
 
 

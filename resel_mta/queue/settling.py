@@ -17,7 +17,7 @@ from resel_mta.queue.journal import Journal
 from resel_mta.queue.notices import Cause, Notice, Notices, wanted_causes, wants_success
 from resel_mta.queue.recorder import Recorder
 from resel_mta.queue.retry import Policy
-from resel_mta.queue.sites import Active
+from resel_mta.queue.sites import Active, is_suspension
 
 FORCED = "message is administratively expired"
 
@@ -100,8 +100,11 @@ class Settler:
             active.expired = True
             active.failed.append((recipient, outcome))
             return
-        due = self._policy.next_attempt(recipient.attempts + 1, now)
-        active.retries.append(Retry(recipient, due, outcome, waits_for))
+        if tried := not is_suspension(outcome):
+            due = self._policy.next_attempt(recipient.attempts + 1, now)
+        else:
+            due = self._policy.next_look(active.message.arrival, now)
+        active.retries.append(Retry(recipient, due, outcome, waits_for, tried))
 
     async def give_up(self, active: Active) -> None:
         """An administrator wants it returned, untried. Its sender is told why it is still here."""

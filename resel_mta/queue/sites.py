@@ -21,9 +21,8 @@ from dataclasses import dataclass, field
 from resel_mta.content import MemoryBody
 from resel_mta.mail import Bounced, Deferred, Message, Outcome, Recipient, Reply, Route, Transport
 from resel_mta.queue.door import Retry
+from resel_mta.queue.meanings import SUSPENDED
 from resel_mta.queue.retry import TransportLimits
-
-SUSPENDED = "delivery temporarily suspended: "
 
 
 class Unkept:
@@ -236,6 +235,11 @@ class Site:
         reply = last.reply if last is not None else Reply(450, "4.4.1", "next hop is unreachable")
         text = reply.text if reply.text.startswith(SUSPENDED) else SUSPENDED + reply.text
         return Deferred(Reply(reply.code, reply.enhanced, text), host_down=True)
+
+
+def is_suspension(outcome: Deferred) -> bool:
+    """Whether nothing was tried."""
+    return outcome.relay == "none" and outcome.reply.text.startswith(SUSPENDED)
 
 
 class Lane:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from resel_mta.queue.meanings import meaning
+from resel_mta.queue.meanings import SUSPENDED, meaning
 from resel_mta.queue.selection import host_of_site
 
 WIDTH = 78
@@ -192,10 +192,13 @@ def _was_other(recipient: RecipientFacts) -> bool:
 
 def _history(recipient: RecipientFacts) -> str:
     where = f" Mail for it goes to {recipient.host_name}." if recipient.host_name else ""
-    if not recipient.attempts:
-        return f"Not tried yet.{where}"
     times = "once" if recipient.attempts == 1 else f"{recipient.attempts} times"
     by = recipient.relay
+    if by in ("", "none") and recipient.reason.startswith(SUSPENDED):
+        before = f"Tried {times}, but not the last time" if recipient.attempts else "Not tried yet"
+        return f"{before}, since other mail found the host down:"
+    if not recipient.attempts:
+        return f"Not tried yet.{where}"
     if not recipient.reason:
         return f"Tried {times}.{where}"
     if by in ("", "none"):

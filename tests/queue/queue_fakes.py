@@ -364,7 +364,8 @@ class MemoryStore:
                         retry.outcome.relay,
                     )
                     row.waits[retry.recipient.row] = retry.waits_for
-                    row.pending[retry.recipient.row].attempts += 1
+                    row.pending[retry.recipient.row].attempts += retry.tried
+                    row.pending[retry.recipient.row].waited = True
             self._add(row, result.added, 0.0)
             row.message.warned = row.message.warned or result.warned
             if not row.pending or result.complete:

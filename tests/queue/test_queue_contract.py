@@ -14,6 +14,7 @@ from resel_mta.queue.door import AlreadyEntered, QueueStore, Result, Retry
 from resel_mta.queue.sqlite import SQLiteStore
 
 BUSY = Deferred(Reply(450, "4.2.1", "busy"), relay="mx[192.0.2.1]:25")
+DOWN = Deferred(Reply(450, "4.4.1", "connect to mx[192.0.2.1]:25: refused"), host_down=True)
 DONE = Delivered(OK)
 
 
@@ -184,6 +185,20 @@ async def test_retry_is_due_at_its_time(store: QueueStore, clock: Clock) -> None
     assert [r.address for r in again.recipients] == ["a@x.org"]
     assert again.recipients[0].attempts == 1
     assert again.recipients[0].row == first.row
+
+
+async def test_what_was_only_put_off_waited_and_was_not_tried(store: QueueStore) -> None:
+    message = make_message(store)
+    await store.enter(message, claim_for="me")
+    assert not message.recipients[0].waited
+    retry = Retry(message.recipients[0], 0.0, DOWN, "smtp:x.org", tried=False)
+    await store.apply("me", [Result(message, retries=[retry], release=True)])
+    (again,) = await store.claim("me", 60, 10)
+    assert again.recipients[0].waited
+    assert again.recipients[0].attempts == 0
+    entry = await store.get(message.queue_id)
+    assert entry is not None
+    assert entry.recipients[0].attempts == 0
 
 
 async def test_earliest_first(store: QueueStore, clock: Clock) -> None:

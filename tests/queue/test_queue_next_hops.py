@@ -54,6 +54,27 @@ async def test_a_dead_next_hop_is_left_alone(house: House) -> None:
     assert len(house.smtp.deliveries) == before
 
 
+async def test_what_was_not_tried_is_no_attempt(make_house: MakeHouse) -> None:
+    house = make_house()
+    await house.scheduler.start()
+    house.smtp.answer = lambda m, r, route: DOWN
+    for _ in range(30):
+        await house.enter("a@dead.net")
+    await house.idle()
+    attempts = [each.recipients[0].attempts async for each in house.store.walk()]
+    assert sorted(set(attempts)) == [0, 1]
+    assert sum(attempts) == len(house.smtp.deliveries) < 30
+    # It is known to wait all the same, and follows as soon as the host is back.
+    await house.scheduler.stop(5)
+    await house.store.delete(
+        [each.queue_id async for each in house.store.walk() if each.recipients[0].attempts]
+    )
+    house = make_house(store=house.store, smtp=house.smtp)
+    house.smtp.answer = lambda m, r, route: Delivered(OK)
+    await house.scheduler.start()
+    await until(lambda: len(house.lines("removed")) == attempts.count(0))
+
+
 async def test_backlog_follows_the_probe(house: House) -> None:
     house.smtp.answer = lambda m, r, route: DOWN
     for _ in range(30):

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from resel_mta.queue.meanings import meaning
+from resel_mta.queue.meanings import SUSPENDED, meaning
 from resel_mta.queue.why import (
     Facts,
     HostState,
@@ -66,6 +66,24 @@ def test_a_deferred_message() -> None:
 def test_a_host_that_is_down() -> None:
     text = one_line(facts(bob(host=HostState(suspended_until=NOW + 60, limit=1))))
     assert "example.net counts as down; it is looked for again in 1 minute, " in text
+
+
+@pytest.mark.parametrize(
+    ("attempts", "words"),
+    [
+        (0, "Not tried yet, since other mail found the host down:"),
+        (1, "Tried once, but not the last time, since other mail found the host down:"),
+        (3, "Tried 3 times, but not the last time, since other mail found the host down:"),
+    ],
+)
+def test_only_real_attempts_are_attempts(attempts: int, words: str) -> None:
+    text = one_line(facts(bob(attempts=attempts, reason=f"{SUSPENDED}{REFUSED}")))
+    assert f"{words} {SUSPENDED}{REFUSED} The machine is up" in text
+    # What another server says is what it says.
+    text = one_line(
+        facts(bob(reason=f"{SUSPENDED}come back", relay="mx.example.net[192.0.2.1]:25"))
+    )
+    assert "Tried 2 times, at last with mx.example.net[192.0.2.1]:25:" in text
 
 
 def test_no_mail_system_runs() -> None:
