@@ -32,6 +32,7 @@ from resel_lda.imap.login import Attempts, Dialog, LoggedIn, Rejected, TLSSource
 from resel_lda.imap.stream import ConnectionLost, Stream
 from resel_lda.keeper import WorkerUnavailable
 from resel_lda.pump import pump
+from resel_lda.waiting import Waiting, most_waiting
 from resel_lda.worker_pool import WorkerPool
 from resel_mta.config import Settings
 from resel_mta.maillog import MailLog
@@ -104,7 +105,7 @@ class LoginService(ABC):
         self.tls = tls
         self._pool = worker_pool
         self._login_timeout = login_timeout
-        self._dialogs: dict[asyncio.Task[None], Stream | None] = {}
+        self._waiting = Waiting()
         self._active: dict[str, Active] = {}
         self._per_client: Counter[tuple[str, str]] = Counter()
         self._pumps: dict[str, asyncio.Transport] = {}
@@ -113,6 +114,7 @@ class LoginService(ABC):
     def reconfigure(self, settings: Settings) -> None:
         """For log-ins from now on."""
         self._most_per_client = settings.number("mail_max_userip_connections")
+        self._most_waiting = most_waiting(settings.number("mail_max_login_connections"))
 
     def active(self) -> list[Active]:
         """Who is logged in."""
@@ -125,11 +127,10 @@ class LoginService(ABC):
 
     async def stop(self, timeout: float) -> None:
         """End the dialogs before log-in with BYE. Sessions end with the worker pool."""
-        for stream in self._dialogs.values():
+        tasks = self._waiting.everybody()
+        for task, stream in tasks.items():
             if stream is not None:
                 self._say_last(stream, "Server shutting down.")
-        tasks = list(self._dialogs)
-        for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=timeout)
@@ -138,16 +139,32 @@ class LoginService(ABC):
 
     def begin(self, stream: Stream) -> None:
         """A client has connected."""
-        self._start(self._welcome(stream), stream)
+        address, _ = address_of(stream.transport.get_extra_info("peername"))
+        self._start(self._welcome(stream), stream, address)
 
     def begin_tls(self, connection: socket.socket) -> None:
         """A client has connected that begins with a handshake. Takes the socket over."""
-        self._start(self._welcome_tls(connection), None)
+        self._start(self._welcome_tls(connection), None, ends_of(connection)[0])
 
-    def _start(self, work: Coroutine[None, None, None], stream: Stream | None) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._dialogs[task] = stream
-        task.add_done_callback(lambda done: self._dialogs.pop(done, None))
+    def _start(
+        self, work: Coroutine[None, None, None], stream: Stream | None, address: str
+    ) -> None:
+        if len(self._waiting) >= self._most_waiting:
+            self._end_one()
+        self._waiting.add(asyncio.get_running_loop().create_task(work), address, stream)
+
+    def _end_one(self) -> None:
+        """As Dovecot, where all its log-in processes are full."""
+        task, stream, address = self._waiting.take_one()
+        if self._waiting.is_to_warn():
+            text = f"{self._most_waiting} connections wait for a log-in: the oldest are closed"
+            self._log.warning(self._log_service, f"{text} (mail_max_login_connections)")
+        self._log.event(
+            self._log_service, f"Disconnected: Connection queue full: user=<>, rip={address}"
+        )
+        if stream is not None:
+            self._say_last(stream, "Too many connections wait for a log-in.")
+        task.cancel()
 
     async def _welcome_tls(self, connection: socket.socket) -> None:
         context = self.tls.context() if self.tls is not None else None
@@ -178,7 +195,7 @@ class LoginService(ABC):
             raise
         task = asyncio.current_task()
         if task is not None:
-            self._dialogs[task] = stream
+            self._waiting.has_stream(task, stream)
         await self._welcome(stream)
 
     async def _welcome(self, stream: Stream) -> None:

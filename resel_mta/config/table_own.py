@@ -31,6 +31,7 @@ space expunge_minfree = 100M ## Free space below which expunged mail is not kept
 flag relay_cut_through = no ## Answer a client when the next hop has taken its mail, and queue it only on trouble or after 5 s.
 number(0..256) mailbox_processes = 1 ## How many processes serve the mailboxes of mail_uid, each user by one of them; 0: one for each core, 16 at most. A restart changes it.
 number(0..64) worker_processes = 1 ## How many processes take and deliver mail, each with a part of the queue; 0: one for each core.
+number(1..) mail_max_login_connections = 1000 ## How many connections of a protocol may wait for a log-in, at most an eighth of the files that the process may open; one more ends the oldest of the address that has most.
 number(1..) mail_max_userip_connections = 100 ## How many sessions of a protocol one user may have from one address.
 time(1..) shutdown_timeout = 20s ## How long a stopping daemon lets sessions finish.
 text mailbox_syslog_name = dovecot ## What log lines of IMAP and its kin start with.

@@ -6,6 +6,7 @@ import asyncio
 import imaplib
 import os
 import signal
+import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,33 @@ async def test_too_many_sessions(tmp_path: Path) -> None:
 
     async with imap_service(tmp_path, mail_max_userip_connections="1") as running:
         await in_thread(talk, running.port)
+
+
+async def test_too_many_connections_before_log_in(tmp_path: Path) -> None:
+    """One more ends the oldest, of the address that has the most: others get in meanwhile."""
+
+    def connect(port: int, address: str) -> socket.socket:
+        client = socket.create_connection(("127.0.0.1", port), 10, source_address=(address, 0))
+        assert client.recv(4096).startswith(b"* OK ")
+        return client
+
+    def talk(port: int) -> None:
+        other = connect(port, "127.0.0.2")
+        flood = [connect(port, "127.0.0.1") for _ in range(6)]
+        for client in flood[:3]:
+            assert client.recv(4096) == b"* BYE Too many connections wait for a log-in.\r\n"
+            assert client.recv(4096) == b""
+        other.sendall(f'a LOGIN lcarr "{PASSWORD}"\r\n'.encode())
+        assert other.recv(4096).startswith(b"a OK ")
+        flood[5].sendall(b"a NOOP\r\n")
+        assert flood[5].recv(4096) == b"a OK NOOP completed.\r\n"
+        for client in (other, *flood):
+            client.close()
+
+    async with imap_service(tmp_path, mail_max_login_connections="4") as running:
+        await in_thread(talk, running.port)
+        await running.log.wait_for("warning", "4 connections wait for a log-in")
+        await running.log.wait_for("Disconnected: Connection queue full: user=<>, rip=127.0.0.1")
 
 
 async def test_a_dead_worker_is_replaced(tmp_path: Path) -> None:
