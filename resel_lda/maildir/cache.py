@@ -16,6 +16,7 @@ import apsw
 
 from resel_lda.maildir import fulltext
 from resel_lda.maildir.database import Database, all_rows
+from resel_lda.maildir.files import with_crlf
 from resel_lda.mime.lookup import SearchRow, SortRow, search_row, sort_row
 from resel_lda.mime.places import noted_places
 from resel_lda.mime.preview import preview_of
@@ -23,8 +24,8 @@ from resel_lda.mime.sections import (
     Node,
     envelope_of,
     parse,
-    render_body,
-    render_bodystructure,
+    plain_structures,
+    render_structures,
 )
 from resel_mta.disk import Disk
 from resel_mta.maillog import MailLog
@@ -39,10 +40,15 @@ _BATCH = 500
 
 
 class Whole:
-    """A message with CR LF line ends. Its structure is looked for once."""
+    """A message as it is stored. Its structure is looked for once, and only if it is needed."""
 
-    def __init__(self, octets: bytes) -> None:
-        self.octets = octets
+    def __init__(self, stored: bytes) -> None:
+        self.stored = stored
+
+    @cached_property
+    def octets(self) -> bytes:
+        """With CR LF line ends."""
+        return with_crlf(self.stored)
 
     @cached_property
     def root(self) -> Node:
@@ -60,7 +66,9 @@ class Layer:
 
 
 def _structure(message: Whole) -> tuple[bytes, bytes]:
-    return render_body(message.root), render_bodystructure(message.root)
+    bare = b"\r" not in message.stored
+    plain = plain_structures(message.stored if bare else message.octets, bare)
+    return plain or render_structures(message.root)
 
 
 def _content(message: Whole) -> tuple[bytes, str]:

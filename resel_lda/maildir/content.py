@@ -22,24 +22,11 @@ from resel_lda.maildir.needles import Needles
 from resel_lda.maildir.readahead import MAX_OCTETS
 from resel_lda.mime.rawsearch import may_contain
 from resel_lda.mime.searchtext import whole_text
-from resel_lda.mime.sections import (
-    envelope_of,
-    header_fields,
-    parse,
-    render_body,
-    render_bodystructure,
-)
+from resel_lda.mime.sections import header_fields
 from resel_mta.maillog import MailLog
 
 # Rows handed to the cache at a time.
 _BATCH = 200
-
-
-def make_part(data: bytes) -> Part:
-    """The wire strings of a message with CR LF line ends."""
-    root = parse(data)
-    header = data[: root.header_end]
-    return Part(envelope_of(header), render_body(root), render_bodystructure(root), len(data))
 
 
 class MessageReader:
@@ -75,11 +62,20 @@ class MessageReader:
         name = self._index.names.get(uid)
         if name is None:
             return None
-        return self._index.files.open_message(base_of(name), name)
+        files = self._index.files
+        try:
+            return os.open(f"{files.cur}/{name}", os.O_RDONLY | os.O_CLOEXEC), name
+        except FileNotFoundError:
+            return files.open_message(base_of(name), name)
 
     def read(self, uid: int) -> bytes | None:
+        stored = self._stored(uid)
+        return None if stored is None else with_crlf(stored)
+
+    def _stored(self, uid: int) -> bytes | None:
+        """With the line ends that it has on disk."""
         opened = self.open(uid)
-        return None if opened is None else with_crlf(read_all(opened[0]))
+        return None if opened is None else read_all(opened[0])
 
     def read_with(self, uid: int, others: Sequence[int]) -> tuple[bytes | None, dict[int, bytes]]:
         """A message, and of the others as many as are not too large together."""
@@ -176,9 +172,9 @@ class MessageReader:
             batch = uids[start : start + _BATCH]
             if layer.of_message:
                 rows = [
-                    (uid, layer.make(Whole(message)))
+                    (uid, layer.make(Whole(stored)))
                     for uid in batch
-                    if (message := self.read(uid)) is not None
+                    if (stored := self._stored(uid)) is not None
                 ]
             else:
                 headers = self._read_headers(batch) if name == "header" else self.headers(batch)

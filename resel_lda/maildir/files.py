@@ -17,6 +17,8 @@ from resel_mta.disk import Disk
 # maildir(5): what lies in tmp longer than this was left by a crash.
 _TMP_MAX_AGE = 36 * 3600
 _BLOCK = 1 << 20
+# Most messages are smaller.
+_SMALL = 1 << 14
 
 # (device, inode) of new/ and of cur/.
 Identity = tuple[tuple[int, int], ...]
@@ -65,9 +67,8 @@ class CrlfCounter:
 
 def with_crlf(data: bytes) -> bytes:
     """A stored message with CR LF line ends, whatever they were."""
-    if b"\r\n" in data:
-        if data.count(b"\n") == data.count(b"\r\n"):
-            return data
+    # One octet is found much faster than two, and most files have no CR.
+    if b"\r" in data:
         data = data.replace(b"\r\n", b"\n")
     return data.replace(b"\n", b"\r\n")
 
@@ -239,11 +240,11 @@ class MaildirFiles:
 def read_all(fd: int) -> bytes:
     """Everything from a descriptor, which is closed."""
     try:
-        size = os.fstat(fd).st_size
-        data = os.read(fd, size + 1)
-        if len(data) == size:
+        data = os.read(fd, _SMALL)
+        # Only at its end a file gives less than is asked for.
+        if len(data) < _SMALL:
             return data
-        blocks = [data]
+        blocks = [data, os.read(fd, max(os.fstat(fd).st_size - _SMALL, 0) + 1)]
         while block := os.read(fd, _BLOCK):
             blocks.append(block)
         return b"".join(blocks)

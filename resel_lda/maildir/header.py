@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from resel_lda.maildir.files import with_crlf
 from resel_lda.mime.sections import header_fields
 
-_BLOCK = 8192
+# What is read at first holds nearly all headers; then always more, so that long ones take no square
+# time.
+_FIRST = 4096
+_MORE = 1 << 16
 
 
 def set_name(names: Sequence[bytes], exclude: bool) -> str:
@@ -34,11 +37,12 @@ def header_of(message: bytes) -> bytes:
 
 def read_header(fd: int) -> bytes:
     """The same of a stored message, whatever its line ends; of a large one no more is read."""
-    data = b""
+    data = os.read(fd, _FIRST)
+    end = data.find(b"\n\n")
+    if end > 0 and b"\r" not in (header := data[: end + 2]) and header[0] != 0x0A:
+        return header.replace(b"\n", b"\r\n")
+    block, start = data, 0
     while True:
-        block = os.read(fd, _BLOCK)
-        start = max(0, len(data) - 3)
-        data += block
         if data.startswith((b"\n", b"\r\n")):
             return b"\r\n"
         ends = [end for end in (data.find(b"\n\n", start), data.find(b"\n\r\n", start)) if end >= 0]
@@ -46,3 +50,6 @@ def read_header(fd: int) -> bytes:
             return with_crlf(data[: min(ends) + 1] + b"\n")
         if not block:
             return with_crlf(data)
+        start = max(0, len(data) - 3)
+        block = os.read(fd, max(len(data), _MORE))
+        data += block

@@ -16,7 +16,7 @@ from resel_lda.mime.params import (
     parse_languages,
     parse_token,
 )
-from resel_lda.mime.structure import ENVELOPE_FIELDS, Node
+from resel_lda.mime.structure import ENVELOPE_FIELDS, Node, line_ends, only_part
 
 _PLAIN = re.compile(rb"[\x01-\x09\x0b\x0c\x0e-\x21\x23-\x5b\x5d-\x7f]*")
 _QUOTABLE = re.compile(rb"[\x01-\x09\x0b\x0c\x0e-\x7f]*")
@@ -147,6 +147,18 @@ def render_structures(root: Node) -> tuple[bytes, bytes]:
             fields = tuple(node.fields) if node.is_mime else ()
             done[id(node)] = _leaf(fields, node.size, node.lines)
     return done[id(root)]
+
+
+def plain_structures(message: bytes, bare: bool) -> tuple[bytes, bytes] | None:
+    """(BODY, BODYSTRUCTURE) of a message with CR LF line ends (bare: that has no CR, where its LF would
+    get one); None if it may have parts."""
+    found = only_part(message)
+    if found is None:
+        return None
+    fields, start = found
+    body = message[start:]
+    lines = line_ends(body)
+    return _leaf(tuple(fields), len(body) + (lines if bare else 0), lines)
 
 
 def _multipart(node: Node, inner: bytes, inner_full: bytes) -> tuple[bytes, bytes]:

@@ -11,9 +11,11 @@ from collections.abc import Collection, Sequence
 
 from resel_lda.mime.render import (
     envelope_of,
+    plain_structures,
     render_body,
     render_bodystructure,
     render_envelope,
+    render_structures,
 )
 from resel_lda.mime.structure import Node, parse
 from resel_lda.mime.text import decoded_text
@@ -28,9 +30,11 @@ __all__ = [
     "header_of",
     "mime_of",
     "parse",
+    "plain_structures",
     "render_body",
     "render_bodystructure",
     "render_envelope",
+    "render_structures",
     "section",
     "text_of",
 ]

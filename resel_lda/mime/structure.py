@@ -17,6 +17,7 @@ from resel_lda.mime.params import Params, parse_content_type
 MAX_PARTS = 10_000
 MAX_DEPTH = 100
 _MAX_BOUNDARY = 80
+_COPIED = 1 << 20
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
 
 # The only fields that ENVELOPE and BODYSTRUCTURE ever look at.
@@ -39,7 +40,7 @@ class Node:
     start, header_end, body, end: its header, its body (after the empty line) and where that
         ends, without the line end that belongs to the boundary. header_end is body, but where a
         boundary cuts the header short.
-    lines: line ends in the body.
+    lines: line ends in the body; of a multipart 0.
     fields: (lower-case name, unfolded value) of the fields that matter, in order; a Subject has its
         line ends.
     children: of a multipart its parts; of a message/rfc822 the one message in it.
@@ -116,6 +117,33 @@ def leaf(part: bytes, header_end: int, body: int) -> Node:
     node.header_end, node.body, node.end = header_end, body, len(part)
     node.fields = unfolded_fields(part[:body], _OF_MESSAGE)
     return node
+
+
+def only_part(data: bytes) -> tuple[list[Field], int] | None:
+    """(fields of MIME that mean something, where its body starts) of a message, whatever its line
+    ends, that is one part to the end; None of others."""
+    if data.startswith((b"\n", b"\r\n")):
+        return None
+    empty = _EMPTY_LINE.search(data)
+    body = empty.end() if empty is not None else len(data)
+    fields = unfolded_fields(data[:body], _OF_MESSAGE)
+    meant = False
+    for name, value in fields:
+        if name == b"content-type":
+            if parse_content_type(value).type.lower() in (b"multipart", b"message"):
+                return None
+            meant = True
+            break
+        meant = meant or name == b"mime-version"
+    return fields if meant else [], body
+
+
+def line_ends(octets: bytes) -> int:
+    """How many there are."""
+    if len(octets) > _COPIED:
+        return octets.count(b"\n")
+    # It leaps from one to the next, where `count` looks at each octet.
+    return len(octets.replace(b"\n", b"\r\n")) - len(octets)
 
 
 def parse(data: bytes, with_global: bool = False, with_envelope: bool = True) -> Node:
@@ -226,7 +254,8 @@ class _Parser:
                 # The boundary follows the header at once: the empty line is its line end.
                 current.header_end = max(end, current.start)
             current.end = max(end, floor, current.body)
-            current.lines = self.data.count(b"\n", current.body, current.end)
+            if not current.is_multipart:
+                current.lines = line_ends(self.data[current.body : current.end])
             current = current.parent
 
     def find_boundary(
