@@ -323,13 +323,8 @@ class Dispatcher:
         if not down:
             if site.failed_at:
                 self._peers.tell_up(site.key)
-            # As `any` would, which costs the usual single outcome more.
-            tried_before = False
-            for recipient, _ in outcomes:
-                if recipient.attempts or recipient.waited:
-                    tried_before = True
-                    break
-            if site.succeeded(tried_before):
+            tried = [1 for recipient, _ in outcomes if recipient.attempts or recipient.waited]
+            if site.succeeded(tried_before=bool(tried)):
                 self._spawn(self._wake_backlog(site.key))
             return ""
         if site.failed(first, time.time(), self._policy.minimal_backoff):
