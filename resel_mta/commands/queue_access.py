@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from resel_mta.commands.cli import Failure
 from resel_mta.config import ConfigError, Settings
 from resel_mta.control import ControlClient, ControlError, NotRunning, Row, control_path
 from resel_mta.mail import Route, TempFail
-from resel_mta.maillog import FileSink, MailLog, SyslogSink
+from resel_mta.maillog import FileSink, MailLog, StreamSink, SyslogSink
 from resel_mta.public_queue import PUBLIC_VERBS, public_queue_path
 from resel_mta.queue.door import Entry
 from resel_mta.queue.lock import QueueLocked
@@ -60,6 +61,23 @@ def open_log(settings: Settings) -> MailLog | None:
         stamped=not is_syslog,
         as_json=settings.text("log_format") == "json",
     )
+
+
+class DamageLog(MailLog):
+    """What the store finds damaged while no daemon runs: it is set aside at once, and the next
+    start finds nothing. Told to whoever asked, and in the mail log, which is opened only then."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(StreamSink(2))
+        self._settings = settings
+
+    def warning(self, service: str, text: str, queue_id: str = "", **fields: object) -> None:
+        whole = f"{queue_id}: {text}" if queue_id else text
+        print(f"resel-queue: warning: {cli.printable(whole)}", file=sys.stderr)
+        log = open_log(self._settings)
+        if log is not None:
+            log.warning(service, text, queue_id, **fields)
+            log.flush()
 
 
 class Stopped:
@@ -214,7 +232,11 @@ class Queue:
         deadline = time.monotonic() + LOCK_PATIENCE
         while True:
             try:
-                return await SQLiteStore.open(part_directory(self._directory, part), part=part)
+                return await SQLiteStore.open(
+                    part_directory(self._directory, part),
+                    log=DamageLog(self._settings),
+                    part=part,
+                )
             except QueueLocked:
                 if time.monotonic() > deadline:
                     raise

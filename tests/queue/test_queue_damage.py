@@ -275,6 +275,11 @@ async def test_a_crash_while_it_is_set_aside(sample: Sample, tmp_path: Path) -> 
     pytest.fail("a salvage takes more steps than that")
 
 
+def log_of(directory: Path) -> str:
+    log = directory / "log"
+    return log.read_text() if log.exists() else ""
+
+
 def test_commands_on_a_damaged_queue(
     sample: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -282,11 +287,20 @@ def test_commands_on_a_damaged_queue(
         f"role = relay\nqueue_directory = {tmp_path}/spool\ndata_directory = {tmp_path}/data\n"
         f"relayhost = [127.0.0.1]\ninet_interfaces = 127.0.0.1\nmaillog_file = {tmp_path}/log\n"
     )
+    found = 0
     for number in range(1, pages_of(sample) + 1, 3):
         root = damaged_copy(sample, tmp_path / "spool", number, noise)
         where = ["-c", str(tmp_path)]
         assert main(["-j", *where]) == 0
+        told = capsys.readouterr().err
+        # Not only the log: what the command has set aside, the next start does not find.
+        aside = bool(list((tmp_path / "spool" / "corrupt").glob("queue.db.*")))
+        assert ("resel-queue: warning: damaged database set aside as " in told) == aside
+        assert ("damaged database set aside as " in log_of(tmp_path)) == aside
         assert main(["-r", "ALL", *where]) == 0
         assert main(["-d", "ALL", *where]) == 0
-        assert "fatal" not in capsys.readouterr().err
+        assert "fatal" not in told + capsys.readouterr().err
         shutil.rmtree(root)
+        (tmp_path / "log").unlink(missing_ok=True)
+        found += aside
+    assert found
