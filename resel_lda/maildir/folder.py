@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -41,8 +42,8 @@ from resel_mta.maillog import MailLog
 T = TypeVar("T")
 Pairs = Sequence[tuple[int, int]]
 
-# Events that come close together (a bulk copy) are looked at together.
-_SETTLE = 0.004
+# Events that come together are looked at together; where nobody watches, whoever asks looks.
+_SETTLE, _UNWATCHED = 0.004, 0.25
 _BLOCK = 1 << 18
 # Seconds after which what a first look found is written to `state`.
 _SAVE_DELAY = 0.5
@@ -95,8 +96,7 @@ class MaildirFolder(ReadableFolder):
         return sum(uid >= first for uid in list(self.index.infos))
 
     def claim_recent(self) -> frozenset[int]:
-        first = self.index.state.first_recent
-        following = self.index.last_uid + 1
+        first, following = self.index.state.first_recent, self.index.last_uid + 1
         if first >= following:
             return frozenset()
         self.index.state.first_recent = following
@@ -107,6 +107,9 @@ class MaildirFolder(ReadableFolder):
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
         self._callbacks.append(callback)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._settled()
 
         def stop() -> None:
             with contextlib.suppress(ValueError):
@@ -120,10 +123,7 @@ class MaildirFolder(ReadableFolder):
         self._verified = asyncio.get_running_loop().time()
         self._watched = self.index.files.identity()
         for kind, directory in (("new", self.index.files.new), ("cur", self.index.files.cur)):
-
-            def event(mask: int, name: str, kind: str = kind) -> None:
-                self._event(kind, mask, name)
-
+            event = partial(self._event, kind)
             number = watcher.add(directory, event)
             if number is not None:
                 self._watches.append((number, event))
@@ -143,8 +143,10 @@ class MaildirFolder(ReadableFolder):
             return
         else:
             self._events.append((kind, mask, name))
+        self._background_turns.busy()
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_SETTLE, self._settled)
+            delay = _SETTLE if self._callbacks else _UNWATCHED
+            self._timer = asyncio.get_running_loop().call_later(delay, self._settled)
 
     def _settled(self) -> None:
         self._timer = None
