@@ -65,15 +65,18 @@ def open_log(settings: Settings) -> MailLog | None:
 
 class DamageLog(MailLog):
     """What the store finds damaged while no daemon runs: it is set aside at once, and the next
-    start finds nothing. Told to whoever asked, and in the mail log, which is opened only then."""
+    start finds nothing. Told to whoever asked, unless the answer tells it, and in the mail log,
+    which is opened only then."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, verb: str) -> None:
         super().__init__(StreamSink(2))
         self._settings = settings
+        self._answered = verb == "queue.check"
 
     def warning(self, service: str, text: str, queue_id: str = "", **fields: object) -> None:
         whole = f"{queue_id}: {text}" if queue_id else text
-        print(f"resel-queue: warning: {cli.printable(whole)}", file=sys.stderr)
+        if not self._answered:
+            print(f"resel-queue: warning: {cli.printable(whole)}", file=sys.stderr)
         log = open_log(self._settings)
         if log is not None:
             log.warning(service, text, queue_id, **fields)
@@ -221,22 +224,19 @@ class Queue:
             tables = {}
             # Part 0 comes first: who has that may have the others.
             for part in (0, *other_parts(self._directory)):
-                store = await self._open(part)
+                store = await self._open(part, DamageLog(self._settings, verb))
                 stack.push_async_callback(store.close)
                 tables[part] = QueueVerbs(store, deliverer, log).table()
             async for row in MergedQueue(lambda: tables).table()[verb](args):
                 answer.write(json.dumps(row) + "\n")
 
-    async def _open(self, part: int) -> SQLiteStore:
+    async def _open(self, part: int, log: MailLog) -> SQLiteStore:
         """Another command, or what is left of a daemon, may have it for a moment."""
         deadline = time.monotonic() + LOCK_PATIENCE
         while True:
             try:
-                return await SQLiteStore.open(
-                    part_directory(self._directory, part),
-                    log=DamageLog(self._settings),
-                    part=part,
-                )
+                where = part_directory(self._directory, part)
+                return await SQLiteStore.open(where, log=log, part=part)
             except QueueLocked:
                 if time.monotonic() > deadline:
                     raise

@@ -8,7 +8,7 @@ from resel_mta.maillog import MailLog
 from resel_mta.queue import changes, rows
 from resel_mta.queue.administration import Administration, number_of
 from resel_mta.queue.ids import parse_id
-from resel_mta.queue.spool import THRESHOLD, FileBody, SpoolSink, disk_failure
+from resel_mta.queue.spool import THRESHOLD, FileBody, NotWhole, SpoolSink, disk_failure
 
 GONE = Reply(451, "4.3.0", "Error: the message is no longer in the queue")
 DAMAGED = Reply(451, "4.3.0", "Error: the message is damaged and was set aside")
@@ -56,8 +56,12 @@ class Contents(Administration):
         if spooled is not None:
             try:
                 body = await self._in_thread(self._spool.open_content, message.queue_id, spooled)
+            except NotWhole as error:
+                reason = f"content file: {error}"
             except OSError as error:
-                reason = str(error)
+                # A folder with a wrong owner, a disk that fails: it may be readable again.
+                text = f"message content could not be read: {error.strerror}"
+                raise TempFail(Reply(451, "4.3.0", text)) from error
         elif body is not None:
             body = MemoryBody(body)
         if reason:

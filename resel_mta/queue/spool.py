@@ -49,6 +49,10 @@ def disk_failure(error: OSError) -> TempFail:
     return TempFail(STORE_FAILED)
 
 
+class NotWhole(Exception):
+    """A content file is missing, or not as long as recorded."""
+
+
 class FileBody:
     """A body in a file of the spool, opened anew for each read: it may be moved in between."""
 
@@ -171,11 +175,14 @@ class Spool:
             self.remove(str(self.content_path(name)))
 
     def open_content(self, name: str, size: int) -> FileBody:
-        """The body of a row. OSError if the file is missing or not as long as recorded."""
+        """The body of a row. Raises NotWhole, and OSError where that cannot be told now."""
         path = str(self.content_path(name))
-        found = os.stat(path, follow_symlinks=False).st_size
+        try:
+            found = os.stat(path, follow_symlinks=False).st_size
+        except FileNotFoundError as error:
+            raise NotWhole(error.strerror) from error
         if found != size:
-            raise OSError(errno.EIO, f"{found} octets, not {size}", path)
+            raise NotWhole(f"{found} octets, not {size}")
         return FileBody(path, size)
 
     def set_aside(self, name: str, header: bytes) -> None:

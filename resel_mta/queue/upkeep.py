@@ -17,6 +17,7 @@ from resel_mta.queue.ids import format_id, parse_id
 from resel_mta.queue.reserve import Reserve
 from resel_mta.queue.salvage import without_envelope
 from resel_mta.queue.schema import CORRUPT, check_envelopes, shrink
+from resel_mta.queue.spool import NotWhole
 
 PAGE = 100
 """Messages that are read at once."""
@@ -118,8 +119,11 @@ class Upkeep(Contents, abc.ABC):
             checked.files += 1
             try:
                 await self._in_thread(self._spool.open_content, name, spooled)
+            except NotWhole as error:
+                reason = f"content file: {error}"
             except OSError as error:
-                reason = f"content file: {error.strerror or error}"
+                # It is tried all the same, and may be readable by then.
+                checked.problems.append(f"{name}: content file: {error.strerror}: {error.filename}")
         if reason and await self.get(name) is not None:
             await self._set_aside(number, name, header, reason)
             checked.problems.append(f"{name}: {reason}: marked as corrupt")

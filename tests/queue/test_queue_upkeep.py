@@ -57,6 +57,31 @@ async def test_nothing_is_damaged(store: SQLiteStore) -> None:
     await store.close()
 
 
+async def test_content_that_cannot_be_read_now_is_no_damage(
+    store: SQLiteStore, tmp_path: Path
+) -> None:
+    message = await enter(store, BIG)
+    folder = file_of(tmp_path, message).parent
+    # As with a folder of another owner, which root would not notice.
+    away = folder.rename(tmp_path / "away")
+    folder.symlink_to(folder)
+    found = await store.check()
+    [problem] = found.problems
+    assert problem.startswith(f"{message.queue_id}: content file: ")
+    assert "marked as corrupt" not in problem
+    with pytest.raises(TempFail, match="could not be read"):
+        await store.load(message.queue_id)
+    assert await queue_of(store, message) == "incoming"
+    folder.unlink()
+    away.rename(folder)
+    loaded = await store.load(message.queue_id)
+    assert loaded is not None
+    assert loaded.content is not None
+    assert read_all(loaded.content).endswith(BIG)
+    assert (await store.check()).problems == []
+    await store.close()
+
+
 @pytest.mark.parametrize("damage", ["gone", "short"])
 async def test_a_content_file_is_damaged(store: SQLiteStore, tmp_path: Path, damage: str) -> None:
     good, bad = await enter(store, BIG), await enter(store, BIG)
