@@ -207,11 +207,11 @@ class View:
         if new:
             self.uids += new
             self._memos.clear()
-            if not self.read_only:
-                claimed = self.mailbox.claim_recent()
-                if self._shows_recent:
-                    self.recent.update(claimed.intersection(new))
             out.append(b"* %d EXISTS\r\n" % len(self.uids))
+        # One that was new at the last call may have become claimable since.
+        claimed = frozenset() if self.read_only else self.mailbox.claim_recent()
+        if claimed and self._shows_recent:
+            self.recent.update(claimed.intersection(self.uids))
         if self._shows_recent and (new or len(self.recent) != recent_before):
             out.append(b"* %d RECENT\r\n" % len(self.recent))
         for info in changed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -90,18 +91,20 @@ class MaildirFolder(ReadableFolder):
     # -- \Recent ------------------------------------------------------------------------------
 
     def recent_count(self) -> int:
-        first = self.index.state.first_recent
-        if first > self.index.last_uid:
-            return 0
-        return sum(uid >= first for uid in list(self.index.infos))
+        return len(self._unclaimed())
 
     def claim_recent(self) -> frozenset[int]:
-        first, following = self.index.state.first_recent, self.index.last_uid + 1
-        if first >= following:
-            return frozenset()
-        self.index.state.first_recent = following
-        self._later(lambda: self.reader.state.set_first_recent(self.index.state.id, following))
-        return frozenset(uid for uid in list(self.index.infos) if uid >= first)
+        claimed = self._unclaimed()
+        if claimed:
+            following = claimed[-1] + 1
+            self.index.state.first_recent = following
+            self._later(lambda: self.reader.state.set_first_recent(self.index.state.id, following))
+        return frozenset(claimed)
+
+    def _unclaimed(self) -> list[int]:
+        """Of the messages that sessions can see: what a look finds that is under way in a thread
+        is not yet there to be claimed by one of them."""
+        return self._uids[bisect_left(self._uids, self.index.state.first_recent) :]
 
     # -- changes ------------------------------------------------------------------------------
 

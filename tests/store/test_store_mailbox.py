@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
+from resel_lda.imap.view import View
 from resel_lda.mailbox import AppendData, MailboxError
 from resel_lda.maildir import store as store_module
 from resel_lda.maildir.store import MaildirStore
@@ -290,3 +292,32 @@ async def test_more_folders_than_stay_open(
     folder.release()
     async with asyncio.timeout(10):
         await store.close()
+
+
+async def test_what_comes_while_a_session_selects_is_recent_in_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread has taken the message in, but no session can see it yet."""
+    store = make_store(tmp_path)
+    folder = await store.open("INBOX")
+    first = View(folder, "INBOX", read_only=False)
+    reached, go_on = threading.Event(), threading.Event()
+    save = folder.index.save
+
+    def save_late() -> None:
+        reached.set()
+        assert go_on.wait(30)
+        save()
+
+    monkeypatch.setattr(folder.index, "save", save_late)
+    drop(tmp_path, "1.a.host")
+    looking = asyncio.ensure_future(folder.refresh())
+    assert await asyncio.to_thread(reached.wait, 30)
+    second = View(folder, "INBOX", read_only=False)
+    go_on.set()
+    await looking
+    assert first.updates(True) == [b"* 1 EXISTS\r\n", b"* 1 RECENT\r\n"]
+    assert second.updates(True) == [b"* 1 EXISTS\r\n", b"* 0 RECENT\r\n"]
+    third = View(folder, "INBOX", read_only=False)
+    assert (first.recent, second.recent, third.recent) == ({1}, set(), set())
+    await store.close()
