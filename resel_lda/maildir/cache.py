@@ -118,7 +118,7 @@ class CacheFile:
     """Methods block; raise apsw.Error."""
 
     def __init__(self, path: str, disk: Disk, log: MailLog) -> None:
-        steps = (_SCHEMA, fulltext.SCHEMA, _CONTENT, _ARRIVED, _PARTS)
+        steps = (_SCHEMA, fulltext.SCHEMA, _CONTENT, _ARRIVED, _PARTS, fulltext.SHARED)
         self.database = Database(path, steps, disk, log, oldest=1)
         self.fulltext = fulltext.FullText(self.database)
         self._folders: dict[str, int] = {}
@@ -289,6 +289,7 @@ class CacheFile:
                     f" WHERE field_set = {number} AND key = ?",
                     keys,
                 )
+            self.fulltext.copy(db, keys)
 
         self.database.run(work)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_store_cache import until
 from test_store_mailbox import append, make_store
 
 sys.path.append(str(Path(__file__).parent.parent / "mime"))
@@ -21,10 +22,12 @@ from resel_lda.imap.search_run import find
 from resel_lda.imap.session import Session, Who
 from resel_lda.imap.stream import Stream
 from resel_lda.imap.view import View
+from resel_lda.maildir import reading
+from resel_lda.maildir.cache import CacheFile
 from resel_lda.maildir.database import Database
 from resel_lda.maildir.files import with_crlf
 from resel_lda.maildir.folder import MaildirFolder
-from resel_lda.maildir.fulltext import SCHEMA, FullText
+from resel_lda.maildir.fulltext import SCHEMA, SHARED, FullText
 from resel_lda.maildir.header import header_of
 from resel_lda.maildir.store import MaildirStore
 from resel_lda.mime.fold import fold
@@ -58,7 +61,7 @@ KEYS = (
 
 
 def open_index(path: Path) -> FullText:
-    return FullText(Database(str(path), (SCHEMA,), Disk(), MailLog(StreamSink(2))))
+    return FullText(Database(str(path), (SCHEMA, SHARED), Disk(), MailLog(StreamSink(2))))
 
 
 async def searched(store: MaildirStore, folder: MaildirFolder, keys: str) -> list[int]:
@@ -125,3 +128,50 @@ def test_too_long_a_text_is_never_excluded(tmp_path: Path) -> None:
     index.add([(1, "another")])
     assert index.possible([1], "hort") == (set(), [])
     index._database.close()
+
+
+async def test_copies_are_searched_without_being_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(tmp_path)
+    folder = await store.open_folder("INBOX")
+    await store.create("Sub")
+    target = await store.open_folder("Sub")
+    # The background does not do it first.
+    monkeypatch.setattr(reading, "_FILL_DELAY", 600.0)
+    await append(folder, *WORDS)
+    folder.reader.fill(folder.uids())
+    every = folder.uids()
+    await folder.copy(every, "Sub")
+    await until(lambda: not target.reader.unfilled(target.uids()))
+    await folder.expunge(every)
+    await until(lambda: not folder.reader.cache.known(folder.reader.guid, "sort"))
+    monkeypatch.setattr(target.reader, "open", None)
+    assert await target.may_contain(target.uids(), "est tomb") == {target.uids()[0]}
+    await store.close()
+
+
+def test_a_text_stays_with_the_copy(tmp_path: Path) -> None:
+    cache = CacheFile(str(tmp_path / "cache"), Disk(), MailLog(StreamSink(2)))
+    index = cache.fulltext
+
+    def count() -> int:
+        sql = "SELECT count(*) FROM fulltext_docsize"
+        return int(cache.database.read(lambda db: db.execute(sql).fetchall()[0][0]))
+
+    index.add([(1, "quick fox"), (2, "lazy dog")])
+    cache.database.run(lambda db: index.copy(db, [(1 << 32, 1), (1 + (1 << 32), 2)]))
+    cache.database.run(lambda db: index.forget(db, 0, 99))
+    # A folder with the number of a deleted one.
+    index.add([(1, "quick hare")])
+    high = [1 << 32, 1 + (1 << 32)]
+    assert index.possible(high, "fox") == ({1 << 32}, [])
+    assert index.possible(high, "hare") == (set(), [])
+    assert index.possible([1], "hare") == ({1}, [])
+    assert index.possible([1], "fox") == (set(), [])
+    assert count() == 3
+    index.add([(1 << 32, "another")])
+    cache.database.run(lambda db: index.remove(db, [(1 + (1 << 32),)]))
+    assert index.possible(high, "another") == ({1 << 32}, [1 + (1 << 32)])
+    assert count() == 2
+    cache.database.close()
