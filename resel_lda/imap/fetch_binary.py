@@ -36,7 +36,9 @@ def parse_binary(args: Parser, name: bytes) -> Item | None:
             return label + b" NIL"
         if partial is not None:
             octets = octets[partial[0] : partial[0] + partial[1]]
-        return b"%b ~{%d}\r\n%b" % (label, len(octets), octets)
+        # RFC 9051 §7.5.2: so a client sees whether there is a NUL without a look at all of it.
+        tilde = b"~" if b"\0" in octets else b""
+        return b"%b %b{%d}\r\n%b" % (label, tilde, len(octets), octets)
 
     return Item(render, Need.MESSAGE, sets_seen=name == b"BINARY", name=label, part=path)
 

@@ -231,6 +231,7 @@ class Upload:
             if literal.waits:
                 return
             if literal.size > self._session.reader.limits.skip:
-                raise ConnectionLost
+                # Says why, and raises ConnectionLost: nobody reads what still comes.
+                await self._session.reader.refuse_literal(literal)
             await self._session.reader.skip(literal.size)
             _, self._literal = await self._session.reader.after_literal()

@@ -118,7 +118,7 @@ async def test_binary_parts_are_decoded(store: MailStore) -> None:
         assert await client.line() == "x OK Fetch completed."
         await client.script("""
             C: a FETCH 1 BINARY.PEEK[1]<1.3>
-            S: * 1 FETCH (BINARY[1]<1> ~{3}
+            S: * 1 FETCH (BINARY[1]<1> {3}
         """)
         assert await client.reader.readexactly(3) == "été".encode()[1:4]
         await client.script("""
@@ -136,7 +136,7 @@ async def test_binary_parts_are_decoded(store: MailStore) -> None:
             C: f FETCH 1 BINARY[TEXT]
             S: f BAD ...
             C: g FETCH 1 BINARY[3]
-            S: * 1 FETCH (BINARY[3] ~{5}
+            S: * 1 FETCH (BINARY[3] {5}
             S: plain FLAGS (\\Seen \\Recent))
             S: g OK Fetch completed.
         """)

@@ -89,6 +89,16 @@ async def test_literal_sent_at_once_is_read_out(fake: FakeStore) -> None:
         assert await client.line() == "b OK NOOP completed."
 
 
+async def test_a_message_too_large_to_be_read_out_ends_with_bye(fake: FakeStore) -> None:
+    """RFC 7888 §4."""
+    async with session_on(fake) as client:
+        client.send(b"a APPEND INBOX {99999999999+}\r\n")
+        assert await client.line() == "* BYE [TOOBIG] Literal too large"
+        assert client.result is not None
+        async with asyncio.timeout(20):
+            assert await client.result == "Connection closed"
+
+
 async def test_literal_without_end_ends_the_session(fake: FakeStore) -> None:
     async with session_on(fake) as client:
         client.send(b"a SELECT {99999999999+}\r\n")
