@@ -8,6 +8,7 @@ import getpass
 import sys
 from collections.abc import Sequence
 
+from resel_lda.maildir.layout import LocationError, expand
 from resel_mta.commands import cli
 from resel_mta.commands.adm_options import Command, Context, Fatal, Options
 from resel_mta.commands.adm_print import Header, open_printer
@@ -109,9 +110,17 @@ def _fields(user: User, location: str) -> dict[str, str]:
         "uid": user.uid,
         "gid": user.gid,
         "home": user.home,
-        "mail": user.mail_location or location,
+        "mail": _mail(user, user.mail_location or location),
     }
     return {key: str(value) for key, value in known.items() if value not in (None, "")}
+
+
+def _mail(user: User, location: str) -> str:
+    """As doveadm shows it: with the variables' values, a home as "~"."""
+    try:
+        return expand(location, user.name, user.home)
+    except LocationError:
+        return location
 
 
 def _auth_test(context: Context, options: Options) -> int:

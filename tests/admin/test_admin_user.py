@@ -71,3 +71,18 @@ def test_adm_usage(
     out, err = capsys.readouterr()
     assert said in (out if status == 0 else err)
     assert "Traceback" not in err
+
+
+def test_adm_user_shows_where_the_mail_of_this_user_lies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As doveadm: with the variables' values."""
+    (tmp_path / "passwd").write_text("lcarr@resel.fr:{PLAIN}x:1500:1500::/home/lcarr::\n")
+    (tmp_path / "main.cf").write_text(
+        f"passdb = passwd-file:{tmp_path}/passwd\nuserdb = passwd-file:{tmp_path}/passwd\n"
+        "mail_location = maildir:/var/vmail/%d/%n:INDEX=%h/index\n"
+    )
+    assert main(["-c", str(tmp_path / "main.cf"), "user", "-f", "mail", "lcarr@resel.fr"]) == 0
+    assert capsys.readouterr().out == (
+        "maildir:/var/vmail/resel.fr/lcarr:INDEX=/home/lcarr/index\n"
+    )
