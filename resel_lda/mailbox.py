@@ -29,16 +29,21 @@ class MailboxError(Exception):
         self.name = name
 
 
-@dataclass(slots=True)
-class MessageInfo:
-    """One message of a folder, as kept in memory. Replaced, never edited, when flags change.
+@dataclass(eq=False, slots=True)
+class Marks:
+    """Flags, and the MODSEQ of their last change: one object for all messages that are alike.
+    Replaced, never edited."""
 
-    internal_date: seconds since the epoch. modseq: of its last change.
-    """
+    flags: frozenset[str]
+    modseq: int
+
+
+@dataclass(frozen=True, slots=True)
+class MessageInfo:
+    """One message of a folder, as it is when it is asked for. modseq: of its last change."""
 
     uid: int
     flags: frozenset[str]
-    internal_date: float
     modseq: int
 
 
@@ -84,9 +89,10 @@ class QuotaInfo:
 
 @dataclass(frozen=True, slots=True)
 class StoreResult:
-    """changed: messages as they are now; conflicts: UIDs not touched because of UNCHANGEDSINCE."""
+    """UIDs. done: messages that are now as was asked, also where that changed nothing; conflicts:
+    not touched because of UNCHANGEDSINCE."""
 
-    changed: Sequence[MessageInfo]
+    done: Sequence[int]
     conflicts: Sequence[int] = ()
 
 
@@ -166,8 +172,13 @@ class Mailbox(Protocol):
         """Sequence number of the first message without \\Seen; 0 if there is none."""
         ...
 
-    def with_flag(self, flag: str, wanted: bool) -> Collection[int]:
-        """UIDs of the messages that have a system flag (wanted), or have it not, from memory."""
+    def with_flags(self, flags: Sequence[tuple[str, bool]]) -> Sequence[int]:
+        """UIDs, ascending, of the messages that have each of these system flags (True), or have it
+        not (False), from memory."""
+        ...
+
+    def marks_of(self, uids: Sequence[int]) -> Sequence[Marks | None]:
+        """Flags of messages, None of those that are gone, from memory."""
         ...
 
     def get(self, uid: int) -> MessageInfo | None: ...
@@ -275,6 +286,10 @@ class Mailbox(Protocol):
         """(EMAILID, THREADID) of RFC 8474 §5. Copies have those of what they were copied from."""
         ...
 
+    async def internal_dates(self, uids: Sequence[int]) -> Mapping[int, float]:
+        """When the messages were received, seconds since the epoch."""
+        ...
+
     async def saved_dates(self, uids: Sequence[int]) -> Mapping[int, int]:
         """When the messages came into this folder (RFC 8514), seconds since the epoch."""
         ...
@@ -330,7 +345,9 @@ class MailStore(Protocol):
         """As it is on disk now. MailboxError("NONEXISTENT")."""
         ...
 
-    async def status(self, name: str) -> FolderStatus: ...
+    async def status(self, name: str, sizes: bool = True) -> FolderStatus:
+        """sizes: whether `size` and `deleted_size` are wanted; else they may be 0."""
+        ...
 
     async def quota(self) -> QuotaInfo | None:
         """None if there is no limit."""

@@ -14,7 +14,6 @@ from resel_lda.admin.find import save_date
 from resel_lda.imap.view import View
 from resel_lda.mailbox import MailboxError, MessageInfo, Part
 from resel_lda.maildir.folder import MaildirFolder
-from resel_lda.maildir.names import base_of
 from resel_lda.mime import sections
 from resel_lda.mime.text import decode_header, decode_transfer, transfer_encoding
 from resel_lda.pop3.uidl import stored_name
@@ -82,16 +81,15 @@ class Item:
 
     @property
     def base(self) -> str:
-        return base_of(self.folder.index.names.get(self.info.uid, ""))
+        return self.folder.index.bases.get(self.info.uid, "")
 
     @property
     def noted(self) -> str:
         """What its line of the UID list says beside UID and name."""
-        entry = self.folder.index.uidlist.entries.get(self.base)
-        return entry.extensions if entry is not None else ""
+        return self.folder.index.uidlist.noted(self.base)
 
     def path(self) -> str:
-        return self.folder.index.files.path(self.folder.index.names.get(self.info.uid, ""))
+        return self.folder.index.files.path(self.folder.index.name(self.info.uid) or "")
 
 
 Value = Callable[[Item], Awaitable[str]]
@@ -127,6 +125,18 @@ async def _physical_size(item: Item) -> str:
 
 async def _virtual_size(item: Item) -> str:
     return str(await item.size())
+
+
+async def _received(item: Item) -> float:
+    return item.there(await item.folder.internal_dates([item.info.uid]))
+
+
+async def _date_received(item: Item) -> str:
+    return _date(await _received(item))
+
+
+async def _unixtime_received(item: Item) -> str:
+    return str(int(await _received(item)))
 
 
 async def _saved(item: Item) -> float:
@@ -227,10 +237,10 @@ _FIELDS: dict[str, Value] = {
     "text.utf8": _decoded,
     "size.physical": _physical_size,
     "size.virtual": _virtual_size,
-    "date.received": _now(lambda item: _date(item.info.internal_date)),
+    "date.received": _date_received,
     "date.sent": _date_sent,
     "date.saved": _date_saved,
-    "date.received.unixtime": _now(lambda item: int(item.info.internal_date)),
+    "date.received.unixtime": _unixtime_received,
     "date.sent.unixtime": _unixtime_sent,
     "date.saved.unixtime": _unixtime_saved,
     "imap.envelope": _envelope,

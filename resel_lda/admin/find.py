@@ -36,9 +36,8 @@ from resel_lda.imap.stream import Stream
 from resel_lda.imap.thread import list_threads
 from resel_lda.imap.view import View
 from resel_lda.mailbox import MailboxError, MessageInfo
-from resel_lda.maildir.facts import saved_dates
+from resel_lda.maildir.dates import internal_dates, saved_dates
 from resel_lda.maildir.folder import MaildirFolder
-from resel_lda.maildir.names import base_of
 from resel_lda.maildir.store import MaildirStore
 
 _EVERYTHING, _NOTHING = b"ALL", b"NOT ALL"
@@ -176,12 +175,13 @@ class _Compiler:
             case WithGuid(guid, folder=True):
                 return _EVERYTHING if self._folder.index.uidlist.guid == guid else _NOTHING
             case WithGuid(guid):
-                bases = self._folder.index.names
-                return self._those(lambda info: base_of(bases.get(info.uid, "")) == guid)
+                bases = self._folder.index.bases
+                return self._those(lambda info: bases.get(info.uid) == guid)
             case When("received", start, end):
-                return self._those(lambda info: start <= info.internal_date < end)
+                dates = internal_dates(self._folder.index, self._view.uids)
+                return self._those(lambda info: start <= dates.get(info.uid, 0) < end)
             case When(_, start, end):
-                saved = saved_dates(self._folder.index, self._folder.reader, self._view.uids)
+                saved = saved_dates(self._folder.index, self._view.uids)
                 return self._those(lambda info: start <= saved.get(info.uid, 0) < end)
             case Modseq(least):
                 return self._those(lambda info: info.modseq >= least)
@@ -222,4 +222,4 @@ def _uids(uids: Sequence[int]) -> bytes:
 
 def save_date(folder: MaildirFolder, uid: int) -> int:
     """When a message came into this folder; 0 if it is gone. Blocks."""
-    return saved_dates(folder.index, folder.reader, [uid]).get(uid, 0)
+    return saved_dates(folder.index, [uid]).get(uid, 0)

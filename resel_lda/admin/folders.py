@@ -100,18 +100,18 @@ def _missing(work: Work, name: str, error: MailboxError) -> str:
 async def _status(work: Work, name: str, fields: Sequence[str]) -> Mapping[str, str]:
     folder = await work.store.open_folder(name)
     try:
-        messages = folder.messages()
+        counts = folder.count_by_marks()
         values: dict[str, object] = {
-            "messages": len(messages),
+            "messages": folder.count(),
             "recent": folder.recent_count(),
             "uidnext": folder.uidnext,
             "uidvalidity": folder.uidvalidity,
-            "unseen": sum("\\Seen" not in info.flags for info in messages),
+            "unseen": sum(n for marks, n in counts.items() if "\\Seen" not in marks.flags),
             "highestmodseq": folder.highestmodseq,
             "guid": folder.index.uidlist.guid,
         }
         if "vsize" in fields:
-            sizes = await folder.sizes([info.uid for info in messages])
+            sizes = await folder.sizes(folder.uids())
             values["vsize"] = sum(sizes.values())
         if "kept" in fields or "keptsize" in fields:
             kept = await asyncio.to_thread(work.store.bin.contents, name)
@@ -124,10 +124,10 @@ async def _status(work: Work, name: str, fields: Sequence[str]) -> Mapping[str, 
 
 
 async def _first_saved(folder: MaildirFolder) -> str:
-    messages = folder.messages()
-    if not messages:
+    uids = folder.uids()
+    if not uids:
         return "never"
-    return str(int(await asyncio.to_thread(save_date, folder, messages[0].uid)))
+    return str(int(await asyncio.to_thread(save_date, folder, uids[0])))
 
 
 async def create(work: Work) -> None:
@@ -201,7 +201,7 @@ async def _below(work: Work, name: str) -> list[str]:
 async def _holds_messages(work: Work, name: str) -> bool:
     folder = await work.store.open_folder(name)
     try:
-        return bool(folder.messages())
+        return bool(folder.count())
     finally:
         folder.release()
 

@@ -220,12 +220,13 @@ async def copy_into(work: Work, match: Match, target: str) -> list[int]:
 
 async def _appended(match: Match, uids: Sequence[int]) -> list[AppendData]:
     found = []
+    dates = await match.folder.internal_dates(uids)
     for uid in uids:
         info = match.folder.get(uid)
         if info is None:
             continue
         message = await match.folder.read(uid)
-        found.append(AppendData([message], len(message), info.flags, info.internal_date))
+        found.append(AppendData([message], len(message), info.flags, dates.get(uid)))
     return found
 
 

@@ -36,7 +36,7 @@ async def expunge(work: Work) -> None:
             for start in range(0, len(match.uids), _BATCH):
                 batch = match.uids[start : start + _BATCH]
                 await match.folder.expunge(batch, keep=not work.on("purge"))
-            if work.on("delete_empty") and not match.folder.messages() and name != "INBOX":
+            if work.on("delete_empty") and not match.folder.count() and name != "INBOX":
                 await work.store.delete(name)
         except MailboxError as error:
             await work.failed(f"Syncing mailbox '{shown}' failed", error)

@@ -217,45 +217,26 @@ def _rendered(message: Loaded, items: list[Item]) -> list[bytes]:
 
 
 async def _from_memory(session: Session, view: View, pairs: Pairs, items: list[Item]) -> int:
-    template = {
-        (fetch_items.FLAGS,): b"* %d FETCH (FLAGS (%b))\r\n",
-        (fetch_items.UID, fetch_items.FLAGS): b"* %d FETCH (UID %d FLAGS (%b))\r\n",
-        (fetch_items.FLAGS, fetch_items.UID): b"* %d FETCH (UID %d FLAGS (%b))\r\n",
-    }.get(tuple(items))
-    if view.uid_only:
-        template = None
+    # What clients ask of thousands of messages at each start.
+    flags_only = set(items) in ({fetch_items.FLAGS}, {fetch_items.FLAGS, fetch_items.UID})
     missing = 0
     for batch in _slices(pairs, _MEMORY_BATCH):
-        if template is not None:
-            out = _flag_lines(view, batch, template, with_uid=len(items) == 2)
+        if flags_only and not view.uid_only:
+            lines, told = fetch_ready.flag_lines(view, batch, fetch_items.UID in items)
+            missing += len(batch) - told
+            session.extend([lines])
         else:
             get = view.mailbox.get
             found = [(sequence, info) for sequence, uid in batch if (info := get(uid)) is not None]
             out = _responses(
                 [Loaded(sequence, info, view) for sequence, info in found], items, set()
             )
-        missing += len(batch) - len(out)
-        session.extend(out)
+            missing += len(batch) - len(out)
+            session.extend(out)
         if len(pairs) > _MEMORY_BATCH:
             await session.flush()
             await asyncio.sleep(0)
     return missing
-
-
-def _flag_lines(view: View, batch: Pairs, template: bytes, with_uid: bool) -> list[bytes]:
-    """What clients ask of thousands of messages at each start: as little as can be for each."""
-    get, recent, flags = view.mailbox.get, view.recent, view.flags
-    known: dict[frozenset[str], bytes] = {}
-    out: list[bytes] = []
-    for sequence, uid in batch:
-        info = get(uid)
-        if info is None:
-            continue
-        words = known.get(info.flags) if uid not in recent else flags(info)
-        if words is None:
-            words = known[info.flags] = flags(info)
-        out.append(template % ((sequence, uid, words) if with_uid else (sequence, words)))
-    return out
 
 
 def _slices(pairs: Pairs, count: int) -> Iterator[Pairs]:
@@ -364,8 +345,9 @@ async def _mark_seen(view: View, loaded: list[Loaded]) -> set[int]:
     if not unseen:
         return set()
     result = await view.mailbox.store(unseen, ("\\Seen",), "add")
-    changed = {info.uid: info for info in result.changed}
-    view.already_told(result.changed)
+    view.already_told(result.done)
+    changed = set(result.done).intersection(unseen)
     for one in loaded:
-        one.info = changed.get(one.info.uid, one.info)
-    return changed.keys() & set(unseen)
+        if one.info.uid in changed:
+            one.info = view.mailbox.get(one.info.uid) or one.info
+    return changed

@@ -176,7 +176,8 @@ def _renamed(section: Section, name: bytes, peek: bool) -> Item:
 FLAGS = Item(lambda loaded: b"FLAGS (%b)" % loaded.view.flags(loaded.info), name=b"FLAGS")
 UID = Item(lambda loaded: b"UID %d" % loaded.info.uid, name=b"UID")
 INTERNALDATE = Item(
-    lambda loaded: b"INTERNALDATE " + text.date_time(loaded.info.internal_date),
+    lambda loaded: b"INTERNALDATE " + loaded.stored[b"INTERNALDATE"],
+    Need.STORED,
     name=b"INTERNALDATE",
 )
 MODSEQ = Item(lambda loaded: b"MODSEQ (%d)" % loaded.info.modseq, name=b"MODSEQ")

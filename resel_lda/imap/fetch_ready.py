@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from resel_lda.imap import text
 from resel_lda.imap.fetch_global import with_global
 from resel_lda.imap.fetch_items import Item, Section
 from resel_lda.imap.fetch_stored import SOURCES as STORED
@@ -89,8 +88,6 @@ class Plan:
             return [[view.flags(info) for info in infos]]
         if item == b"MODSEQ":
             return [[info.modseq for info in infos]]
-        if item == b"INTERNALDATE":
-            return [[text.date_time(info.internal_date) for info in infos]]
         source, index = self.sources[item]
         values = loaded[source]
         if item in _SOURCES:
@@ -101,6 +98,27 @@ class Plan:
         # NUL may not be in a literal (RFC 3501 §9, CHAR8).
         octets = [one.replace(b"\0", b"\x80") if b"\0" in one else one for one in octets]
         return [[len(one) for one in octets], octets]
+
+
+def flag_lines(view: View, pairs: Sequence[tuple[int, int]], with_uid: bool) -> tuple[bytes, int]:
+    """FLAGS of (sequence number, UID) pairs: response lines, and how many there are."""
+    marks = view.mailbox.marks_of([uid for _, uid in pairs])
+    recent, kinds = view.recent, {one for one in marks if one is not None}
+    old = {kind: view.flag_words(kind.flags, False).decode("ascii") for kind in kinds}
+    new = {kind: view.flag_words(kind.flags, True).decode("ascii") for kind in kinds}
+    if with_uid:
+        lines = [
+            f"* {number} FETCH (UID {uid} FLAGS ({(new if uid in recent else old)[one]}))\r\n"
+            for (number, uid), one in zip(pairs, marks, strict=True)
+            if one is not None
+        ]
+    else:
+        lines = [
+            f"* {number} FETCH (FLAGS ({(new if uid in recent else old)[one]}))\r\n"
+            for (number, uid), one in zip(pairs, marks, strict=True)
+            if one is not None
+        ]
+    return "".join(lines).encode("ascii"), len(lines)
 
 
 def plan(items: Sequence[Item], head: bytes) -> Plan | None:
@@ -115,8 +133,6 @@ def plan(items: Sequence[Item], head: bytes) -> Plan | None:
             words.append(b"MODSEQ (%d)" if name == b"MODSEQ" else b"UID %d")
         elif name == b"FLAGS":
             words.append(b"FLAGS (%b)")
-        elif name == b"INTERNALDATE":
-            words.append(b"INTERNALDATE %b")
         elif name in _SOURCES:
             word, source, index = _SOURCES[name]
             words.append(word)

@@ -1,4 +1,4 @@
-"""FETCH of SAVEDATE (RFC 8514), EMAILID, THREADID (RFC 8474) and PREVIEW (RFC 8970): what the store
+"""FETCH of INTERNALDATE, SAVEDATE (RFC 8514), EMAILID, THREADID (RFC 8474) and PREVIEW (RFC 8970): what the store
 knows of messages. Their values are ready-made strings, for one message as for thousands."""
 
 from __future__ import annotations
@@ -12,6 +12,11 @@ from resel_lda.mailbox import Mailbox
 
 Values = Mapping[int, bytes]
 Source = Callable[[Mailbox, Sequence[int]], Awaitable[Values]]
+
+
+async def _internal(mailbox: Mailbox, uids: Sequence[int]) -> Values:
+    found = await mailbox.internal_dates(uids)
+    return {uid: text.date_time(seconds) for uid, seconds in found.items()}
 
 
 async def _saved(mailbox: Mailbox, uids: Sequence[int]) -> Values:
@@ -44,6 +49,7 @@ async def _ready_previews(mailbox: Mailbox, uids: Sequence[int]) -> Values:
 
 # By item: its name in the response, and where its value comes from.
 SOURCES: dict[bytes, tuple[bytes, Source]] = {
+    b"INTERNALDATE": (b"INTERNALDATE", _internal),
     b"SAVEDATE": (b"SAVEDATE", _saved),
     b"EMAILID": (b"EMAILID", _email_ids),
     b"THREADID": (b"THREADID", _thread_ids),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from resel_lda.imap import text
 from resel_lda.imap.errors import Refused
@@ -157,6 +157,10 @@ def parse_status_items(args: Parser) -> list[bytes]:
         args.space()
 
 
+def needs_sizes(items: Sequence[bytes]) -> bool:
+    return b"SIZE" in items or b"DELETED-STORAGE" in items
+
+
 def _status_value(item: bytes, status: FolderStatus) -> bytes:
     if item == b"APPENDLIMIT":
         return b"%d" % AUTHENTICATED.message
@@ -180,6 +184,6 @@ async def status(session: Session, args: Parser) -> str:
     name = await session.folder_name(wire)
     if b"HIGHESTMODSEQ" in items:
         session.use_condstore()
-    answer = await session.store.status(name)
+    answer = await session.store.status(name, needs_sizes(items))
     session.untagged(status_response(session.names.wire(name), items, answer))
     return "Status completed."

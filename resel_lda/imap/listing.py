@@ -217,7 +217,7 @@ async def _answer_status(session: Session, folder: FolderInfo, items: list[bytes
     if folder.attributes & {"\\Noselect", "\\NonExistent"}:
         return
     try:
-        status = await session.store.status(folder.name)
+        status = await session.store.status(folder.name, folders.needs_sizes(items))
     except MailboxError:
         # It went away meanwhile: RFC 5819 §2 lets the STATUS be left out.
         return

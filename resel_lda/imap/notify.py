@@ -124,7 +124,7 @@ class Notifier:
             return
         stop = mailbox.watch(lambda: self._folder_changed(name))
         try:
-            self._watched[name] = _Watched(mailbox, stop, flags, await store.status(name))
+            self._watched[name] = _Watched(mailbox, stop, flags, await store.status(name, False))
         except MailboxError:
             stop()
             mailbox.release()

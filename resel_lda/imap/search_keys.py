@@ -147,14 +147,6 @@ def in_uids(uids: Collection[int]) -> Key:
     return lambda candidate: candidate.info.uid in uids
 
 
-def age(word: bytes, seconds: int) -> Key:
-    """RFC 5032."""
-    limit = time.time() - seconds
-    if word == b"OLDER":
-        return lambda candidate: candidate.info.internal_date <= limit
-    return lambda candidate: candidate.info.internal_date >= limit
-
-
 def changed(modseq: int) -> Key:
     """RFC 7162 §3.1.5."""
     return lambda candidate: candidate.info.modseq >= modseq
@@ -177,11 +169,6 @@ def days_meant(word: bytes, day: datetime.date) -> tuple[float, float]:
         return start, float("inf")
     following = _day_start(day + datetime.timedelta(days=1)) if day.year < 9999 else start + 86400
     return start, following
-
-
-def received(word: bytes, day: datetime.date) -> Key:
-    start, end = days_meant(word, day)
-    return lambda candidate: start <= candidate.info.internal_date < end
 
 
 # Keys on sizes.

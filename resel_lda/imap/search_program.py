@@ -9,7 +9,7 @@ from resel_lda.imap import search_keys as keys
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.parser import ParseError, Parser, SequenceSet
 from resel_lda.imap.search_keys import FlagKey, Key
-from resel_lda.imap.search_stored import StoredKey, parse_stored
+from resel_lda.imap.search_stored import ReceivedKey, StoredKey, age, parse_stored
 from resel_lda.imap.search_text import FieldKey, SentKey, TextKey
 from resel_lda.imap.view import View, uid_required
 
@@ -150,7 +150,7 @@ class _KeyParser:
     def _with_argument(self, word: bytes) -> Key:
         args = self.args
         if word in _DATE_KEYS:
-            return keys.received(word, args.date())
+            return self._field(ReceivedKey(*keys.days_meant(word, args.date())))
         if word in (b"KEYWORD", b"UNKEYWORD"):
             return keys.keyword(args.atom().decode("ascii"), word == b"KEYWORD")
         if word in (b"LARGER", b"SMALLER"):
@@ -158,7 +158,7 @@ class _KeyParser:
             return keys.size(word, args.number(2**63 - 1))
         if word in (b"OLDER", b"YOUNGER"):
             self.found.passing = True
-            return keys.age(word, self._seconds())
+            return self._field(age(word, self._seconds()))
         if word == b"MODSEQ":
             return self._modseq()
         if word in _SENT_KEYS:

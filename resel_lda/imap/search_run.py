@@ -90,11 +90,13 @@ def _chosen(
     """Messages to be looked at: those in `among` if it is given, else not those that the store has
     excluded already."""
     known: list[Collection[int]] = []
-    for key in narrowing if among is None else ():
-        if isinstance(key, FlagKey):
-            known.append(view.mailbox.with_flag(key.flag, key.wanted))
-        elif key.matches is not None:
-            known.append(key.matches)
+    if among is None:
+        flags = [(key.flag, key.wanted) for key in narrowing if isinstance(key, FlagKey)]
+        if flags:
+            known.append(view.mailbox.with_flags(flags))
+        for key in narrowing:
+            if not isinstance(key, FlagKey) and key.matches is not None:
+                known.append(key.matches)
     if among is None and not known:
         return list(enumerate(view.uids, 1))
     fewest = min(known, key=len) if among is None else among

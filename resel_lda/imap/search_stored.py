@@ -1,10 +1,12 @@
-"""SEARCH keys on what the store knows of messages: SAVEDBEFORE, SAVEDON, SAVEDSINCE (RFC 8514),
-EMAILID and THREADID (RFC 8474)."""
+"""SEARCH keys on what the store knows of messages: BEFORE, ON, SINCE, OLDER, YOUNGER (RFC 5032),
+SAVEDBEFORE, SAVEDON, SAVEDSINCE (RFC 8514), EMAILID and THREADID (RFC 8474)."""
 
 from __future__ import annotations
 
 import abc
 import datetime
+import math
+import time
 from collections.abc import Collection
 
 from resel_lda.imap import search_keys as keys
@@ -28,6 +30,26 @@ class StoredKey(abc.ABC):
 
     def __call__(self, candidate: Candidate) -> Answer:
         return self.matches is not None and candidate.info.uid in self.matches
+
+
+class ReceivedKey(StoredKey):
+    """From and up to when: seconds since the epoch."""
+
+    def __init__(self, start: float, end: float) -> None:
+        super().__init__()
+        self._start, self._end = start, end
+
+    async def prepare(self, mailbox: Mailbox) -> None:
+        dates = await mailbox.internal_dates(mailbox.uids())
+        self.matches = {uid for uid, date in dates.items() if self._start <= date < self._end}
+
+
+def age(word: bytes, seconds: int) -> ReceivedKey:
+    """OLDER and YOUNGER (RFC 5032): both include the limit."""
+    limit = time.time() - seconds
+    if word == b"OLDER":
+        return ReceivedKey(-math.inf, math.nextafter(limit, math.inf))
+    return ReceivedKey(limit, math.inf)
 
 
 class SavedKey(StoredKey):

@@ -112,7 +112,12 @@ async def _order(mailbox: Mailbox, uids: list[int], criteria: Criteria) -> list[
     sizes: Mapping[int, int] = {}
     if any(word == b"SIZE" for word, _ in criteria):
         sizes = await mailbox.sizes(uids)
-    dates = {info.uid: info.internal_date for info in mailbox.messages()}
+    dates: Mapping[int, float] = {}
+    if any(word == b"ARRIVAL" for word, _ in criteria):
+        dates = await mailbox.internal_dates(uids)
+    elif any(word == b"DATE" for word, _ in criteria):
+        at = names.index(_COLUMNS[b"DATE"])
+        dates = await mailbox.internal_dates([uid for uid, row in rows.items() if row[at] is None])
 
     def work() -> list[int]:
         # From the least important on: each sort keeps what the one before decided.

@@ -36,7 +36,7 @@ async def store(session: Session, args: Parser, by_uid: bool) -> str:
     if unchanged_since is not None:
         session.use_condstore()
     result = await view.mailbox.store([uid for _, uid in pairs], flags, mode, unchanged_since)
-    view.already_told(result.changed)
+    view.already_told(result.done)
     conflicts = set(result.conflicts)
     told = [pair for pair in pairs if pair[1] not in conflicts] if conflicts else pairs
     gone = await _tell(session, view, told, silent)
@@ -64,19 +64,19 @@ def _unchanged_since(args: Parser) -> int | None:
 
 async def _tell(session: Session, view: View, pairs: list[tuple[int, int]], silent: bool) -> int:
     """The new flags of all, changed or not, unless they are not wanted; how many are gone."""
-    get = view.mailbox.get
-    infos = [(sequence, get(uid)) for sequence, uid in pairs]
-    gone = sum(info is None for _, info in infos)
+    uids = [uid for _, uid in pairs]
+    gone = view.mailbox.marks_of(uids).count(None)
     if silent and not view.with_modseq:
         return gone
+    get = view.mailbox.get
     # A new keyword has to be in FLAGS before it is in a FETCH.
     session.extend(view.new_keywords())
-    for start in range(0, len(infos), _TELL_BATCH):
-        batch = infos[start : start + _TELL_BATCH]
-        view.already_told([info for _, info in batch if info is not None])
+    for start in range(0, len(pairs), _TELL_BATCH):
+        view.already_told(uids[start : start + _TELL_BATCH])
+        batch = [(sequence, get(uid)) for sequence, uid in pairs[start : start + _TELL_BATCH]]
         respond = view.modseq_response if silent else view.flags_response
         session.extend([respond(sequence, info) for sequence, info in batch if info is not None])
-        if start + _TELL_BATCH < len(infos):
+        if start + _TELL_BATCH < len(pairs):
             await session.flush()
             await asyncio.sleep(0)
     return gone

@@ -46,12 +46,12 @@ async def list_threads(
     """The threads of these messages, as they stand in the answer."""
     mailbox = view.mailbox
     rows = await mailbox.sort_keys([uid for _, uid in found], _COLUMNS)
+    dates = await mailbox.internal_dates([uid for uid, row in rows.items() if row[0] is None])
     mails = []
     for sequence, uid in found:
-        info = mailbox.get(uid)
-        if uid in rows and info is not None:
+        if uid in rows and mailbox.get(uid) is not None:
             sent, base, reply, message_id, ancestors = rows[uid]
-            date = int(info.internal_date) if sent is None else sent
+            date = int(dates.get(uid, 0)) if sent is None else sent
             number = uid if by_uid else sequence
             mails.append(Mail(number, date, base, bool(reply), message_id, ancestors))
 

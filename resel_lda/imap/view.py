@@ -7,7 +7,7 @@ sessions do meanwhile. All here works on memory and never waits.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from resel_lda.imap import text
@@ -85,8 +85,8 @@ class View:
 
     def highest_modseq(self, uids: Iterable[int]) -> int:
         """Of these messages; 0 if there are none."""
-        get = self.mailbox.get
-        return max((info.modseq for uid in uids if (info := get(uid)) is not None), default=0)
+        marks = self.mailbox.marks_of(list(uids))
+        return max((one.modseq for one in marks if one is not None), default=0)
 
     # Numbers.
 
@@ -130,7 +130,10 @@ class View:
 
     def flags(self, info: MessageInfo) -> bytes:
         """``\\Seen \\Recent`` without parentheses."""
-        key = (info.flags, info.uid in self.recent)
+        return self.flag_words(info.flags, info.uid in self.recent)
+
+    def flag_words(self, flags: frozenset[str], recent: bool) -> bytes:
+        key = flags, recent
         words = self._flag_text.get(key)
         if words is None:
             words = self._flag_text[key] = text.flag_list(*key)
@@ -174,10 +177,14 @@ class View:
         self._keywords = keywords
         return self.flag_responses()
 
-    def already_told(self, infos: Collection[MessageInfo]) -> None:
+    def already_told(self, uids: Sequence[int]) -> None:
         """The running command tells these flags itself, or was asked not to (.SILENT)."""
-        for info in infos:
-            self._told[info.uid] = info.modseq
+        marks, known = self.mailbox.marks_of(uids), self._modseq
+        self._told.update(
+            (uid, one.modseq)
+            for uid, one in zip(uids, marks, strict=True)
+            if one is not None and one.modseq > known
+        )
 
     # Changes.
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import apsw
 
 from resel_lda.mailbox import MailboxError
-from resel_lda.maildir.database import StateFile, all_rows
+from resel_lda.maildir.database import all_rows
+from resel_lda.maildir.state import StateFile
 
 MAX_ENTRIES = 200
 SPECIAL_USE = "/private/specialuse"

@@ -1,4 +1,4 @@
-"""Work that nobody waits for, of all stores of a process."""
+"""What the stores of a process do one after the other rather than all at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import AsyncIterator
 
 # Of the time that a piece takes, this many times as much is left to sessions.
 _PAUSE = 3.0
+# Folders that are loaded at a time: one may wait for the disk while another is worked on. More of
+# them would only fight for the interpreter, and for memory.
+_LOADS = 2
 # Seconds that sessions must have read and changed nothing before a piece begins, and after which one
 # begins all the same. A thread at work holds up every system call of another.
 _QUIET = 0.1
@@ -16,11 +19,13 @@ _PATIENCE = 1.0
 
 class Background:
     """One piece at a time, whoever it is for, so that many mailboxes with something to do take no
-    more of the processor than one. pause: the share of time between two pieces, see above."""
+    more of the processor than one. pause: the share of time between two pieces, see above. loads:
+    to be held while a folder is loaded, for which a session waits."""
 
     def __init__(self, pause: float = _PAUSE) -> None:
         self._turn = asyncio.Lock()
         self._pause = pause
+        self.loads = asyncio.Semaphore(_LOADS)
         self._used = -_QUIET
 
     def busy(self) -> None:

@@ -13,13 +13,13 @@ import apsw
 from resel_lda.mailbox import Part
 from resel_lda.maildir.arrivals import Identity, identity_of, take_in
 from resel_lda.maildir.cache import LAYERS, TEXT_COLUMNS, CacheFile, Whole
-from resel_lda.maildir.database import StateFile
 from resel_lda.maildir.files import read_all, with_crlf
 from resel_lda.maildir.header import cut, header_of, read_header, set_name
 from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.names import base_of, size_in_name
 from resel_lda.maildir.needles import Needles
 from resel_lda.maildir.readahead import MAX_OCTETS
+from resel_lda.maildir.state import StateFile
 from resel_lda.mime.rawsearch import may_contain
 from resel_lda.mime.searchtext import whole_text
 from resel_lda.mime.sections import header_fields
@@ -59,7 +59,7 @@ class MessageReader:
 
     def open(self, uid: int) -> tuple[int, str] | None:
         """(descriptor, name in cur/); None if the message is gone."""
-        name = self._index.names.get(uid)
+        name = self._index.name(uid)
         if name is None:
             return None
         files = self._index.files
@@ -119,7 +119,7 @@ class MessageReader:
         return found
 
     def _identify(self, uid: int) -> Identity | None:
-        name = self._index.names.get(uid)
+        name = self._index.name(uid)
         with contextlib.suppress(OSError):
             return identity_of(os.stat(self._index.files.path(name))) if name is not None else None
         return None
@@ -367,14 +367,12 @@ class MessageReader:
         index, sizes = self._index, self._sizes
         unnamed: list[int] = []
         for uid in uids:
-            name = index.names.get(uid)
-            if name is None:
+            base = index.bases.get(uid)
+            if base is None:
                 continue
-            base = base_of(name)
             size = size_in_name(base, "W")
             if size is None:
-                entry = index.uidlist.entries.get(base)
-                size = _noted_size(entry.extensions) if entry is not None else None
+                size = _noted_size(index.uidlist.noted(base))
             if size is None:
                 unnamed.append(uid)
             else:

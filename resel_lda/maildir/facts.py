@@ -1,4 +1,4 @@
-"""What IMAP says of messages beside their content: when they came, what they are, how they begin.
+"""What IMAP says of messages beside their content: what they are, how they begin.
 
 An EMAILID is made of the message's octets and its internal date, which is all of a message that
 never changes; so a copy or a moved message has that of the original, also where `state` and `cache`
@@ -8,32 +8,14 @@ In-Reply-To, else Message-ID: it is known at once and never changes. Everything 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 from collections.abc import Sequence
 
 import apsw
 
 from resel_lda.maildir.content import MessageReader
+from resel_lda.maildir.dates import internal_dates
 from resel_lda.maildir.index import FolderIndex
-
-
-def saved_dates(index: FolderIndex, reader: MessageReader, uids: Sequence[int]) -> dict[int, int]:
-    """Of those that are there. Raises apsw.Error."""
-    if not uids:
-        return {}
-    known = reader.state.saved_dates(index.state.id, min(uids), max(uids))
-    late: dict[int, int] = {}
-    for uid in uids:
-        name = None if uid in known else index.names.get(uid)
-        if name is not None:
-            with contextlib.suppress(FileNotFoundError):
-                late[uid] = int(os.stat(index.files.path(name)).st_ctime)
-    if late:
-        # Not noted when it came: as it is from now on, whatever becomes of the file.
-        reader.state.note_saved(index.state.id, late)
-    return {uid: late.get(uid) or known[uid] for uid in uids if uid in known or uid in late}
 
 
 def object_ids(
@@ -42,12 +24,12 @@ def object_ids(
     """uid -> (EMAILID, THREADID). Messages that are gone are left out."""
     contents = reader.rows("content", ("digest",), uids)
     threads = reader.rows("sort", ("message_id", "ancestors"), uids)
+    dates = internal_dates(index, uids)
     found: dict[int, tuple[str, str]] = {}
     for uid in uids:
-        info = index.infos.get(uid)
-        if info is None or uid not in contents or uid not in threads:
+        if uid not in dates or uid not in contents or uid not in threads:
             continue
-        made_of = contents[uid][0] + b"%d" % int(info.internal_date)
+        made_of = contents[uid][0] + b"%d" % int(dates[uid])
         email = hashlib.blake2b(made_of, digest_size=16).hexdigest()
         own, ancestors = threads[uid]
         first = ancestors.partition(" ")[0] or own

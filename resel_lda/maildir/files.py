@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from resel_lda.maildir.names import NameMaker, arrival_key, base_of
+from resel_lda.maildir.names import IN_NEW, NameMaker, base_of, in_arrival_order
 from resel_mta.disk import Disk
 
 # maildir(5): what lies in tmp longer than this was left by a crash.
@@ -149,9 +149,10 @@ class MaildirFiles:
             file.discard()
             raise
 
-    def name_copy(self, source: str, wire_size: int | None) -> str:
-        """The base that a link to this file is to have. Raises OSError."""
-        return self._maker.final(self._maker.temporary(), os.stat(source), wire_size)
+    def name_copy(self, source: str, wire_size: int | None) -> tuple[str, float]:
+        """The base that a link to this file is to have, and its time stamp. Raises OSError."""
+        status = os.stat(source)
+        return self._maker.final(self._maker.temporary(), status, wire_size), status.st_mtime
 
     def link_temporary(self, source: str, wire_size: int | None) -> tuple[str, str]:
         """As `write_temporary`, of an existing file, without copying it. Raises OSError (EXDEV,
@@ -188,7 +189,7 @@ class MaildirFiles:
                 continue
             except OSError:
                 clean = False
-                moved[base_of(name)] = os.path.join("..", "new", name)
+                moved[base_of(name)] = IN_NEW + name
                 continue
             moved[base_of(name)] = target
         return moved, clean
@@ -203,12 +204,20 @@ class MaildirFiles:
 
     def scan(self) -> tuple[dict[str, str], set[str]]:
         """Take in new/ and list cur/: (base -> name, bases that came from new/)."""
-        moved, clean = self.take_new(sorted(os.listdir(self.new), key=arrival_key))
+        moved, clean = self.take_new(in_arrival_order(os.listdir(self.new)))
         found = self.list_cur()
         if not clean:
             for base, name in moved.items():
                 found.setdefault(base, name)
         return found, set(moved)
+
+    def dates(self, name: str) -> tuple[float, int] | None:
+        """(internal date, save date) of a file in cur/; None if there is none of this name."""
+        try:
+            status = os.stat(self.path(name))
+        except FileNotFoundError:
+            return None
+        return status.st_mtime, int(status.st_ctime)
 
     def path(self, name: str) -> str:
         return f"{self.cur}/{name}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection, Sequence
 
 from resel_lda.mailbox import SYSTEM_FLAGS, MailboxError, StoreResult
+from resel_lda.maildir.dates import file_dates, undated
 from resel_lda.maildir.index import FolderIndex
-from resel_lda.maildir.names import LETTER_FLAGS, base_of, info_of, with_info
+from resel_lda.maildir.names import LETTER_FLAGS, base_of, info_of, joined, with_info
 from resel_lda.maildir.settling import Settling
 
 _CANONICAL = {flag.lower(): flag for flag in SYSTEM_FLAGS}
@@ -45,42 +45,55 @@ def change_flags(
         raise ValueError(f"mode {mode!r}")
     index.keywords.refresh()
     change = _Change(index, canonical_flags(flags), mode)
-    infos, names = index.infos, index.names
-    renamed: list[tuple[int, str]] = []
+    marks_of = index.marks
+    touched = [uid for uid in uids if uid in marks_of]
     conflicts: list[int] = []
-    touched: list[int] = []
-    gone: list[int] = []
+    if unchanged_since is not None:
+        conflicts = [uid for uid in touched if marks_of[uid].modseq > unchanged_since]
+        touched = [uid for uid in touched if marks_of[uid].modseq <= unchanged_since]
+    # What becomes of all that are alike.
+    kinds = set(map(marks_of.__getitem__, touched))
+    targets = {kind: change.target(kind.ending) for kind in kinds}
+    changing = {kind for kind, target in targets.items() if target != kind.ending}
+    if changing:
+        waiting = [
+            (uid, joined(index.bases[uid], marks.ending), joined(index.bases[uid], targets[marks]))
+            for uid in touched
+            if (marks := marks_of[uid]) in changing
+        ]
+        _rename_all(index, settling, waiting, change)
+        touched = [uid for uid in touched if uid in marks_of]
+    return StoreResult(touched, conflicts)
+
+
+def _rename_all(
+    index: FolderIndex,
+    settling: Settling,
+    waiting: Sequence[tuple[int, str, str]],
+    change: _Change,
+) -> None:
+    """waiting: (UID, name, name with the new flags)."""
+    # A rename is a change of the file's place.
+    late = undated(index, [uid for uid, _, _ in waiting])
+    dates = {uid: known for uid in late if (known := file_dates(index, uid)) is not None}
+    renamed: list[tuple[int, str]] = []
+    gone = False
+    settling.begin()
     try:
-        with contextlib.ExitStack() as lock:
-            for uid in uids:
-                info = infos.get(uid)
-                if info is None:
-                    continue
-                if unchanged_since is not None and info.modseq > unchanged_since:
-                    conflicts.append(uid)
-                    continue
-                name = names[uid]
-                target = change.target(name)
-                if target != name:
-                    if not change.begun:
-                        settling.begin()
-                        change.begun = True
-                        lock.enter_context(index.names_locked(settling.lock_file))
-                    found = _rename(index, name, target, change)
-                    if found is None:
-                        gone.append(uid)
-                        continue
+        with index.names_locked(settling.lock_file):
+            for uid, name, target in waiting:
+                found = _rename(index, name, target, change)
+                if found is None:
+                    gone = True
+                else:
                     renamed.append((uid, found))
-                touched.append(uid)
     finally:
-        if change.begun:
-            settling.end()
+        settling.end()
         if renamed:
-            index.renamed(renamed)
+            index.renamed(renamed, dates)
         if gone:
             index.scan()
         index.save()
-    return StoreResult([infos[uid] for uid in touched if uid in infos], conflicts)
 
 
 class _Change:
@@ -92,8 +105,6 @@ class _Change:
         # Letters that we know nothing of are another program's.
         self._known = index.keywords.known_letters() | LETTER_FLAGS.keys()
         self._made: dict[str, str] = {}
-        # Whether a name was about to be changed.
-        self.begun = False
 
     def target(self, name: str) -> str:
         """The name with the letters changed; `name` itself if nothing changes."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from bisect import bisect_left
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -31,12 +30,11 @@ from resel_lda.maildir.settling import Settling
 from resel_lda.maildir.transfer import Item, copy_messages, move_messages
 from resel_lda.maildir.watch import (
     IN_CREATE,
-    IN_DELETE,
     IN_DELETE_SELF,
     IN_MOVE_SELF,
-    IN_MOVED_FROM,
     IN_MOVED_TO,
     Watcher,
+    by_kind,
 )
 from resel_mta.maillog import MailLog
 
@@ -73,6 +71,7 @@ class MaildirFolder(ReadableFolder):
         self.holders = 0
         # As it was when somebody asked last.
         self.known_status: FolderStatus | None = None
+        self.known_sizes = False
         self._resolve = resolve
         self._on_release = on_release
         self._settling = Settling(index, self._in_thread)
@@ -83,15 +82,14 @@ class MaildirFolder(ReadableFolder):
         self._watcher: Watcher | None = None
         self._verified = 0.0
         self._events: list[tuple[str, int, str]] = []
+        # Those under way.
+        self._looks = 0
         self._timer: asyncio.TimerHandle | None = None
         self._saving: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Future[object]] = set()
         self._cache_work: asyncio.Future[None] | None = None
 
     # -- \Recent ------------------------------------------------------------------------------
-
-    def recent_count(self) -> int:
-        return len(self._unclaimed())
 
     def claim_recent(self) -> frozenset[int]:
         claimed = self._unclaimed()
@@ -100,11 +98,6 @@ class MaildirFolder(ReadableFolder):
             self.index.state.first_recent = following
             self._later(lambda: self.reader.state.set_first_recent(self.index.state.id, following))
         return frozenset(claimed)
-
-    def _unclaimed(self) -> list[int]:
-        """Of the messages that sessions can see: what a look finds that is under way in a thread
-        is not yet there to be claimed by one of them."""
-        return self._uids[bisect_left(self._uids, self.index.state.first_recent) :]
 
     # -- changes ------------------------------------------------------------------------------
 
@@ -170,14 +163,24 @@ class MaildirFolder(ReadableFolder):
         return self._is_untouched() and asyncio.get_running_loop().time() < trusted_until
 
     def _is_untouched(self) -> bool:
-        return len(self._watches) == 2 and not self._events and not self._events_lost
+        if self._events or self._events_lost:
+            return False
+        # What a look has taken up is not shown before it ends.
+        return len(self._watches) == 2 and not self._looks
 
     async def refresh(self) -> None:
         if self.is_quiet():
             return
         await self._verify()
         if not self._is_untouched():
-            await self._run(self._look, len(self._watches) == 2)
+            await self._finished(self._look_now(len(self._watches) == 2))
+
+    async def _look_now(self, watching: bool) -> None:
+        self._looks += 1
+        try:
+            await self._locked(self._look, watching)
+        finally:
+            self._looks -= 1
 
     async def _verify(self) -> None:
         """Watch the directories that have these names now: a backup that was put back, or a Maildir
@@ -206,16 +209,7 @@ class MaildirFolder(ReadableFolder):
                     self._events_lost = lost
                     raise
             return
-        new = [name for kind, _, name in events if kind == "new"]
-        appeared = IN_CREATE | IN_MOVED_TO
-        cur = [
-            name for kind, mask, name in events
-            if kind == "cur" and mask & appeared and index.is_news(name, gone=False)
-        ]  # fmt: skip
-        gone = [
-            name for kind, mask, name in events
-            if kind == "cur" and mask & (IN_DELETE | IN_MOVED_FROM) and index.is_news(name, gone=True)
-        ]  # fmt: skip
+        new, cur, gone = by_kind(events, index.is_news)
         if new or cur or gone:
             index.take_events(new, cur, gone)
 
@@ -287,7 +281,8 @@ class MaildirFolder(ReadableFolder):
         self.keep(asyncio.ensure_future(go()))
 
     async def load(self) -> None:
-        await self._run(self.index.load)
+        async with self._background_turns.loads:
+            await self._run(self.index.load)
         # Where nobody has to wait for it.
         loop = asyncio.get_running_loop()
         self._saving = loop.call_later(_SAVE_DELAY, self._later, self.index.save)
@@ -365,7 +360,7 @@ class MaildirFolder(ReadableFolder):
     ) -> tuple[int, Pairs]:
         self._background_turns.busy()
         async with self._resolve(target) as folder:
-            sources = [uid for uid in uids if uid in self.index.infos]
+            sources = [uid for uid in uids if uid in self.index.marks]
             if not sources:
                 return folder.uidvalidity, []
             what = (self.index, self.reader, sources, folder.index.files, folder.install)

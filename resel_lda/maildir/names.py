@@ -13,6 +13,8 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Iterable
+from operator import itemgetter
 
 FLAG_LETTERS = {
     "\\Draft": "D",
@@ -23,6 +25,10 @@ FLAG_LETTERS = {
 }
 LETTER_FLAGS = {letter: flag for flag, letter in FLAG_LETTERS.items()}
 
+# Where a file stays that cannot be moved to cur/, as seen from there.
+IN_NEW = "../new/"
+
+_ALL_SECONDS = re.compile(r"(?:[0-9]{10}\.)*")
 _MICROSECONDS = re.compile(r"M([0-9]{1,9})")
 _SHIFTED = re.compile(r"&([A-Za-z0-9+,]*)-")
 _PLAIN_RUN = re.compile(r"[\x20-\x7e]+|[^\x20-\x7e]+")
@@ -37,6 +43,20 @@ def info_of(filename: str) -> str:
     """The flag and keyword letters, "" if there are none."""
     rest = filename.partition(":2,")[2]
     return rest.partition(",")[0]
+
+
+def ending_of(name: str, base: str) -> str:
+    """What a name has beside its base: what follows it, with `IN_NEW` before that if it is there."""
+    if name[0] != ".":
+        return name[len(base) :]
+    return IN_NEW + name[len(IN_NEW) + len(base) :]
+
+
+def joined(base: str, ending: str) -> str:
+    """The name that `ending_of` took apart."""
+    if ending.startswith(IN_NEW):
+        return IN_NEW + base + ending[len(IN_NEW) :]
+    return base + ending
 
 
 def with_info(filename: str, letters: str) -> str:
@@ -54,6 +74,23 @@ def arrival_key(name: str) -> tuple[int, int, str]:
     match = _MICROSECONDS.match(rest)
     number = int(seconds) if seconds.isascii() and seconds.isdigit() and len(seconds) < 20 else 0
     return number, int(match.group(1)) if match else 0, name
+
+
+def in_arrival_order(names: Iterable[str]) -> list[str]:
+    """Sorted by `arrival_key`. Nearly all names begin with ten digits and a point, and then only
+    those of the same second have to be looked at more closely."""
+    ordered = sorted(names)
+    seconds = [name[:11] for name in ordered]
+    if not _ALL_SECONDS.fullmatch("".join(seconds)):
+        return sorted(ordered, key=arrival_key)
+    if len(set(seconds)) < len(ordered):
+        groups = itertools.groupby(zip(seconds, ordered, strict=True), key=itemgetter(0))
+        ordered = [
+            name
+            for _, group in groups
+            for name in sorted((name for _, name in group), key=arrival_key)
+        ]
+    return ordered
 
 
 def size_in_name(base: str, letter: str) -> int | None:

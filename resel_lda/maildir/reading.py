@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import compress, count
 from typing import Any, TypeVar
 
 import apsw
 
-from resel_lda.mailbox import MailboxError, MessageInfo, Part, PartOctets, TextAnswers
-from resel_lda.maildir import facts
+from resel_lda.mailbox import MailboxError, Marks, MessageInfo, Part, PartOctets, TextAnswers
+from resel_lda.maildir import dates, facts
 from resel_lda.maildir.background import Background
 from resel_lda.maildir.content import MessageReader
 from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.partial import read_part
 from resel_lda.maildir.readahead import ReadAhead
+from resel_lda.maildir.table import FileMarks
 from resel_mta.maillog import MailLog
 
 T = TypeVar("T")
@@ -63,10 +67,10 @@ class ReadableFolder:
         self._log = log
         self._events_lost = False
         # What the loop shows; replaced when a piece of work is finished, never in its middle.
-        self._messages: list[MessageInfo] = []
         self._uids: list[int] = []
-        # Who has a flag or has it not, as far as somebody asked.
-        self._flagged: dict[tuple[str, bool], set[int]] = {}
+        self._marks: list[FileMarks] = []
+        # Those that there are; None for not looked for yet.
+        self._kinds: Collection[FileMarks] | None = None
         # A sequence number, 0 for none, -1 for not looked for yet.
         self._first_unseen = -1
         self.highestmodseq = 0
@@ -84,37 +88,64 @@ class ReadableFolder:
 
     def _publish(self) -> None:
         index = self.index
-        self._messages = list(index.infos.values())
-        self._uids = list(index.infos)
+        self._uids = list(index.marks)
+        self._marks = list(index.marks.values())
+        self._kinds = None
         self._first_unseen = -1
-        self._flagged.clear()
         self.highestmodseq = index.highestmodseq
         self.uidvalidity = index.uidlist.uidvalidity
         self.uidnext = max(index.uidlist.next_uid, index.last_uid + 1)
 
     def messages(self) -> Sequence[MessageInfo]:
-        return self._messages
+        return [
+            MessageInfo(uid, marks.flags, marks.modseq)
+            for uid, marks in zip(self._uids, self._marks, strict=True)
+        ]
+
+    def count(self) -> int:
+        """How many messages there are."""
+        return len(self._uids)
 
     def uids(self) -> list[int]:
         return self._uids.copy()
 
     def first_unseen(self) -> int:
         if self._first_unseen < 0:
-            self._first_unseen = next(
-                (n for n, info in enumerate(self._messages, 1) if "\\Seen" not in info.flags), 0
-            )
+            self._first_unseen = 0
+            kinds = self._with((("\\Seen", False),))
+            if kinds:
+                found = compress(count(1), map(kinds.__contains__, self._marks))
+                self._first_unseen = next(found, 0)
         return self._first_unseen
 
-    def with_flag(self, flag: str, wanted: bool) -> Collection[int]:
-        found = self._flagged.get((flag, wanted))
-        if found is None:
-            found = self._flagged[flag, wanted] = {
-                info.uid for info in self._messages if (flag in info.flags) is wanted
-            }
-        return found
+    def with_flags(self, flags: Sequence[tuple[str, bool]]) -> Sequence[int]:
+        kinds = self._with(flags)
+        return list(compress(self._uids, map(kinds.__contains__, self._marks))) if kinds else []
+
+    def _with(self, flags: Sequence[tuple[str, bool]]) -> set[FileMarks]:
+        if self._kinds is None:
+            self._kinds = set(self._marks)
+        return {
+            kind for kind in self._kinds if all((flag in kind.flags) is has for flag, has in flags)
+        }
+
+    def count_by_marks(self) -> Mapping[FileMarks, int]:
+        """How many messages have the same marks, of all messages."""
+        return Counter(self._marks)
+
+    def recent_count(self) -> int:
+        return len(self._unclaimed())
+
+    def _unclaimed(self) -> list[int]:
+        """Of the messages that sessions can see: what a look finds that is under way in a thread
+        is not yet there to be claimed by one of them."""
+        return self._uids[bisect_left(self._uids, self.index.state.first_recent) :]
 
     def get(self, uid: int) -> MessageInfo | None:
-        return self.index.infos.get(uid)
+        return self.index.info(uid)
+
+    def marks_of(self, uids: Sequence[int]) -> Sequence[Marks | None]:
+        return list(map(self.index.marks.get, uids))
 
     def changed_since(self, modseq: int) -> Sequence[MessageInfo]:
         return self.index.changed_since(modseq)
@@ -140,7 +171,7 @@ class ReadableFolder:
         self._background_turns.busy()
         ahead = self._ahead.follow(uid, self._uids)
         data = self._ahead.take(uid)
-        if data is not None and uid in self.index.names:
+        if data is not None and uid in self.index.marks:
             return data
         data, more = await self._in_thread(self.reader.read_with, uid, ahead)
         if data is None:
@@ -185,7 +216,7 @@ class ReadableFolder:
     async def find(self, column: str, needle: str) -> Collection[int] | None:
         if "\n" in needle or "\0" in needle:
             return None
-        return await self._in_thread(self.reader.find, column, needle, list(self.index.infos))
+        return await self._in_thread(self.reader.find, column, needle, list(self.index.marks))
 
     async def may_contain(self, uids: Sequence[int], needle: str) -> Collection[int]:
         if any(char in needle for char in "\n\r\0"):
@@ -204,8 +235,14 @@ class ReadableFolder:
     async def sizes(self, uids: Sequence[int]) -> Mapping[int, int]:
         return await self._in_thread(self.reader.sizes, uids)
 
+    async def internal_dates(self, uids: Sequence[int]) -> Mapping[int, float]:
+        known = self.index.dates
+        if any(uid not in known for uid in uids):
+            return await self._in_thread(dates.internal_dates, self.index, uids)
+        return {uid: known[uid] for uid in uids}
+
     async def saved_dates(self, uids: Sequence[int]) -> Mapping[int, int]:
-        return await self._in_thread(facts.saved_dates, self.index, self.reader, uids)
+        return await self._in_thread(dates.saved_dates, self.index, uids)
 
     async def object_ids(self, uids: Sequence[int]) -> Mapping[int, tuple[str, str]]:
         return await self._in_thread(facts.object_ids, self.index, self.reader, uids)
@@ -232,7 +269,7 @@ class ReadableFolder:
                 await asyncio.sleep(_FILL_DELAY)
             while self._fill_from <= self.index.last_uid:
                 first, self._fill_from = self._fill_from, self.index.last_uid + 1
-                uids = [uid for uid in list(self.index.infos) if uid >= first]
+                uids = [uid for uid in list(self.index.marks) if uid >= first]
                 waiting = await self._in_thread(self.reader.unfilled, uids)
                 for start in range(0, len(waiting), _FILL_BATCH):
                     await self._fill_some(waiting[start : start + _FILL_BATCH])
@@ -241,8 +278,12 @@ class ReadableFolder:
             self._fill_from = self.index.last_uid + 1
 
     async def _fill_some(self, uids: Sequence[int]) -> None:
+        def work() -> None:
+            self.reader.fill(uids)
+            dates.note_dates(self.index, uids)
+
         async with self._background_turns.turn():
-            self._filling = asyncio.ensure_future(self._in_thread(self.reader.fill, uids))
+            self._filling = asyncio.ensure_future(self._in_thread(work))
             await asyncio.shield(self._filling)
 
     async def stop_filling(self) -> None:

@@ -14,13 +14,13 @@ from resel_lda.maildir.names import base_of
 def remove_messages(index: FolderIndex, uids: Sequence[int], keep: bool = True) -> list[int]:
     """Expunge messages; those that were there. keep: in the bin, if there is one. Durable when it
     returns. Raises OSError."""
-    there = [uid for uid in uids if uid in index.names]
+    names = _names(index, uids)
+    there, gone = list(names), list(names.values())
     done: list[int] = []
-    gone = [index.names[uid] for uid in there]
     kept = index.bin if keep and there and index.bin is not None and index.bin.begin() else None
     try:
         for uid in there:
-            _take_out(index, uid, kept)
+            _take_out(index, uid, names[uid], kept)
             done.append(uid)
     finally:
         if done:
@@ -32,8 +32,13 @@ def remove_messages(index: FolderIndex, uids: Sequence[int], keep: bool = True) 
 
 def moved_away(index: FolderIndex, uids: Sequence[int]) -> None:
     """The messages' files are in another folder, where they are durable. Raises OSError."""
-    there = [uid for uid in uids if uid in index.names]
-    _taken(index, there, [index.names[uid] for uid in there])
+    names = _names(index, uids)
+    _taken(index, list(names), list(names.values()))
+
+
+def _names(index: FolderIndex, uids: Sequence[int]) -> dict[int, str]:
+    """Of those that are there."""
+    return {uid: name for uid in uids if (name := index.name(uid)) is not None}
 
 
 def _taken(index: FolderIndex, uids: Sequence[int], names: Sequence[str]) -> None:
@@ -43,12 +48,11 @@ def _taken(index: FolderIndex, uids: Sequence[int], names: Sequence[str]) -> Non
     index.save()
 
 
-def _take_out(index: FolderIndex, uid: int, kept: BinFolder | None) -> None:
-    name = index.names[uid]
+def _take_out(index: FolderIndex, uid: int, name: str, kept: BinFolder | None) -> None:
     for _ in range(4):
         path = index.files.path(name)
         with contextlib.suppress(FileNotFoundError):
-            if kept is None or not kept.put(path, index.infos[uid].flags):
+            if kept is None or not kept.put(path, index.marks[uid].flags):
                 index.files.disk.unlink(path)
             return
         current = index.files.list_cur().get(base_of(name))

@@ -19,7 +19,6 @@ from resel_lda.maildir.bin import Bin
 from resel_lda.maildir.cache import CacheFile
 from resel_lda.maildir.claim import Claim
 from resel_lda.maildir.content import MessageReader
-from resel_lda.maildir.database import StateFile
 from resel_lda.maildir.files import MaildirFiles, create_maildir
 from resel_lda.maildir.folder import MaildirFolder
 from resel_lda.maildir.index import FolderIndex
@@ -28,6 +27,7 @@ from resel_lda.maildir.locate import locate
 from resel_lda.maildir.names import NameMaker
 from resel_lda.maildir.quota import Quota, limit_of
 from resel_lda.maildir.reading import mailbox_error
+from resel_lda.maildir.state import StateFile
 from resel_lda.maildir.status import folder_status
 from resel_lda.maildir.tree_events import TreeEvents
 from resel_lda.maildir.uidlist import FILE_NAME, read_uidlist
@@ -223,13 +223,13 @@ class MaildirStore(TreeEvents):
 
     def _released(self, folder: MaildirFolder) -> None:
         idle = [one for one in self._open.values() if one.holders <= 0]
-        messages = sum(len(one.messages()) for one in idle)
+        messages = sum(one.count() for one in idle)
         left = len(idle)
         for one in idle:
             if left <= _KEEP_OPEN and messages <= _KEEP_MESSAGES:
                 break
             left -= 1
-            messages -= len(one.messages())
+            messages -= one.count()
             del self._open[one.name]
             self._closing[one.name] = asyncio.ensure_future(self._close_folder(one))
 
@@ -253,10 +253,10 @@ class MaildirStore(TreeEvents):
         finally:
             folder.release()
 
-    async def status(self, name: str) -> FolderStatus:
+    async def status(self, name: str, sizes: bool = True) -> FolderStatus:
         folder = await self.open_folder(name)
         try:
-            return await folder_status(folder)
+            return await folder_status(folder, sizes)
         finally:
             folder.release()
 
@@ -342,7 +342,7 @@ class MaildirStore(TreeEvents):
         self.tree_renamed("INBOX", new_name, ["INBOX"])
         inbox = await self.open_folder("INBOX")
         try:
-            await inbox.move([info.uid for info in inbox.messages()], new_name)
+            await inbox.move(inbox.uids(), new_name)
         finally:
             inbox.release()
 

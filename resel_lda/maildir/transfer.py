@@ -16,8 +16,9 @@ from collections.abc import (
 )
 from typing import Any
 
-from resel_lda.mailbox import AppendData, MailboxError, MessageInfo
+from resel_lda.mailbox import AppendData, MailboxError
 from resel_lda.maildir.content import MessageReader
+from resel_lda.maildir.dates import internal_dates, known_dates
 from resel_lda.maildir.files import MaildirFiles
 from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.names import base_of, size_in_name
@@ -91,14 +92,15 @@ def _own_files(
     """The messages' own files, which need no way through tmp/, and their dates by new base."""
     items: list[Item] = []
     dates: dict[str, float] = {}
+    known = known_dates(index, uids)
     for uid in uids:
-        info, name = index.infos.get(uid), index.names.get(uid)
-        if info is None or name is None:
+        marks, name = index.marks.get(uid), index.name(uid)
+        if marks is None or name is None:
             raise MailboxError("Some of the messages are gone", "EXPUNGEISSUED")
         path = index.files.path(name)
-        base = files.name_copy(path, size_in_name(base_of(name), "W"))
-        items.append((path, base, info.flags))
-        dates[base] = info.internal_date
+        base, stamp = files.name_copy(path, size_in_name(base_of(name), "W"))
+        items.append((path, base, marks.flags))
+        dates[base] = known.get(uid, stamp)
     return items, dates
 
 
@@ -110,11 +112,11 @@ def link_messages(
     items: list[Item] = []
     try:
         for uid in uids:
-            info = index.infos.get(uid)
-            if info is None:
+            marks = index.marks.get(uid)
+            if marks is None:
                 raise MailboxError("Some of the messages are gone", "EXPUNGEISSUED")
-            path, base = _linked(index, uid, files) or _copied(reader, info, files)
-            items.append((path, base, info.flags))
+            path, base = _linked(index, uid, files) or _copied(index, reader, uid, files)
+            items.append((path, base, marks.flags))
     except BaseException:
         discard(files.disk, items)
         raise
@@ -123,7 +125,7 @@ def link_messages(
 
 def _linked(index: FolderIndex, uid: int, files: MaildirFiles) -> tuple[str, str] | None:
     """None where it cannot be linked, or has another name by now."""
-    name = index.names.get(uid)
+    name = index.name(uid)
     if name is None:
         return None
     try:
@@ -134,12 +136,15 @@ def _linked(index: FolderIndex, uid: int, files: MaildirFiles) -> tuple[str, str
         return None
 
 
-def _copied(reader: MessageReader, info: MessageInfo, files: MaildirFiles) -> tuple[str, str]:
-    opened = reader.open(info.uid)
+def _copied(
+    index: FolderIndex, reader: MessageReader, uid: int, files: MaildirFiles
+) -> tuple[str, str]:
+    opened = reader.open(uid)
     if opened is None:
         raise MailboxError("Some of the messages are gone", "EXPUNGEISSUED")
     try:
-        return files.write_temporary(_blocks(opened[0]), info.internal_date)
+        date = internal_dates(index, [uid]).get(uid)
+        return files.write_temporary(_blocks(opened[0]), date)
     finally:
         os.close(opened[0])
 

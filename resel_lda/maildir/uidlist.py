@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import itemgetter, lt
 
 from resel_lda.mailbox import MailboxError
 from resel_lda.maildir.names import base_of
@@ -20,34 +22,38 @@ from resel_mta.disk import Disk
 
 FILE_NAME = "dovecot-uidlist"
 
-
-@dataclass(slots=True)
-class UidEntry:
-    """extensions: what stands between UID and name ("W1234 S1200"), kept as found."""
-
-    uid: int
-    base: str
-    extensions: str = ""
+# Lines of a UID and a base each.
+_PLAIN = re.compile(r"(?:[0-9]{1,10} :[^:\n]+\n)*")
 
 
 @dataclass(slots=True)
 class Uidlist:
-    """The file in memory. entries: by base, ascending UIDs. stamp: of the file it was read from,
-    None when there was none. damaged: lines were not understood, so it must be rewritten."""
+    """The file in memory. entries: base -> UID, ascending. extensions: by UID, what stands between
+    UID and name ("W1234 S1200"), kept as found. stamp: of the file it was read from, None when there
+    was none. damaged: lines were not understood, so it must be rewritten."""
 
     uidvalidity: int = 0
     next_uid: int = 1
     guid: str = ""
-    entries: dict[str, UidEntry] = field(default_factory=dict)
+    entries: dict[str, int] = field(default_factory=dict)
+    extensions: dict[int, str] = field(default_factory=dict)
     header_extensions: str = ""
     stamp: tuple[int, int, int] | None = None
     damaged: bool = False
 
-    def add(self, base: str, extensions: str = "") -> UidEntry:
-        entry = UidEntry(self.next_uid, base, extensions)
-        self.entries[base] = entry
+    def add(self, base: str) -> int:
+        """The UID that it gets."""
+        uid = self.entries[base] = self.next_uid
         self.next_uid += 1
-        return entry
+        return uid
+
+    def remove(self, base: str) -> None:
+        self.extensions.pop(self.entries.pop(base), None)
+
+    def noted(self, base: str) -> str:
+        """The extensions of a line, "" if there are none."""
+        uid = self.entries.get(base)
+        return "" if uid is None else self.extensions.get(uid, "")
 
 
 def new_guid() -> str:
@@ -73,16 +79,40 @@ def read_uidlist(path: str) -> Uidlist:
     except FileNotFoundError:
         return found
     found.stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-    # A last line without its end was being appended when the machine stopped.
-    lines = data.decode("utf-8", "surrogateescape").split("\n")
-    if lines.pop():
-        found.damaged = True
-    if not lines or not _read_header(found, lines[0]):
+    head, newline, body = data.decode("utf-8", "surrogateescape").partition("\n")
+    if not newline or not _read_header(found, head):
         found.damaged = True
         return found
+    if not _read_plain(found, body):
+        _read_lines(found, body)
+    return found
+
+
+def _read_plain(found: Uidlist, body: str) -> bool:
+    """Lines of nothing but a UID and a base, and in order; False if there are others."""
+    words = body.replace(" :", "\n").split("\n")
+    uids, bases = words[:-1:2], words[1::2]
+    if words[-1] or len(uids) != len(bases) or not _PLAIN.fullmatch(body):
+        return False
+    numbers = list(map(int, uids))
+    if not all(map(lt, [0, *numbers], [*numbers, 0xFFFFFFFF])):
+        return False
+    entries = dict(zip(bases, numbers, strict=True))
+    if len(entries) < len(bases):
+        return False
+    found.entries = entries
+    found.next_uid = max(found.next_uid, numbers[-1] + 1 if numbers else 1)
+    return True
+
+
+def _read_lines(found: Uidlist, body: str) -> None:
+    lines = body.split("\n")
+    # A last line without its end was being appended when the machine stopped.
+    if lines.pop():
+        found.damaged = True
     last = 0
     entries = found.entries
-    for line in lines[1:]:
+    for line in lines:
         uid_text, _, rest = line.partition(" ")
         if not (uid_text.isascii() and uid_text.isdigit()):
             found.damaged = True
@@ -99,10 +129,11 @@ def read_uidlist(path: str) -> Uidlist:
         if not base or not last < uid < 0xFFFFFFFF or base in entries:
             found.damaged = True
             continue
-        entries[base] = UidEntry(uid, base, extensions)
+        entries[base] = uid
+        if extensions:
+            found.extensions[uid] = extensions
         last = uid
     found.next_uid = max(found.next_uid, last + 1)
-    return found
 
 
 def reread_uidlist(path: str, old: Uidlist) -> Uidlist:
@@ -119,11 +150,13 @@ def reread_uidlist(path: str, old: Uidlist) -> Uidlist:
     if fresh.uidvalidity != old.uidvalidity:
         raise MailboxError("UIDVALIDITY was changed by another program", "UNAVAILABLE")
     if fresh.damaged:
-        used = {entry.uid for entry in fresh.entries.values()}
-        for base, entry in old.entries.items():
-            if base not in fresh.entries and entry.uid not in used:
-                fresh.entries[base] = entry
-        fresh.entries = dict(sorted(fresh.entries.items(), key=lambda item: item[1].uid))
+        used = set(fresh.entries.values())
+        for base, uid in old.entries.items():
+            if base not in fresh.entries and uid not in used:
+                fresh.entries[base] = uid
+                if uid in old.extensions:
+                    fresh.extensions[uid] = old.extensions[uid]
+        fresh.entries = dict(sorted(fresh.entries.items(), key=itemgetter(1)))
     fresh.guid = fresh.guid or old.guid
     fresh.next_uid = max(fresh.next_uid, old.next_uid)
     return fresh
@@ -155,18 +188,26 @@ def _read_header(found: Uidlist, line: str) -> bool:
     return found.uidvalidity > 0 and found.next_uid > 0
 
 
-def _line(entry: UidEntry) -> bytes:
-    extensions = f" {entry.extensions}" if entry.extensions else ""
-    return f"{entry.uid}{extensions} :{entry.base}\n".encode("utf-8", "surrogateescape")
+def _lines(uidlist: Uidlist, entries: Iterable[tuple[str, int]]) -> bytes:
+    noted = uidlist.extensions
+    if noted:
+        lines = [
+            f"{uid} {noted[uid]} :{base}\n" if uid in noted else f"{uid} :{base}\n"
+            for base, uid in entries
+        ]
+    else:
+        lines = [f"{uid} :{base}\n" for base, uid in entries]
+    return "".join(lines).encode("utf-8", "surrogateescape")
 
 
-def append_entries(disk: Disk, path: str, uidlist: Uidlist, entries: Iterable[UidEntry]) -> None:
+def append_entries(disk: Disk, path: str, uidlist: Uidlist, bases: Iterable[str]) -> None:
     """Add lines to the file as `uidlist` has it. Durable. The lock is held by the caller."""
+    lines = _lines(uidlist, [(base, uidlist.entries[base]) for base in bases])
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     try:
         size = os.fstat(fd).st_size
         try:
-            disk.write(fd, b"".join(_line(entry) for entry in entries))
+            disk.write(fd, lines)
             disk.fsync(fd)
         except BaseException:
             # Half a line (full disk) would spoil the next one appended, by us or by Dovecot.
@@ -184,7 +225,7 @@ def write_uidlist(disk: Disk, path: str, uidlist: Uidlist) -> None:
     """Replace the whole file. Durable. The lock is held by the caller."""
     more = f" {uidlist.header_extensions}" if uidlist.header_extensions else ""
     header = f"3 V{uidlist.uidvalidity} N{uidlist.next_uid} G{uidlist.guid}{more}\n".encode()
-    body = b"".join(_line(entry) for entry in uidlist.entries.values())
+    body = _lines(uidlist, uidlist.entries.items())
     disk.replace_file(path, [header, body])
     uidlist.damaged = False
     uidlist.stamp = file_stamp(path)

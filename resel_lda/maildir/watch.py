@@ -10,7 +10,7 @@ import asyncio
 import ctypes
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 _EVENT = struct.Struct("iIII")
 IN_MOVED_FROM, IN_MOVED_TO, IN_CREATE, IN_DELETE = 0x40, 0x80, 0x100, 0x200
@@ -97,3 +97,23 @@ class Watcher:
                 continue
             for callback in list(self._callbacks.get(number, ())):
                 callback(0 if mask & IN_IGNORED else mask, os.fsdecode(name))
+
+
+def by_kind(
+    events: Sequence[tuple[str, int, str]], is_news: Callable[[str, bool], bool]
+) -> tuple[list[str], list[str], list[str]]:
+    """Names of files that appeared in new/, that appeared in cur/, and that went from cur/. events:
+    ("new" or "cur", mask, name). is_news: whether (name in cur/, whether it went) is not our own
+    doing."""
+    new: list[str] = []
+    cur: list[str] = []
+    gone: list[str] = []
+    for kind, mask, name in events:
+        if kind == "new":
+            new.append(name)
+            continue
+        if mask & (IN_CREATE | IN_MOVED_TO) and is_news(name, False):
+            cur.append(name)
+        if mask & (IN_DELETE | IN_MOVED_FROM) and is_news(name, True):
+            gone.append(name)
+    return new, cur, gone

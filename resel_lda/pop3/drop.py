@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from resel_lda.mailbox import Mailbox, MailboxError
 from resel_lda.maildir.folder import MaildirFolder
-from resel_lda.maildir.names import base_of
 from resel_lda.pop3.answers import Failed
 from resel_lda.pop3.uidl import Namer, stored_name
 
@@ -38,7 +37,7 @@ class Maildrop:
     def __init__(self, mailbox: Mailbox, namer: Namer) -> None:
         self._mailbox = mailbox
         self._namer = namer
-        self.uids = [info.uid for info in mailbox.messages()]
+        self.uids = mailbox.uids()
         self.deleted: set[int] = set()
         self._retrieved: set[int] = set()
         self._sizes: Sequence[int] | None = None
@@ -72,9 +71,8 @@ class Maildrop:
         base = stored = ""
         if isinstance(self._mailbox, MaildirFolder):
             index = self._mailbox.index
-            base = base_of(index.names.get(uid, ""))
-            entry = index.uidlist.entries.get(base)
-            stored = stored_name(entry.extensions) if entry is not None else ""
+            base = index.bases.get(uid, "")
+            stored = stored_name(index.uidlist.noted(base))
         return stored or self._namer(uid, self._mailbox.uidvalidity, base)
 
     async def read(self, number: int) -> bytes:

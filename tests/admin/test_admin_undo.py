@@ -80,8 +80,9 @@ async def contents(
 ) -> list[tuple[int, bytes, frozenset[str], float]]:
     folder = await store.open_folder(name)
     try:
+        dates = await folder.internal_dates(folder.uids())
         return [
-            (info.uid, await folder.read(info.uid), info.flags, info.internal_date)
+            (info.uid, await folder.read(info.uid), info.flags, dates[info.uid])
             for info in folder.messages()
         ]
     finally:

@@ -12,6 +12,7 @@ from resel_lda.mailbox import (
     FolderInfo,
     FolderStatus,
     MailboxError,
+    Marks,
     MessageInfo,
     Part,
     QuotaInfo,
@@ -35,6 +36,7 @@ class FakeMailbox:
         self.highestmodseq = 1
         self.infos: dict[int, MessageInfo] = {}
         self.data: dict[int, bytes] = {}
+        self.dates: dict[int, float] = {}
         self.saved: dict[int, int] = {}
         self.vanished: list[tuple[int, int]] = []
         self.unclaimed: set[int] = set()
@@ -47,8 +49,8 @@ class FakeMailbox:
         uid = self.uidnext
         self.uidnext += 1
         self.highestmodseq += 1
-        when = time.time() if date is None else date
-        self.infos[uid] = MessageInfo(uid, frozenset(flags), when, self.highestmodseq)
+        self.dates[uid] = time.time() if date is None else date
+        self.infos[uid] = MessageInfo(uid, frozenset(flags), self.highestmodseq)
         self.data[uid] = message
         self.saved[uid] = int(time.time())
         self.unclaimed.add(uid)
@@ -99,8 +101,16 @@ class FakeMailbox:
     def uids(self) -> list[int]:
         return sorted(self.infos)
 
-    def with_flag(self, flag: str, wanted: bool) -> Collection[int]:
-        return [info.uid for info in self.messages() if (flag in info.flags) is wanted]
+    def with_flags(self, flags: Sequence[tuple[str, bool]]) -> Sequence[int]:
+        return [
+            info.uid
+            for info in self.messages()
+            if all((flag in info.flags) is has for flag, has in flags)
+        ]
+
+    def marks_of(self, uids: Sequence[int]) -> Sequence[Marks | None]:
+        infos = [self.infos.get(uid) for uid in uids]
+        return [None if info is None else Marks(info.flags, info.modseq) for info in infos]
 
     def first_unseen(self) -> int:
         for number, info in enumerate(self.messages(), 1):
@@ -184,6 +194,9 @@ class FakeMailbox:
         }
         return {uid: (f"M{digest}", f"T{digest}") for uid, digest in digests.items()}
 
+    async def internal_dates(self, uids: Sequence[int]) -> Mapping[int, float]:
+        return {uid: self.dates[uid] for uid in uids if uid in self.data}
+
     async def saved_dates(self, uids: Sequence[int]) -> Mapping[int, int]:
         return {uid: self.saved[uid] for uid in uids if uid in self.data}
 
@@ -197,7 +210,7 @@ class FakeMailbox:
         mode: str,
         unchanged_since: int | None = None,
     ) -> StoreResult:
-        changed = []
+        done = []
         conflicts = []
         for uid in uids:
             info = self.infos.get(uid)
@@ -211,11 +224,11 @@ class FakeMailbox:
             new = {"set": given, "add": info.flags | given, "remove": info.flags - given}[mode]
             if new != info.flags:
                 self.highestmodseq += 1
-                info = MessageInfo(uid, new, info.internal_date, self.highestmodseq)
+                info = MessageInfo(uid, new, self.highestmodseq)
                 self.infos[uid] = info
-            changed.append(info)
+            done.append(uid)
         self.tell()
-        return StoreResult(changed, conflicts)
+        return StoreResult(done, conflicts)
 
     async def expunge(self, uids: Sequence[int]) -> Sequence[int]:
         gone = [uid for uid in uids if uid in self.infos]
@@ -249,7 +262,7 @@ class FakeMailbox:
         pairs = []
         for uid in uids:
             info = self.infos[uid]
-            pairs.append((uid, folder.add(self.data[uid], info.flags, info.internal_date)))
+            pairs.append((uid, folder.add(self.data[uid], info.flags, self.dates[uid])))
         return folder.uidvalidity, pairs
 
     async def move(self, uids: Sequence[int], target: str) -> tuple[int, Sequence[tuple[int, int]]]:
@@ -297,7 +310,7 @@ class FakeStore(TreeEvents):
         self.boxes[name].held += 1
         return self.boxes[name]
 
-    async def status(self, name: str) -> FolderStatus:
+    async def status(self, name: str, sizes: bool = True) -> FolderStatus:
         box = await self.open(name)
         box.release()
         infos = box.infos.values()

@@ -44,7 +44,7 @@ async def work(root: str, number: str) -> None:
         print("append", mark, uid, flush=True)
         some = rng.choice(folder.uids())
         try:
-            if (await folder.store([some], [rng.choice(("\\Seen", "Work"))], "add")).changed:
+            if (await folder.store([some], [rng.choice(("\\Seen", "Work"))], "add")).done:
                 print("flag", some, flush=True)
             if count % 5 == 0:
                 gone = await folder.expunge([rng.choice(folder.uids())])

@@ -12,8 +12,8 @@ from test_store_mailbox import append, drop, make_store
 
 from resel_lda.maildir import reading
 from resel_lda.maildir.cache import LAYERS, CacheFile
-from resel_lda.maildir.database import _STATE_STEPS, StateFile
 from resel_lda.maildir.folder import MaildirFolder
+from resel_lda.maildir.state import _STATE_STEPS, StateFile
 from resel_mta.disk import Disk
 from resel_mta.maillog import MailLog, StreamSink
 
@@ -142,7 +142,8 @@ def test_a_state_of_an_earlier_version_is_kept(tmp_path: Path) -> None:
     state = StateFile(str(path), Disk(), MailLog(StreamSink(2)))
     found = state.load("g", 7, 4)
     assert (found.floor, found.is_new, found.next_uid) == (500, False, 0)
-    assert found.rows == {2: (450, 1.5, "S")}
+    assert found.rows == {2: (450, "S")}
+    assert (state.dates(found.id, 1, 9), found.dated_from) == ({2: (1.5, None)}, 3)
     state.database.close()
     # One of a program to come is not understood: it is set aside, not overwritten.
     newer = apsw.Connection(str(path))

@@ -10,7 +10,7 @@ import apsw
 import pytest
 from test_store_mailbox import drop, make_store
 
-from resel_lda.maildir.database import StateFile
+from resel_lda.maildir.state import StateFile
 from resel_mta.disk import Disk
 from resel_mta.maillog import MailLog, StreamSink
 

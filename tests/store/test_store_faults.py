@@ -94,10 +94,10 @@ async def test_a_message_is_gone_only_when_two_listings_miss_it(
     listings = [partial, whole]
     monkeypatch.setattr(index.files, "list_cur", lambda: listings.pop(0))
     index.scan()
-    assert len(index.infos) == 2
+    assert len(index.marks) == 2
     listings = [partial, partial]
     index.scan()
-    assert len(index.infos) == 1
+    assert len(index.marks) == 1
     await store.close()
 
 

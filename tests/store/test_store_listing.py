@@ -104,7 +104,7 @@ async def test_flags_are_changed_under_the_lock(tmp_path: Path) -> None:
     with dotlock(disk, str(tmp_path / "Maildir" / "dovecot-uidlist")):
         # Nothing to change: nobody is waited for.
         async with asyncio.timeout(30):
-            assert (await folder.store([1, 2, 3], ["\\Seen"], "add")).changed
+            assert (await folder.store([1, 2, 3], ["\\Seen"], "add")).done
     assert disk.held == [True] * 3
     await store.close()
 
@@ -120,9 +120,9 @@ async def test_on_a_full_disk_mail_can_be_marked_and_expunged(tmp_path: Path) ->
     await store.close()
     store = open_store(tmp_path, Full())
     folder = await store.open_folder("INBOX")
-    assert (await folder.store([1], ["\\Deleted"], "add")).changed
+    assert (await folder.store([1], ["\\Deleted"], "add")).done
     assert list(await folder.expunge([1], keep=False)) == [1]
-    (tmp_path / "Maildir" / "cur" / os.path.basename(folder.index.names[2])).unlink()
+    (tmp_path / "Maildir" / "cur" / os.path.basename(folder.index.name(2))).unlink()
     folder.index.scan()
     assert folder.index.uids == {}
     await store.close()
@@ -138,7 +138,8 @@ async def other_delivers(tmp_path: Path) -> tuple[MaildirStore, MaildirFolder]:
     with dotlock(Disk(), path):
         (maildir / "cur" / f"{OTHERS}:2,").write_bytes(b"Subject: other\n\nx\n")
         uidlist = read_uidlist(path)
-        append_entries(Disk(), path, uidlist, [uidlist.add(OTHERS)])
+        uidlist.add(OTHERS)
+        append_entries(Disk(), path, uidlist, [OTHERS])
     return store, folder
 
 
@@ -179,7 +180,8 @@ async def test_a_message_that_the_first_listing_misses_keeps_its_uid(
     with dotlock(Disk(), path):
         (tmp_path / "Maildir" / "cur" / "1700000001.M2P1.other:2,").write_bytes(b"\nx\n")
         uidlist = read_uidlist(path)
-        append_entries(Disk(), path, uidlist, [uidlist.add("1700000001.M2P1.other")])
+        uidlist.add("1700000001.M2P1.other")
+        append_entries(Disk(), path, uidlist, ["1700000001.M2P1.other"])
     miss(monkeypatch, OTHERS)
     store = make_store(tmp_path)
     folder = await store.open_folder("INBOX")
@@ -202,5 +204,5 @@ async def test_dropping_old_lines_keeps_that_of_a_message_that_a_listing_misses(
     miss(monkeypatch, base)
     assert list(await folder.append([AppendData([MAIL], 0)])) == [261]
     uidlist = read_uidlist(str(tmp_path / "Maildir" / "dovecot-uidlist"))
-    assert [entry.uid for entry in uidlist.entries.values()] == [1, 261]
+    assert list(uidlist.entries.values()) == [1, 261]
     await store.close()

@@ -60,12 +60,13 @@ async def test_append_read_store_expunge(tmp_path: Path) -> None:
     assert await folder.sizes([1, 2]) == {1: len(MAIL), 2: len(MAIL) + 1}
     before = folder.highestmodseq
     result = await folder.store([1], ["\\Deleted"], "add")
-    assert result.changed[0].flags == {"\\Seen", "Work", "\\Deleted"}
-    assert result.changed[0].modseq > before
+    assert result.done == [1]
+    assert folder.get(1).flags == {"\\Seen", "Work", "\\Deleted"}
+    assert folder.get(1).modseq > before
     assert [info.uid for info in folder.changed_since(before)] == [1]
     result = await folder.store([1, 2], ["\\Flagged"], "set", unchanged_since=before)
     assert result.conflicts == [1]
-    assert [info.uid for info in result.changed] == [2]
+    assert result.done == [2]
     before = folder.highestmodseq
     assert list(await folder.expunge([1, 99])) == [1]
     assert folder.vanished_since(before) == [(1, 1)]
@@ -126,6 +127,32 @@ async def test_a_look_misses_nothing_that_came_before_it(tmp_path: Path) -> None
     assert len(again.messages()) == 4
     folder.release()
     again.release()
+    await store.close()
+
+
+async def test_a_look_that_is_under_way_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(tmp_path)
+    folder = await store.open("INBOX")
+    begun, gate = threading.Event(), threading.Event()
+    take_events = folder.index.take_events
+
+    def slowly(*events) -> None:
+        begun.set()
+        gate.wait(30)
+        take_events(*events)
+
+    monkeypatch.setattr(folder.index, "take_events", slowly)
+    drop(tmp_path, "1700000001.M1P1.other")
+    first = asyncio.create_task(folder.refresh())
+    await asyncio.to_thread(begun.wait)
+    second = asyncio.create_task(folder.refresh())
+    await asyncio.sleep(0.05)
+    gate.set()
+    await second
+    assert len(folder.messages()) == 1
+    await first
     await store.close()
 
 
@@ -256,7 +283,7 @@ async def test_async_blocks_and_line_ends(tmp_path: Path) -> None:
 
     await folder.append([AppendData(blocks(), len(MAIL), internal_date=1_000_000_000.0)])
     assert await folder.read(1) == MAIL
-    assert folder.get(1).internal_date == 1_000_000_000.0
+    assert await folder.internal_dates([1]) == {1: 1_000_000_000.0}
     name = os.listdir(tmp_path / "Maildir" / "cur")[0]
     stored = (tmp_path / "Maildir" / "cur" / name).read_bytes()
     assert stored == MAIL.replace(b"\r\n", b"\n")

@@ -49,7 +49,7 @@ async def test_all_are_read_and_the_gone_are_gone(tmp_path: Path) -> None:
     assert reads == 3
     # Read ahead already, and expunged by us and by another program.
     await folder.expunge([11])
-    (tmp_path / "Maildir" / "cur" / folder.index.names[12]).unlink()
+    (tmp_path / "Maildir" / "cur" / folder.index.name(12)).unlink()
     with pytest.raises(MailboxError, match="gone"):
         await folder.read(11)
     while folder.get(12) is not None:

@@ -101,7 +101,7 @@ async def test_after_a_power_cut_clients_are_told_the_flags_that_are_left(
     store = store_at(tmp_path / "mail")
     folder = await store.open_folder("INBOX")
     result = await folder.store([2], ["\\Seen"], "add")
-    known = result.changed[0].modseq
+    known = folder.get(result.done[0]).modseq
     # What is on disk when the power goes: the note that was synced, at the least.
     cut = tmp_path / "cut"
     shutil.copytree(tmp_path / "mail", cut)
