@@ -40,18 +40,15 @@ class Body(Protocol):
 class MemoryBody:
     """A body held as one bytes object."""
 
-    __slots__ = ("data",)
+    __slots__ = ("data", "size")
     in_memory = True
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-
-    @property
-    def size(self) -> int:
-        return len(self.data)
+        self.size = len(data)
 
     def read(self, offset: int, length: int) -> bytes:
-        if offset == 0 and length >= len(self.data):
+        if offset == 0 and length >= self.size:
             return self.data
         return self.data[offset : offset + length]
 
@@ -62,19 +59,15 @@ class Header:
     `raw` is the block: each field with its folding and final CR LF, no empty line at the end.
     """
 
-    __slots__ = ("_raw",)
+    __slots__ = ("raw",)
 
     def __init__(self, raw: bytes = b"") -> None:
-        self._raw = raw
-
-    @property
-    def raw(self) -> bytes:
-        return self._raw
+        self.raw = raw
 
     def fields(self) -> Iterator[tuple[bytes, bytes]]:
         """(name, whole field with folding and CR LF) in order. A line without a colon is (b"", line)."""
         start = 0
-        raw = self._raw
+        raw = self.raw
         end = len(raw)
         while start < end:
             stop = raw.find(CRLF, start)
@@ -106,19 +99,19 @@ class Header:
             return False
         probe = b"\n" + name.lower()
         # A field name is followed by optional space and a colon; the cheap test first.
-        return probe in b"\n" + self._raw.lower() and bool(self.get_all(name))
+        return probe in b"\n" + self.raw.lower() and bool(self.get_all(name))
 
     def prepend(self, field: bytes) -> None:
         """Put a whole field (with its CR LF) before all others."""
-        self._raw = field + self._raw
+        self.raw = field + self.raw
 
     def append(self, field: bytes) -> None:
         """Put a whole field (with its CR LF) after all others."""
-        self._raw += field
+        self.raw += field
 
     def replace(self, fields: Iterator[tuple[bytes, bytes]] | list[tuple[bytes, bytes]]) -> None:
         """Set the block to these (name, whole field) pairs."""
-        self._raw = b"".join(field for _, field in fields)
+        self.raw = b"".join(field for _, field in fields)
 
     def remove(self, name: bytes) -> int:
         """Drop every field called `name`; how many there were."""
@@ -131,7 +124,7 @@ class Header:
             else:
                 kept.append(field)
         if dropped:
-            self._raw = b"".join(kept)
+            self.raw = b"".join(kept)
         return dropped
 
 
