@@ -15,6 +15,7 @@ from resel_mta.smtpd.client import Client
 from resel_mta.smtpd.connection import Connection
 from resel_mta.smtpd.names import NameFinder
 from resel_mta.smtpd.options import Options
+from resel_mta.smtpd.parameters import Offers
 from resel_mta.smtpd.protocol import SmtpProtocol
 from resel_mta.smtpd.recipients import RecipientTable
 from resel_mta.smtpd.transcript import Postmaster
@@ -104,6 +105,8 @@ class SmtpService:
         self.options = options
         self.postmaster.reconfigure(settings)
         self.greeting = Reply(220, "", options.banner).wire()
+        #: What the last EHLO was about, and how it was answered.
+        self.ehlo: tuple[object, tuple[Offers, bytes]] | None = None
         self.recipients.forget()
 
     @property

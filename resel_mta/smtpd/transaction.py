@@ -12,6 +12,7 @@ from resel_mta.mail import Envelope, Recipient, Reply, TempFail
 from resel_mta.smtpd import replies
 from resel_mta.smtpd.command import Command, Work, command_table
 from resel_mta.smtpd.login import LoginCommands
+from resel_mta.smtpd.options import Options
 from resel_mta.smtpd.parameters import Offers, Refused, parse_mail, parse_rcpt, qualify
 from resel_mta.smtpd.recipients import LookUp
 
@@ -76,31 +77,19 @@ class TransactionCommands(LoginCommands):
             self.say(refusal)
             return work
         if esmtp:
-            keywords = self._keywords()
-            self.offers = Offers(
-                dsn="DSN" in keywords, utf8="SMTPUTF8" in keywords, auth=bool(self.mechanisms())
-            )
-            self.say(Reply(250, "", "\n".join([self.options.myhostname, *keywords])))
+            starttls = not self.client.tls and self.offered_tls() is not None
+            self.offers, reply = self._ehlo(self.mechanisms(), starttls)
+            self.say(reply)
         else:
             self.say(Reply(250, "", self.options.myhostname))
         return work
 
-    def _keywords(self) -> list[str]:
-        options = self.options
-        keywords = ["PIPELINING", f"SIZE {options.message_size_limit}".removesuffix(" 0")]
-        if not options.vrfy_disabled:
-            keywords.append("VRFY")
-        if not self.client.tls and self.offered_tls() is not None:
-            keywords.append("STARTTLS")
-        mechanisms = self.mechanisms()
-        if mechanisms:
-            keywords.append(f"AUTH {' '.join(mechanisms)}")
-        keywords += ["ENHANCEDSTATUSCODES", "8BITMIME", "DSN"]
-        if options.smtputf8:
-            keywords.append("SMTPUTF8")
-        keywords += ["CHUNKING", "HELP"]
-        discarded = options.discard_ehlo_keywords
-        return [word for word in keywords if word.partition(" ")[0] not in discarded]
+    def _ehlo(self, mechanisms: tuple[str, ...], starttls: bool) -> tuple[Offers, bytes]:
+        """What is offered, and the reply that says so; kept for the other sessions."""
+        key = self.options, mechanisms, starttls
+        if self.service.ehlo is None or self.service.ehlo[0] != key:
+            self.service.ehlo = key, _offers(*key)
+        return self.service.ehlo[1]
 
     def do_RSET(self, arg: bytes) -> Work:
         if arg:
@@ -243,3 +232,22 @@ class TransactionCommands(LoginCommands):
         Command(do_not_implemented, "EXPN"),
         Command(do_not_implemented, "ETRN", junk=True, last=True),
     )
+
+
+def _offers(options: Options, mechanisms: tuple[str, ...], starttls: bool) -> tuple[Offers, bytes]:
+    """What EHLO offers, and the reply that says so."""
+    keywords = ["PIPELINING", f"SIZE {options.message_size_limit}".removesuffix(" 0")]
+    if not options.vrfy_disabled:
+        keywords.append("VRFY")
+    if starttls:
+        keywords.append("STARTTLS")
+    if mechanisms:
+        keywords.append(f"AUTH {' '.join(mechanisms)}")
+    keywords += ["ENHANCEDSTATUSCODES", "8BITMIME", "DSN"]
+    if options.smtputf8:
+        keywords.append("SMTPUTF8")
+    keywords += ["CHUNKING", "HELP"]
+    discarded = options.discard_ehlo_keywords
+    offered = [word for word in keywords if word.partition(" ")[0] not in discarded]
+    offers = Offers(dsn="DSN" in offered, utf8="SMTPUTF8" in offered, auth=bool(mechanisms))
+    return offers, Reply(250, "", "\n".join([options.myhostname, *offered])).wire()
