@@ -260,7 +260,8 @@ class Notifier:
         directory for those below it."""
         words = await folders.attributes(self._session, name)
         if gone and "\\Noselect" in words:
-            words.add("\\NonExistent")
+            # One of the two only (RFC 9051 §9, mbx-list-sflag): this says the other too.
+            words = {*words - {"\\Noselect"}, "\\NonExistent"}
         old_wire = self._session.names.wire(old) if old else b""
         self._session.untagged(folders.list_response(self._session, name, words, old_wire))
 

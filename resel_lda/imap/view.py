@@ -13,7 +13,7 @@ from typing import Any
 from resel_lda.imap import text
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.parser import SequenceSet
-from resel_lda.mailbox import SYSTEM_FLAGS, Mailbox, MessageInfo
+from resel_lda.mailbox import MAX_KEYWORDS, SYSTEM_FLAGS, Mailbox, MessageInfo
 
 # What carries the items of a message: FETCH, or UIDFETCH, whose number is the UID (RFC 9586 §3.4).
 _HEADS = (b"FETCH", b"UIDFETCH")
@@ -162,7 +162,9 @@ class View:
     def flag_responses(self) -> list[bytes]:
         """FLAGS and PERMANENTFLAGS (RFC 3501 §7.2.6, §7.1)."""
         known = text.flag_list((*SYSTEM_FLAGS, *self._keywords))
-        permanent = b"" if self.read_only else known + b" \\*"
+        # RFC 9051 §7.1: without "\*" where no keyword can be new any more.
+        more = b" \\*" if len(self._keywords) < MAX_KEYWORDS else b""
+        permanent = b"" if self.read_only else known + more
         words = b"Read-only mailbox." if self.read_only else b"Flags permitted."
         return [
             b"* FLAGS (%b)\r\n" % known,

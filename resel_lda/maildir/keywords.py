@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
-from resel_lda.mailbox import MailboxError
+from resel_lda.mailbox import MAX_KEYWORDS, MailboxError
 from resel_lda.maildir.dotlock import dotlock
 from resel_lda.maildir.names import FLAG_LETTERS, LETTER_FLAGS
 from resel_mta.disk import Disk
 
 FILE_NAME = "dovecot-keywords"
-MAX_KEYWORDS = 26
 # As Dovecot's mail_max_keyword_length: every message that has it says it in every answer.
 _MAX_LENGTH = 50
 

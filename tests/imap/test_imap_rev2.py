@@ -323,3 +323,17 @@ async def test_a_name_that_is_not_normal_is_taken_in_every_command(store: MailSt
             f'* LIST (\\NonExistent) "/" "{normal}" ("OLDNAME" ("{decomposed}"))'
         ]
         assert await said(f'LIST "" "{normal}"') == []
+
+
+async def test_permanentflags_say_when_there_can_be_no_more_keywords(store: MailStore) -> None:
+    """RFC 9051 §7.1: a new one without \\*, at once and at each SELECT."""
+    await fill(store, PLAIN)
+    async with session_on(store) as client:
+        await client.command("SELECT INBOX")
+        words = " ".join(f"k{number:02}" for number in range(25))
+        lines = await client.command(f"STORE 1 +FLAGS ({words})")
+        assert lines[1].endswith(r"k24 \*)] Flags permitted.")
+        lines = await client.command("STORE 1 +FLAGS (k25)")
+        assert lines[1].endswith("k24 k25)] Flags permitted.")
+        lines = await client.command("SELECT INBOX")
+        assert lines[2].endswith("k24 k25)] Flags permitted.")
