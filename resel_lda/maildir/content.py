@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 import apsw
@@ -26,7 +27,7 @@ from resel_lda.mime.sections import header_fields
 from resel_mta.maillog import MailLog
 
 # Rows handed to the cache at a time.
-_BATCH = 200
+_BATCH = 500
 
 
 class MessageReader:
@@ -149,7 +150,11 @@ class MessageReader:
         if len(found) < len(uids) or any(uid not in found for uid in uids):
             places = [LAYERS[layer].columns.index(name) for name in columns]
             for some in self._make(layer, [uid for uid in uids if uid not in found]):
-                found.update((uid, tuple(row[at] for at in places)) for uid, row in some)
+                if len(places) == 1:
+                    found.update([(uid, (row[places[0]],)) for uid, row in some])
+                else:
+                    pick = itemgetter(*places)
+                    found.update([(uid, pick(row)) for uid, row in some])
         return found
 
     def single(self, layer: str, uids: Sequence[int]) -> dict[int, Any]:
@@ -162,7 +167,7 @@ class MessageReader:
             self._failed(error)
         if len(found) < len(uids) or any(uid not in found for uid in uids):
             for some in self._make(layer, [uid for uid in uids if uid not in found]):
-                found.update((uid, row[0]) for uid, row in some)
+                found.update([(uid, row[0]) for uid, row in some])
         return found
 
     def _make(self, name: str, uids: Sequence[int]) -> Iterator[list[tuple[int, tuple[Any, ...]]]]:

@@ -218,7 +218,7 @@ class _LeafFields(NamedTuple):
 
 def _make_leaf(fields: Fields) -> _LeafFields:
     node = Node(0, None)
-    node.fields = list(fields)
+    node.fields = fields
     declared = node.field(b"content-type")
     if declared is None:
         kind, params, is_text = b'"text" "plain"', _params((), True), True

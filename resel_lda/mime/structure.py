@@ -9,7 +9,8 @@ multipart may use the boundary of an outer one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from resel_lda.mime.fields import Field, named, unfolded_fields
 from resel_lda.mime.params import Params, parse_content_type
@@ -18,6 +19,8 @@ MAX_PARTS = 10_000
 MAX_DEPTH = 100
 _MAX_BOUNDARY = 80
 _COPIED = 1 << 20
+# Octets of a part's header up to which it is remembered what it says.
+_MAX_REMEMBERED = 200
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
 
 # The only fields that ENVELOPE and BODYSTRUCTURE ever look at.
@@ -32,6 +35,12 @@ _CONTENT_FIELDS = frozenset(
 _OF_PART = named(_CONTENT_FIELDS)
 _OF_MESSAGE = named(_CONTENT_FIELDS | {b"mime-version"})
 _OF_ROOT = named(_CONTENT_FIELDS | ENVELOPE_FIELDS | {b"mime-version"})
+
+
+@lru_cache(maxsize=512)
+def _remembered_fields(header: bytes) -> Sequence[Field]:
+    """Most parts have one of a few headers."""
+    return tuple(unfolded_fields(header, _OF_PART))
 
 
 class Node:
@@ -59,7 +68,7 @@ class Node:
         self.lines = 0
         self.parent = parent
         self.children: list[Node] = []
-        self.fields: list[Field] = []
+        self.fields: Sequence[Field] = ()
         # None: there is no Content-Type.
         self.type: bytes | None = None
         self.subtype = b""
@@ -205,8 +214,12 @@ class _Parser:
         header = self.data[node.start : node.body]
         if node.is_root and (self.with_envelope or node.parent is not None):
             node.fields = unfolded_fields(header, _OF_ROOT, b"subject")
+        elif node.is_root:
+            node.fields = unfolded_fields(header, _OF_MESSAGE)
+        elif len(header) <= _MAX_REMEMBERED:
+            node.fields = _remembered_fields(header)
         else:
-            node.fields = unfolded_fields(header, _OF_MESSAGE if node.is_root else _OF_PART)
+            node.fields = unfolded_fields(header, _OF_PART)
         for name, value in node.fields:
             if name == b"content-type":
                 node.type, node.subtype, node.params = parse_content_type(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from nasty_mails import MAILS
 
-from resel_lda.mime import params, render
+from resel_lda.mime import params, render, structure
 from resel_lda.mime.sections import parse, render_body, render_bodystructure
 
 FIELDS = (
@@ -46,3 +46,24 @@ def test_only_short_fields_are_remembered() -> None:
         render_bodystructure(parse(mail(b"%d" % number)))
     assert render._remembered_leaf.cache_info().currsize <= 512
     assert params._remembered_type.cache_info().currsize <= 512
+
+
+def test_only_short_headers_of_parts_are_remembered() -> None:
+    def mail(name: bytes) -> bytes:
+        return (
+            b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-ID: <"
+            + name
+            + b">\r\nContent-Type: image/png\r\n\r\nx\r\n--b--\r\n"
+        )
+
+    remembered = structure._remembered_fields
+    remembered.cache_clear()
+    long = b"l" * 1000
+    assert b'"<%b>"' % long in render_bodystructure(parse(mail(long)))
+    assert remembered.cache_info().currsize == 0
+    for _ in range(2):
+        assert b'"<short>"' in render_bodystructure(parse(mail(b"short")))
+    assert remembered.cache_info().hits == 1
+    for number in range(2000):
+        assert b'"<%d>"' % number in render_bodystructure(parse(mail(b"%d" % number)))
+    assert remembered.cache_info().currsize <= 512
