@@ -126,10 +126,11 @@ class MailIntake:
         # Those of an alias that had to wait were counted when it came.
         named = 0 if origin.service == "local" else len(envelope.recipients)
         recipients: list[Recipient] = []
+        merged = 0
         if submission.discard:
             self._log.event("cleanup", "discard: by a filter", queue_id)
         else:
-            recipients = await self._expand(submission)
+            recipients, merged = await self._expand(submission)
         envelope.recipients = recipients
         content = submission.content
         return Message(
@@ -143,6 +144,7 @@ class MailIntake:
             submission.hold,
             token=origin.token,
             named=named,
+            merged=merged,
             generated=origin.service == "bounce",
         )
 
@@ -180,12 +182,13 @@ class MailIntake:
         if submission.origin.rewrite or self._fixer.rewrites_remote:
             await self._canonical.rewrite_header(submission.content.header)
 
-    async def _expand(self, submission: Submission) -> list[Recipient]:
+    async def _expand(self, submission: Submission) -> tuple[list[Recipient], int]:
+        """And how many were merged with others."""
         envelope = submission.envelope
         envelope.reverse_path = self._rules.qualify(envelope.reverse_path)
         if self._bcc.is_active and submission.origin.protocol != "internal":
             await self._bcc.add(envelope)
-        recipients, trouble = await self._expander.expand_all(
+        recipients, trouble, merged = await self._expander.expand_all(
             envelope.recipients, envelope.reverse_path
         )
         for address, reply in trouble:
@@ -198,4 +201,4 @@ class MailIntake:
                 "cleanup", f"{names or 'no recipients'}, status=sent (expands to nobody)",
                 submission.queue_id,
             )  # fmt: skip
-        return recipients
+        return recipients, merged

@@ -187,7 +187,7 @@ class Message:
         bounce_queue_lifetime after arrival).
     content: loaded before a Transport sees it.
     token: `Origin.token`, while it is entered; no other message can be entered with it.
-    named: how many recipients it had before aliases were expanded; -1 where none were.
+    named: recipients before aliases were expanded, -1: none were; merged: those left out as double.
     generated: whether it was made here and not handed in: a bounce or another notice.
     whole: whether `recipients` are all that were not done when the queue gave it out, not only
         those that were due.
@@ -206,6 +206,7 @@ class Message:
     warned: bool = False
     token: str = ""
     named: int = -1
+    merged: int = 0
     generated: bool = False
     whole: bool = False
 

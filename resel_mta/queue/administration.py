@@ -178,12 +178,20 @@ class Administration:
 
     def passed(self, message: Message, done: Sequence[tuple[Recipient, Outcome]]) -> None:
         count = len(done)
-        named = count if message.named < 0 else min(message.named, count)
+        named = count
         if message.named >= 0:
+            # What is left has its own share, and the rest goes with these.
+            gone = {recipient for recipient, _ in done}
+            left = sum(each not in gone for each in message.recipients)
+            named = message.named - min(message.named, left)
             message.named -= named
+        merged, message.merged = message.merged, 0
         number = number_of(message.queue_id)
         self._passed.append(
-            (Count(number, count, named, message.generated), [outcome for _, outcome in done])
+            (
+                Count(number, count, named, message.generated, merged),
+                [outcome for _, outcome in done],
+            )
         )
         if len(self._passed) == 1:
             self._loop.call_later(PASSED_AFTER, self._write_passed)

@@ -53,12 +53,13 @@ PENDING = (
 
 
 class Count(NamedTuple):
-    """What the ledger needs to know of a message that enters. named, generated: as in `Message`."""
+    """What the ledger needs to know of a message that enters; named and so on as in `Message`."""
 
     number: int
     recipients: int
     named: int
     generated: bool
+    merged: int = 0
 
 
 class Ledger:
@@ -158,13 +159,13 @@ class Ledger:
         """Messages are there now."""
         counts = self._counts
         numbers = []
-        for number, recipients, given, generated in entering:
+        for number, recipients, given, generated, merged in entering:
             named = recipients if given < 0 else given
             counts[_GENERATED if generated else _ACCEPTED] += named
-            if recipients > named:
-                counts[_EXPANDED] += recipients - named
-            elif recipients < named:
-                counts[_MERGED] += named - recipients
+            counts[_MERGED] += merged
+            more = recipients + merged - named
+            # Less: aliases that name nobody.
+            counts[_EXPANDED if more > 0 else _DELETED] += abs(more)
             numbers.append(number % PART)
         if numbers:
             self._sketch.add(numbers)

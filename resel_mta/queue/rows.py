@@ -156,7 +156,7 @@ def row_of(number: int, message: Message, owner: str | None) -> Row:
             pack(message.recipients),
         ),
         (number, content.header.raw, None if spooled else body.read(0, body.size)),
-        Count(number, len(message.recipients), message.named, message.generated),
+        Count(number, len(message.recipients), message.named, message.generated, message.merged),
     )
 
 

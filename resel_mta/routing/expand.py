@@ -94,9 +94,10 @@ class Expander:
 
     async def expand_all(
         self, recipients: Sequence[Recipient], reverse_path: str
-    ) -> tuple[list[Recipient], list[tuple[str, Reply]]]:
-        """All recipients expanded, each person once; and what could not be done, for the log.
-        Among them are those that are there for an answer only (`Recipient.answer`).
+    ) -> tuple[list[Recipient], list[tuple[str, Reply]], int]:
+        """All recipients expanded, each person once; what could not be done, for the log; and how
+        many were left out, as the same person. Among the first are those that are there for an
+        answer only (`Recipient.answer`).
 
         One that cannot be expanded (see `expand`) stays as it is, and `RoutingTable.route` sends
         it to the expansion again. Raises TempFail where not even an address's class can be told.
@@ -137,11 +138,13 @@ class Expander:
                     answers.setdefault(
                         address_key(recipient.address), _for_answer(recipient, answer)
                     )
+        count = len(direct) + len(made)
         if not made:
             found = direct if len(direct) == 1 else _once(direct)
         else:
             found = await self._each_person_once(direct, made, answers)
-        return [*found, *answers.values()] if answers else found, trouble
+        merged = count - len(found)
+        return [*found, *answers.values()] if answers else found, trouble, merged
 
     async def _each_person_once(
         self, direct: list[Recipient], made: list[Recipient], answers: dict[str, Recipient]

@@ -248,7 +248,8 @@ class Explainer:
     async def _expand(
         self, recipients: list[Recipient], sender: str
     ) -> tuple[list[Recipient], list[tuple[str, Reply]]]:
-        return await self._expander.expand_all(recipients, sender)
+        found, trouble, _ = await self._expander.expand_all(recipients, sender)
+        return found, trouble
 
     async def forward(self, recipients: list[Recipient], sender: str) -> Explanation:
         """The same for recipients that take the place of another."""

@@ -317,7 +317,7 @@ async def test_explain_decides_as_routing_does(config: Path, address: str) -> No
     start = await Canonical(settings, table).rewrite(
         table.rules.qualify(address), "envelope_recipient"
     )
-    made, trouble = await Expander(settings, table).expand_all([Recipient(start)], "")
+    made, trouble, _ = await Expander(settings, table).expand_all([Recipient(start)], "")
     assert followed.explanation.refusal == await table.check_recipient(address)
     assert followed.explanation.trouble == trouble
     assert [

@@ -162,6 +162,18 @@ async def test_alias_and_unqualified_recipient(tmp_path: Path) -> None:
     assert message.envelope.recipients is message.recipients
 
 
+async def test_recipients_are_counted_for_the_ledger(tmp_path: Path) -> None:
+    house = House(tmp_path, aliases="root: bob\nteam: bob, carol\n")
+    for to, named, merged, left in (
+        (["bob@resel.fr"], 1, 0, 1),
+        (["bob@resel.fr", "BOB@resel.fr"], 2, 1, 1),
+        (["root@localhost", "bob@resel.fr", "x@x.org"], 3, 1, 2),
+        (["team@localhost", "root@localhost", "bob@resel.fr"], 3, 2, 2),
+    ):
+        message = await house.submit(b"\r\n", *to)
+        assert (message.named, message.merged, len(message.recipients)) == (named, merged, left)
+
+
 async def test_expands_to_nobody(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("# nobody\n")
     house = House(tmp_path, aliases=f"none: :include:{tmp_path}/empty\n")

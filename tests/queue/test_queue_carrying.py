@@ -150,6 +150,17 @@ async def test_what_is_taken_in_part_is_kept_in_part(relay: Relay) -> None:
     assert await relay.counts() == {"accepted": 1, "expanded": 1, "relayed": 1}
 
 
+async def test_recipients_that_were_merged_are_counted(relay: Relay) -> None:
+    relay.smtp.answer = lambda m, r, route: TAKEN if r.address.startswith("a") else BUSY
+    for to in (["a@x.net"], ["a@x.net", "b@y.net"]):
+        message = relay.message(*to)
+        message.named, message.merged = 3, 1
+        await relay.scheduler.carry(message)
+    await until(lambda: relay.scheduler.active == 0)
+    # The first was one of two, and an alias of nobody.
+    assert await relay.counts() == {"accepted": 6, "merged": 2, "deleted": 1, "relayed": 2}
+
+
 async def test_a_slow_next_hop_does_not_hold_the_client(
     relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:

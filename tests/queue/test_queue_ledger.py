@@ -83,7 +83,10 @@ async def test_every_term(tmp_path: Path, clock: Clock) -> None:
     await finish(store, await entered(store, "a@x", "b@x"), Delivered(OK), Relayed(OK))
     await finish(store, await entered(store, "c@x"), PIPED)
     await entered(store, "a@x", "b@x", "c@x", named=1, owner=None)
-    held = await entered(store, "d@x", named=3, owner=None)
+    # Two were the same person; an alias made two of one; another one names nobody.
+    held = await entered(store, "d@x", named=3, merged=2, owner=None)
+    await entered(store, "k@x", "l@x", named=2, merged=1, owner=None)
+    await entered(store, "m@x", named=3, merged=1, owner=None)
     await store.hold([held.queue_id])
     bounced = await entered(store, "e@x", "f@x")
     notice = make_message(store, sender="")
@@ -97,17 +100,17 @@ async def test_every_term(tmp_path: Path, clock: Clock) -> None:
     await entered(store, "i@x", "j@x", named=0, owner=None)
     audit = await store.audit(0)
     assert terms(audit) == {
-        "accepted": 2 + 1 + 1 + 3 + 2 + 2 + 4 + 1,
-        "expanded": 2 - 1 + 2,
+        "accepted": 2 + 1 + 1 + 3 + 2 + 3 + 2 + 2 + 4 + 1,
+        "expanded": 2 + 1 - 1 + 2,
         "generated": 1,
         "delivered": 1,
         "relayed": 1,
         "piped": 1,
-        "merged": 2,
+        "merged": 2 + 1 + 1,
         "bounced": 1,
         "expired": 1,
-        "deleted": 2 + 4,
-        "queued": 3 + 1 + 2,
+        "deleted": 1 + 2 + 4,
+        "queued": 3 + 2 + 1 + 1 + 2,
         "held": 1,
     }
     assert audit.is_balanced

@@ -116,6 +116,7 @@ async def soak(store: SQLiteStore, chance: random.Random, plan: Plan | None) -> 
             to = [f"u{n}@host{chance.randrange(5)}.net" for n in range(chance.randrange(1, 6))]
             message = make_message(store, *to, body=b"x" * chance.choice((10, 10, 10, 200_000)))
             message.named = chance.randrange(len(to) + 2)
+            message.merged = chance.randrange(3)
             if chance.random() < 0.1:
                 message.hold = True
             with contextlib.suppress(TempFail):

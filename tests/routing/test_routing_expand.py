@@ -39,21 +39,21 @@ def make(tmp_path: Path) -> Build:
 
 
 async def addresses(expander: Expander, *given: str, sender: str = "s@x.org") -> list[str]:
-    found, trouble = await expander.expand_all([Recipient(address) for address in given], sender)
+    found, trouble, _ = await expander.expand_all([Recipient(address) for address in given], sender)
     assert not trouble
     return [recipient.address for recipient in found]
 
 
 async def test_nothing_to_do_keeps_the_object(make: Build) -> None:
     recipient = Recipient("a@other.example")
-    found, _ = await make("root: bob").expand_all([recipient], "s@x.org")
+    found, *_ = await make("root: bob").expand_all([recipient], "s@x.org")
     assert found == [recipient]
     assert recipient.via == ()
 
 
 async def test_root_goes_elsewhere(make: Build) -> None:
     expander = make("root: root@adm.example\n")
-    found, _ = await expander.expand_all([Recipient("root", notify=Notify.FAILURE)], "s@x.org")
+    found, *_ = await expander.expand_all([Recipient("root", notify=Notify.FAILURE)], "s@x.org")
     assert len(found) == 1
     made = found[0]
     assert (made.address, made.orig_to, made.orcpt) == ("root@adm.example", "root", "rfc822;root")
@@ -74,36 +74,36 @@ async def test_targets(make: Build, tmp_path: Path) -> None:
 
 async def test_owner(make: Build) -> None:
     aliases = "list: a@a.org\nowner-list: boss@b.org\nowner-owner-list: x\n"
-    found, _ = await make(aliases).expand_all(
+    found, *_ = await make(aliases).expand_all(
         [Recipient("list@localhost", notify=Notify.SUCCESS, orcpt="rfc822;x")], "s@x.org"
     )
     assert found[0].reverse_path == "owner-list@resel.fr"
     # The member, and an answer to the sender.
     assert (len(found), found[1].answer) == (2, "delivered")
     assert (found[0].notify, found[0].orcpt) == (Notify.UNSET, "")
-    found, _ = await make(aliases, expand_owner_alias="yes").expand_all(
+    found, *_ = await make(aliases, expand_owner_alias="yes").expand_all(
         [Recipient("list")], "s@x.org"
     )
     assert found[0].reverse_path == "boss@b.org"
-    found, _ = await make(aliases).expand_all([Recipient("list")], "")
+    found, *_ = await make(aliases).expand_all([Recipient("list")], "")
     assert found[0].reverse_path is None
-    found, _ = await make(aliases).expand_all([Recipient("owner-list")], "s@x.org")
+    found, *_ = await make(aliases).expand_all([Recipient("owner-list")], "s@x.org")
     assert (found[0].address, found[0].reverse_path) == ("boss@b.org", None)
 
 
 async def test_alias_of_itself_is_the_mailbox(make: Build) -> None:
     expander = make("bob: bob, arch@a.org\n")
-    found, _ = await expander.expand_all([Recipient("bob@resel.fr")], "s@x.org")
+    found, *_ = await expander.expand_all([Recipient("bob@resel.fr")], "s@x.org")
     assert [r.address for r in found] == ["bob@resel.fr", "arch@a.org"]
     assert found[0].orig_to == ""
-    again, _ = await expander.expand_all(found, "s@x.org")
+    again, *_ = await expander.expand_all(found, "s@x.org")
     assert again == found
     assert (await expander._table.route("bob@resel.fr", "", found[0].via)).transport == "local"
 
 
 async def test_backslash_is_the_mailbox(make: Build) -> None:
     expander = make("root: \\bob\nbob: elsewhere@e.org\n")
-    found, _ = await expander.expand_all([Recipient("root")], "s@x.org")
+    found, *_ = await expander.expand_all([Recipient("root")], "s@x.org")
     assert [r.address for r in found] == ["bob@resel.fr"]
     assert (await expander._table.route("bob@resel.fr", "", found[0].via)).transport == "local"
     assert await addresses(expander, "bob") == ["elsewhere@e.org"]
@@ -115,7 +115,7 @@ async def test_loops(make: Build) -> None:
         await expander.expand(Recipient("a@resel.fr"), "s@x.org")
     assert caught.value.reply.enhanced == "5.4.6"
     assert await addresses(expander, "c") == ["real@r.org"]
-    kept, trouble = await expander.expand_all([Recipient("a")], "s@x.org")
+    kept, trouble, _ = await expander.expand_all([Recipient("a")], "s@x.org")
     assert [r.address for r in kept] == ["a@resel.fr"]
     assert "alias database loop" in trouble[0][1].text
     assert (await expander._table.route("a@resel.fr")).transport == "expand"
@@ -133,7 +133,9 @@ async def test_an_included_file_that_is_missing_loses_nothing(make: Build) -> No
     with pytest.raises(TempFail) as caught:
         await expander.expand(Recipient("prog@resel.fr"), "s@x.org")
     assert caught.value.reply.enhanced == "4.3.5"
-    kept, trouble = await expander.expand_all([Recipient("prog"), Recipient("x@x.org")], "s@x.org")
+    kept, trouble, _ = await expander.expand_all(
+        [Recipient("prog"), Recipient("x@x.org")], "s@x.org"
+    )
     assert [r.address for r in kept] == ["prog@resel.fr", "x@x.org"]
     assert len(trouble) == 1
     assert kept[0].orig_to == "prog"
@@ -195,16 +197,16 @@ async def test_virtual_loops_and_limits(make: Build) -> None:
 async def test_local_targets_of_aliases_are_not_virtual(make: Build) -> None:
     """bob's virtual alias names a list that names bob: the list reaches his mailbox."""
     expander = make("list: bob, c@c.org\n", "bob@resel.fr list@resel.fr\n")
-    found, _ = await expander.expand_all([Recipient("bob@resel.fr")], "s@x.org")
+    found, *_ = await expander.expand_all([Recipient("bob@resel.fr")], "s@x.org")
     assert [r.address for r in found] == ["bob@resel.fr", "c@c.org"]
     assert (await expander._table.route("bob@resel.fr", "", found[0].via)).transport == "local"
-    again, _ = await expander.expand_all(found, "s@x.org")
+    again, *_ = await expander.expand_all(found, "s@x.org")
     assert again == found
 
 
 async def test_each_person_once(make: Build) -> None:
     expander = make("one: bob, Bob@localhost, two\ntwo: bob, x@X.org\nowner-one: o@o.org\n")
-    found, _ = await expander.expand_all(
+    found, *_ = await expander.expand_all(
         [Recipient("one"), Recipient("x@x.org"), Recipient("two"), Recipient("BOB@localhost")],
         "s@x.org",
     )
@@ -230,7 +232,7 @@ async def asked(
         Recipient(f"{name}@resel.fr", notify=notify, orcpt=f"rfc822;{name}@resel.fr")
         for name in given
     ]
-    found, trouble = await expander.expand_all(recipients, sender)
+    found, trouble, _ = await expander.expand_all(recipients, sender)
     assert not trouble
     return [(each.address.removesuffix("@resel.fr"), each.notify, each.answer) for each in found]
 
@@ -302,8 +304,8 @@ async def test_an_answer_is_not_lost_with_a_second_copy(make: Build) -> None:
 async def test_an_answer_is_not_expanded_again(make: Build) -> None:
     expander = make("t: bob, z\n")
     recipient = Recipient("t@resel.fr", notify=Notify.SUCCESS)
-    found, _ = await expander.expand_all([recipient], "s@x.org")
-    again, _ = await expander.expand_all(found, "s@x.org")
+    found, *_ = await expander.expand_all([recipient], "s@x.org")
+    again, *_ = await expander.expand_all(found, "s@x.org")
     assert again == found
 
 

@@ -108,7 +108,7 @@ def message(recipient: Recipient) -> Message:
 
 async def test_each_target_is_a_recipient_of_its_own(make: Callable[..., Parts]) -> None:
     _, table, expander = make('log: "|/bin/cat >>/tmp/x, y", /var/tmp/box, ann@a.org, bob\n')
-    found, trouble = await expander.expand_all(
+    found, trouble, _ = await expander.expand_all(
         [Recipient("log+ext@resel.fr"), Recipient("log@localhost")], "s@x.org"
     )
     assert not trouble
@@ -125,7 +125,7 @@ async def test_each_target_is_a_recipient_of_its_own(make: Callable[..., Parts])
     route = await table.route(command.address, "s@x.org", command.via)
     assert route == Route("local", "resel.fr")
     # Mail that comes back from the queue is not expanded again.
-    again, _ = await expander.expand_all([command], "s@x.org")
+    again, *_ = await expander.expand_all([command], "s@x.org")
     assert again == [command]
 
 
@@ -205,7 +205,7 @@ async def test_forward_file_becomes_mail_of_its_own(
     ]
     assert all(forward_mark("bob") in each.via for each in (*here, *away))
     # All of it goes where it was meant to, without another look at aliases or .forward.
-    kept, trouble = await expander.expand_all(here, "s@x.org")
+    kept, trouble, _ = await expander.expand_all(here, "s@x.org")
     assert (kept, trouble) == (here, [])
     for each in here:
         assert (await table.route(each.address, "", each.via)).transport == "local"
