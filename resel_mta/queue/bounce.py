@@ -1,8 +1,13 @@
 """Delivery status notifications: multipart/report (RFC 6522) with RFC 3464's fields, and
-RFC 6533's for SMTPUTF8. Pure: builds `Content`, decides nothing."""
+RFC 6533's for SMTPUTF8. Pure: builds `Content`, decides nothing.
+
+What is for the postmaster is in ASCII, whatever it is about: nobody is told if it fails, and the
+next hop may have neither 8BITMIME nor SMTPUTF8.
+"""
 
 from __future__ import annotations
 
+import base64
 import enum
 import re
 from collections.abc import Sequence
@@ -23,6 +28,8 @@ from resel_mta.queue.advice import advice
 from resel_mta.queue.journal import reason
 from resel_mta.wire import xtext
 
+_UNSAFE = re.compile(r"[^\x21-\x7e]|[\\+=]")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _ESCAPED = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}")
 
 
@@ -54,6 +61,11 @@ class Report:
     expires: float
     full: bool
 
+    @property
+    def is_ascii(self) -> bool:
+        """Whether it has to be."""
+        return self.kind is Kind.POSTMASTER and self.to.isascii()
+
 
 _OPENING = {
     Kind.FAILURE: (
@@ -78,13 +90,17 @@ def build(report: Report) -> tuple[Content, Envelope]:
     null, its body type and SMTPUTF8 are set as the content needs)."""
     returned = _returned(report)
     texts = [_explanation(report).encode(), _status(report).encode()]
-    utf8 = report.message.envelope.smtputf8
+    utf8 = report.message.envelope.smtputf8 and not report.is_ascii
     eight_bit = utf8 or not all(part.isascii() for part in (*texts, returned))
+    eight_bit = eight_bit and not report.is_ascii
     encoding = b"8bit" if eight_bit else b"7bit"
     boundary = f"{report.queue_id}.{int(report.now)}/{report.host}".encode()
     status_type = b"message/global-delivery-status" if utf8 else b"message/delivery-status"
     whole = b"message/global" if utf8 else b"message/rfc822"
-    only_header = b"message/global-headers" if utf8 else b"text/rfc822-headers"
+    only_header = b"text/rfc822-headers"
+    if report.message.envelope.smtputf8:
+        # Which may be encoded, as text may.
+        only_header = b"message/global-headers"
     parts = (
         (b"Notification", b"text/plain; charset=utf-8", texts[0]),
         (b"Delivery report", status_type, texts[1]),
@@ -93,12 +109,20 @@ def build(report: Report) -> tuple[Content, Envelope]:
     )  # fmt: skip
     body = b"This is a MIME-encapsulated message.\r\n\r\n" + b"".join(
         b"--%s\r\nContent-Description: %s\r\nContent-Type: %s\r\n"
-        b"Content-Transfer-Encoding: %s\r\n\r\n%s\r\n" % (boundary, name, kind, encoding, data)
+        b"Content-Transfer-Encoding: %s\r\n\r\n%s\r\n"
+        % (boundary, name, kind, *_encoded(encoding, data))
         for name, kind, data in parts
     )
     body += b"--%s--\r\n" % boundary
     envelope = Envelope("", [], body="8BITMIME" if eight_bit else "7BIT", smtputf8=utf8)
     return Content(Header(_header(report, boundary, encoding)), MemoryBody(body)), envelope
+
+
+def _encoded(encoding: bytes, data: bytes) -> tuple[bytes, bytes]:
+    """Content-Transfer-Encoding and content of a part, where `encoding` is that of the whole."""
+    if encoding == b"8bit" or data.isascii():
+        return encoding, data
+    return b"base64", base64.encodebytes(data).replace(b"\n", b"\r\n")
 
 
 def _header(report: Report, boundary: bytes, encoding: bytes) -> bytes:
@@ -185,9 +209,11 @@ def _status(report: Report) -> str:
     lines += [
         f"Reporting-MTA: dns; {report.host}",
         f"X-Queue-Id: {report.message.queue_id}",
-        f"X-Sender: {kind}; {envelope.reverse_path}",
+        f"X-Sender: {_typed(report, kind, envelope.reverse_path)}",
         f"Arrival-Date: {formatdate(report.message.arrival, localtime=True)}",
     ]
+    if report.is_ascii:
+        lines = [_NOT_ASCII.sub(_escape, line) for line in lines]
     for recipient, outcome in report.recipients:
         lines += ["", *_recipient_fields(report, kind, recipient, outcome)]
     return "".join(f"{line}\r\n" for line in lines)
@@ -196,17 +222,15 @@ def _status(report: Report) -> str:
 def _recipient_fields(
     report: Report, kind: str, recipient: Recipient, outcome: Outcome
 ) -> list[str]:
-    lines = [f"Final-Recipient: {_kind_of(recipient.address, kind)}; {recipient.address}"]
+    lines = [f"Final-Recipient: {_typed(report, kind, recipient.address)}"]
     if recipient.orcpt:
         address_type, _, address = recipient.orcpt.partition(";")
         original = _decoded(address)
-        if kind == "utf-8" and address_type.lower() == "utf-8":
+        if kind == "utf-8" and address_type.lower() == "utf-8" and not report.is_ascii:
             original = _plain_utf8(original)
         lines.append(f"Original-Recipient: {address_type}; {original}")
     elif recipient.orig_to:
-        lines.append(
-            f"Original-Recipient: {_kind_of(recipient.orig_to, kind)}; {recipient.orig_to}"
-        )
+        lines.append(f"Original-Recipient: {_typed(report, kind, recipient.orig_to)}")
     lines += [f"Action: {_action(report.kind, outcome)}", f"Status: {status_code(outcome)}"]
     if outcome.host:
         lines.append(f"Remote-MTA: dns; {_printable(outcome.host)}")
@@ -216,6 +240,8 @@ def _recipient_fields(
         lines.append(f"Diagnostic-Code: x-resel-mta; {_printable(outcome.reply.text)}")
     if report.kind is Kind.DELAY:
         lines.append(f"Will-Retry-Until: {formatdate(report.expires, localtime=True)}")
+    if report.is_ascii:
+        lines = [_NOT_ASCII.sub(_escape, line) for line in lines]
     return [_folded(line) for line in lines]
 
 
@@ -236,8 +262,13 @@ def _action(kind: Kind, outcome: Outcome) -> str:
     return "failed"
 
 
-def _kind_of(address: str, kind: str) -> str:
-    return "rfc822" if address.isascii() else kind
+def _typed(report: Report, kind: str, address: str) -> str:
+    """An address with its type (RFC 3464 §2.1.2)."""
+    if address.isascii():
+        return f"rfc822; {address}"
+    if kind == "utf-8" and report.is_ascii:
+        address = _UNSAFE.sub(_escape, address)
+    return f"{kind}; {address}"
 
 
 def _decoded(text: str) -> str:
@@ -250,6 +281,11 @@ def _decoded(text: str) -> str:
 def _plain_utf8(address: str) -> str:
     r"""An address as RFC 6533 §3 writes it in ASCII, "ren\x{E9}@example.org", in UTF-8."""
     return _printable(_ESCAPED.sub(_character, address))
+
+
+def _escape(match: re.Match[str]) -> str:
+    r"""As RFC 6533 §3 has it in ASCII: \x{E9}."""
+    return f"\\x{{{ord(match[0]):X}}}"
 
 
 def _character(match: re.Match[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import email
 import re
 from email.message import Message as Mail
@@ -13,6 +14,7 @@ from queue_house import BUSY, UNKNOWN, House, MakeHouse
 from resel_mta.content import Content
 from resel_mta.local_target import answer_mark
 from resel_mta.mail import (
+    Bounced,
     Delivered,
     Envelope,
     Expanded,
@@ -24,6 +26,10 @@ from resel_mta.mail import (
     Reply,
 )
 from resel_mta.queue.bounce import Kind, Report, build
+
+
+def parts_of(mail: Mail) -> list[Mail]:
+    return [part for part in mail.get_payload() if isinstance(part, Mail)]
 
 
 def status_of(mail: Mail) -> str:
@@ -231,6 +237,42 @@ def test_an_address_in_ascii_disguise_is_shown_as_it_is() -> None:
         )  # fmt: skip
         assert envelope.smtputf8 is utf8
         assert f"Original-Recipient: {shown}\r\n".encode() in read_all(made)
+
+
+@pytest.mark.parametrize("utf8", [True, False])
+def test_a_copy_for_the_postmaster_is_in_ascii(utf8: bool) -> None:
+    """It passes servers that have neither 8BITMIME nor SMTPUTF8."""
+    header = "Subject: été\r\nFrom: rené@example.org\r\n".encode()
+    recipient = Recipient("zoë+x@example.net", orcpt="utf-8;zo\\x{EB}+2Bx@example.net")
+    content = Content.from_bytes(header + b"\r\nx\r\n")
+    envelope = Envelope("rené@example.org", [recipient], "8BITMIME", utf8)
+    message = Message("1F7A", 1.7e9, envelope, content.size, [recipient], content)
+    refused = Bounced(Reply(550, "5.1.1", "no such été"), "mx.example.net")
+    made, envelope = build(
+        Report(
+            Kind.POSTMASTER, message, content, [(recipient, refused)], "postmaster@example.org",
+            "mail.example.org", "1F7B", 1.7e9, 1.8e9, False,
+        )
+    )  # fmt: skip
+    assert (envelope.body, envelope.smtputf8) == ("7BIT", False)
+    data = read_all(made)
+    assert data.isascii()
+    assert b"\n" not in data.replace(b"\r\n", b"")
+    mail = email.message_from_bytes(data)
+    _, status, returned = parts_of(mail)
+    assert "<zoë+x@example.net>: no such été" in text_of(mail)
+    assert status.get_content_type() == "message/delivery-status"
+    of_message, of_recipient = parts_of(status)
+    if utf8:
+        assert of_message["X-Sender"] == "utf-8; ren\\x{E9}@example.org"
+        assert of_recipient["Final-Recipient"] == "utf-8; zo\\x{EB}\\x{2B}x@example.net"
+    assert of_recipient["Original-Recipient"] == "utf-8; zo\\x{EB}+x@example.net"
+    assert of_recipient["Diagnostic-Code"] == "smtp; 550 5.1.1 no such \\x{E9}t\\x{E9}"
+    # Its own type says what it is; the encoding is one that both may have.
+    kind = "message/global-headers" if utf8 else "text/rfc822-headers"
+    assert returned.get_content_type() == kind
+    assert returned["Content-Transfer-Encoding"] == "base64"
+    assert base64.b64decode(data.rpartition(b"base64\r\n\r\n")[2].partition(b"--")[0]) == header
 
 
 async def test_every_lasting_failure_comes_with_words_for_people(house: House) -> None:
