@@ -180,6 +180,15 @@ def wake_page(db: apsw.Connection, after: int, n: int) -> list[int]:
     return numbers
 
 
+def stranded(db: apsw.Connection, after: float, n: int) -> list[int]:
+    """The numbers of up to `n` messages whose next attempt is later than that."""
+    query = (
+        "SELECT id FROM message WHERE owner IS NULL AND state = 0 AND next_attempt > ? "
+        "ORDER BY next_attempt LIMIT ?"
+    )
+    return [number for (number,) in db.execute(query, (after, n))]
+
+
 def wake_waiting(db: apsw.Connection, waits_for: str, n: int) -> int:
     """Up to `n` recipients that wait for a next hop are due. How many."""
     found: list[tuple[int, int]] = db.execute(

@@ -315,6 +315,11 @@ class QueueStore(Protocol):
         """Recipients that wait for this next hop are due at once: it is back. How many."""
         ...
 
+    async def wake_stranded(self, after: float) -> int:
+        """Messages whose next attempt is later than that are due at once: the clock was ahead when
+        it was set. How many, not more than some at a time."""
+        ...
+
     async def wake_probes(self) -> int:
         """One recipient for each next hop that is waited for is due at once. How many."""
         ...

@@ -1,5 +1,5 @@
 """What the queue forgets: deleted mail whose time is over or whose room is needed, and the
-particulars of old entries in the ledger."""
+particulars of old entries in the ledger. And mail that a wrong clock would have wait for years."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from resel_mta.config import Settings
 from resel_mta.mail import TempFail
 from resel_mta.maillog import MailLog
 from resel_mta.queue.door import QueueStore
+from resel_mta.queue.retry import Policy
 
 FORGET_AFTER = 3600.0
 """Seconds after which the ledger is shortened again."""
@@ -18,6 +19,8 @@ LOOK_AFTER = 10.0
 """Seconds after which the disk is looked at again."""
 PURGED = 200
 """Messages that go at once."""
+MARGIN = 60.0
+"""Seconds by which an attempt may be later than the settings say, so that no haste is made."""
 
 
 class Housekeeper:
@@ -35,6 +38,7 @@ class Housekeeper:
     def reconfigure(self, settings: Settings) -> None:
         self._trash_time = settings.seconds("queue_trash_time")
         self._ledger_time = settings.seconds("queue_ledger_time")
+        self._longest_wait = Policy(settings).maximal_backoff + MARGIN
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -73,4 +77,8 @@ class Housekeeper:
         if gone:
             self._log.warning(
                 "qmgr", f"not enough room in the queue: {gone} deleted messages cannot be restored"
+            )
+        if woken := await self._store.wake_stranded(now + self._longest_wait):
+            self._log.warning(
+                "qmgr", f"next attempts that a clock in the future has set are due now: {woken}"
             )

@@ -128,6 +128,12 @@ class Upkeep(Contents, abc.ABC):
             await self._set_aside(number, name, header, reason)
             checked.problems.append(f"{name}: {reason}: marked as corrupt")
 
+    async def wake_stranded(self, after: float) -> int:
+        numbers: list[int] = await self._writer.submit(
+            lambda db: changes.stranded(db, after, PAGE), changes=False
+        )
+        return await self.wake(map(format_id, numbers)) if numbers else 0
+
     async def sweep(self) -> Swept:
         left = await self._left_over()
         found: Swept = await self._in_thread(self._spool.remove_left, left)

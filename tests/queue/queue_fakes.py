@@ -478,6 +478,11 @@ class MemoryStore:
         self._arrived()
         return len(rows)
 
+    async def wake_stranded(self, after: float) -> int:
+        rows = self._rows.values()
+        late = [row for row in rows if row.pending and min(row.due[n] for n in row.pending) > after]
+        return await self.wake([row.message.queue_id for row in late]) if late else 0
+
     async def wake_waiting(self, waits_for: str) -> int:
         count = 0
         for row in self._rows.values():

@@ -215,6 +215,9 @@ class Shortage:
     async def forget_ledger(self, before: float) -> None:
         await self.store.forget_ledger(before)
 
+    async def wake_stranded(self, after: float) -> int:
+        return await self.store.wake_stranded(after)
+
 
 async def test_housekeeping_that_fails_is_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -240,6 +243,25 @@ async def test_housekeeping_that_fails_is_told_once(
     assert [line for line in lines if "452 4.3.1 disk full" in line] == [lines[0], lines[2]]
     assert "ValueError('a bug')" in lines[1]
     await store.close()
+
+
+async def test_housekeeping_wakes_what_waits_for_a_time_of_a_wrong_clock(
+    store: QueueStore, clock: Clock
+) -> None:
+    right, wrong, later = [await entered(store) for _ in range(3)]
+    await store.hold([later.queue_id])
+    log, lines = make_log()
+    keeper = Housekeeper(Settings.build(maximal_backoff_time="1h"), store, log)
+    for message, ahead in ((right, 3599.0), (wrong, 9 * 365 * 86400.0)):
+        [claimed] = await store.claim("me", 60, 1)
+        assert claimed.queue_id == message.queue_id
+        retry = Retry(claimed.recipients[0], clock.now + ahead, Deferred(Reply(450, "4.2.0", "x")))
+        await store.apply("me", [Result(claimed, retries=[retry], release=True)])
+    await keeper.tidy(clock.now)
+    assert [each.queue_id for each in await store.claim("me", 60, 9)] == [wrong.queue_id]
+    log.flush()
+    [line] = lines
+    assert "a clock in the future has set are due now: 1" in line
 
 
 async def test_housekeeping(tmp_path: Path, clock: Clock) -> None:
