@@ -39,9 +39,15 @@ def message_blocks(content: Content, job: Job, *, delivered_to: bool = True) -> 
     prefix = f"Return-Path: <{job.reverse_path}>\r\nX-Original-To: {job.orig_to}\r\n"
     if delivered_to:
         prefix += f"Delivered-To: {job.address}\r\n"
-    yield prefix.encode("utf-8", "surrogateescape") + content.header.raw + b"\r\n"
-    position = 0
+    head = prefix.encode("utf-8", "surrogateescape") + content.header.raw + b"\r\n"
     body = content.body
+    position = 0
+    if body.size <= _BLOCK:
+        # A small message in one piece, which is one write.
+        block = body.read(0, body.size)
+        head += block
+        position = len(block)
+    yield head
     while position < body.size:
         block = body.read(position, _BLOCK)
         if not block:

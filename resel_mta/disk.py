@@ -24,6 +24,17 @@ class Disk:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(path, flags, mode)
 
+    def create_unnamed(self, directory: StrPath, mode: int = 0o600) -> int:
+        """A new file in the file system of a directory, to be given a name by `link_unnamed`; without
+        that it is gone when it is closed. Read and write. Where there is no such thing: EOPNOTSUPP,
+        EISDIR or EINVAL."""
+        return os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, mode)
+
+    def link_unnamed(self, fd: int, target: StrPath) -> None:
+        """Fails where /proc is not there, beside the usual."""
+        # With a directory's descriptor, here unused, Python takes linkat(2) and follows the link.
+        os.link(f"/proc/self/fd/{fd}", target, src_dir_fd=fd, follow_symlinks=True)
+
     def write(self, fd: int, data: bytes | memoryview) -> None:
         """Write all of `data`; a short write (a nearly full disk) is continued until it fails."""
         view = memoryview(data)

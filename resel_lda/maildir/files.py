@@ -1,14 +1,16 @@
 """The blocking side of Maildir directories: create, list, write, take in, find again.
 
-Rule 1 of delivery: write in tmp, fsync, rename, fsync the directory it is now in.
+Rule 1 of delivery: write in tmp or without a name, fsync, rename or link, fsync the directory it is
+now in.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from resel_lda.maildir.names import IN_NEW, NameMaker, base_of, in_arrival_order
@@ -17,6 +19,7 @@ from resel_mta.disk import Disk
 # maildir(5): what lies in tmp longer than this was left by a crash.
 _TMP_MAX_AGE = 36 * 3600
 _BLOCK = 1 << 20
+_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT))
 # Most messages are smaller.
 _SMALL = 1 << 14
 
@@ -165,13 +168,44 @@ class MaildirFiles:
     def deliver(self, blocks: Iterable[bytes], sync: Callable[[str], None] | None = None) -> str:
         """Deliver into new/; the base. Durable when it returns. sync: makes the names of a
         directory durable. Raises OSError."""
+        try:
+            fd = self.disk.create_unnamed(self.new)
+        except OSError:
+            # Not in this file system, or not at all, which tmp/ will say.
+            base = self._deliver_by_tmp(blocks)
+        else:
+            try:
+                base = self._deliver_unnamed(fd, blocks)
+            finally:
+                self.disk.close(fd)
+        (sync or self.disk.sync_directory)(self.new)
+        return base
+
+    def _deliver_unnamed(self, fd: int, blocks: Iterable[bytes]) -> str:
+        """One directory changes instead of two, and a crash leaves nothing behind."""
+        name, counter = self._maker.temporary(), CrlfCounter()
+        for block in blocks:
+            self.disk.write(fd, counter.convert(block))
+        rest = counter.finish()
+        if rest:
+            self.disk.write(fd, rest)
+        self.disk.fsync(fd)
+        base = self._maker.final(name, os.fstat(fd), counter.wire_size)
+        try:
+            self.disk.link_unnamed(fd, f"{self.new}/{base}")
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise
+            return self._deliver_by_tmp(_blocks_of(fd))
+        return base
+
+    def _deliver_by_tmp(self, blocks: Iterable[bytes]) -> str:
         temporary, base = self.write_temporary(blocks)
         try:
             self.disk.rename(temporary, os.path.join(self.new, base))
         except BaseException:
             self.disk.unlink(temporary)
             raise
-        (sync or self.disk.sync_directory)(self.new)
         return base
 
     def take_new(self, names: Iterable[str]) -> tuple[dict[str, str], bool]:
@@ -244,6 +278,13 @@ class MaildirFiles:
             with contextlib.suppress(OSError):
                 if entry.stat(follow_symlinks=False).st_mtime < limit:
                     self.disk.unlink(entry.path)
+
+
+def _blocks_of(fd: int) -> Iterator[bytes]:
+    position = 0
+    while block := os.pread(fd, _BLOCK, position):
+        yield block
+        position += len(block)
 
 
 def read_all(fd: int) -> bytes:

@@ -55,6 +55,7 @@ class Recorder(Disk):
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.fail: tuple[str, int] | None = None
+        self.fail_unnamed = 0
 
     def _note(self, call: str) -> None:
         self.calls.append(call)
@@ -72,6 +73,15 @@ class Recorder(Disk):
     def rename(self, source, target) -> None:
         self._note("rename")
         super().rename(source, target)
+
+    def create_unnamed(self, directory, mode=0o600) -> int:
+        if self.fail_unnamed:
+            raise OSError(self.fail_unnamed, os.strerror(self.fail_unnamed))
+        return super().create_unnamed(directory, mode)
+
+    def link_unnamed(self, fd, target) -> None:
+        self._note("link")
+        super().link_unnamed(fd, target)
 
     def sync_directory(self, path) -> None:
         self._note("sync_directory")
@@ -123,7 +133,36 @@ async def test_order_of_the_syncs(tmp_path: Path) -> None:
     await deliver(local, "lcarr@resel.fr")
     disk.calls.clear()
     await deliver(local, "lcarr@resel.fr")
-    assert disk.calls[-4:] == ["fsync", "rename", "sync_directory", "fsync"]
+    assert disk.calls == ["write", "fsync", "link", "sync_directory", "fsync"]
+    disk.calls.clear()
+    disk.fail_unnamed = errno.EOPNOTSUPP
+    await deliver(local, "lcarr@resel.fr")
+    assert disk.calls == ["write", "fsync", "rename", "sync_directory", "fsync"]
+    await local.close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EXDEV])
+async def test_a_file_that_cannot_be_given_a_name_is_written_again(
+    tmp_path: Path, number: int
+) -> None:
+    disk = Recorder()
+    disk.fail = ("link", number)
+    local = transport(tmp_path, "lcarr", disk=disk)
+    await deliver(local, "lcarr@resel.fr")
+    disk.calls.clear()
+    [outcome] = await deliver(local, "lcarr@resel.fr")
+    assert isinstance(outcome, Delivered)
+    assert disk.calls == [
+        "write", "fsync", "link", "write", "fsync", "rename", "sync_directory", "fsync",
+    ]  # fmt: skip
+    maildir = tmp_path / "lcarr"
+    first, second = ((maildir / "new" / name) for name in os.listdir(maildir / "new"))
+    assert first.read_bytes() == second.read_bytes()
+    for path in (first, second):
+        size = path.stat().st_size
+        lines = path.read_bytes().count(b"\n")
+        assert path.name.endswith(f",S={size},W={size + lines}")
+    assert os.listdir(maildir / "tmp") == []
     await local.close()
 
 
@@ -156,6 +195,7 @@ async def test_loop_is_bounced(tmp_path: Path) -> None:
     ("call", "number", "enhanced", "words"),
     [
         ("write", errno.ENOSPC, "4.3.1", "disk full"),
+        ("link", errno.EDQUOT, "4.2.2", "quota"),
         ("fsync", errno.EIO, "4.2.0", "Input/output error"),
         ("rename", errno.EDQUOT, "4.2.2", "quota"),
         ("sync_directory", errno.EACCES, "4.2.0", "Permission denied"),
@@ -168,6 +208,8 @@ async def test_disk_errors_defer_and_leave_nothing(
     local = transport(tmp_path, "lcarr", disk=disk)
     await deliver(local, "lcarr@resel.fr")
     disk.fail = (call, number)
+    if call == "rename":
+        disk.fail_unnamed = errno.EOPNOTSUPP
     [outcome] = await deliver(local, "lcarr@resel.fr")
     assert isinstance(outcome, Deferred)
     assert outcome.reply.enhanced == enhanced
