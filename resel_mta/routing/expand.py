@@ -103,8 +103,7 @@ class Expander:
         it to the expansion again. Raises TempFail where not even an address's class can be told.
         """
         qualify = self._table.rules.qualify
-        direct: list[Recipient] = []
-        made: list[Recipient] = []
+        direct, made = list[Recipient](), list[Recipient]()
         answers: dict[str, Recipient] = {}
         trouble: list[tuple[str, Reply]] = []
         domain, has_aliases = "", True
@@ -119,8 +118,7 @@ class Expander:
                 # The recipients of a message are mostly of one domain: it is asked for once.
                 if not (domain and address.endswith(domain)):
                     name = split_address(address)[1]
-                    known = self._table.known_route(address)
-                    has_aliases = known is None and await self._table.has_aliases(name)
+                    has_aliases = await self._table.has_aliases(name)
                     domain = f"@{name}" if name else ""
                 if not (has_aliases or recipient.via):
                     direct.append(recipient)
@@ -135,9 +133,8 @@ class Expander:
             else:
                 made += found
                 if answer and recipient.notify & Notify.SUCCESS and reverse_path:
-                    answers.setdefault(
-                        address_key(recipient.address), _for_answer(recipient, answer)
-                    )
+                    key = address_key(recipient.address)
+                    answers.setdefault(key, _for_answer(recipient, answer))
         count = len(direct) + len(made)
         if not made:
             found = direct if len(direct) == 1 else _once(direct)

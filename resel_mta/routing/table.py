@@ -107,6 +107,8 @@ class RoutingTable:
 
     async def has_aliases(self, domain: str) -> bool:
         """Whether an alias may stand for an address of the domain. Raises TempFail."""
+        if domain in self._routes:
+            return False
         if self.virtual_alias_maps is not None or self.alias_maps is None:
             return self.virtual_alias_maps is not None
         return self._has_aliases(await self.classify_domain(domain))
