@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from resel_mta import __version__
 from resel_mta.config import ConfigError, Settings
+from resel_mta.privileges import account_name
 
 # sysexits(3)
 EX_OK = 0
@@ -86,6 +87,16 @@ def tell_overrides(program: str, settings: Settings) -> None:
             print(f"{program}: {problem}", file=sys.stderr)
 
 
+def _cure() -> str:
+    """What helps against a permission that is lacking."""
+    if os.geteuid() == 0:
+        return ""
+    if os.getuid() == 0:
+        # Files of the queue are used as its owner.
+        return f"; it has to belong to {account_name(os.geteuid())} (chown)"
+    return "; ask as root"
+
+
 def _open_standard_files() -> None:
     """Whoever calls us may have closed them: no other file may get their numbers, and what is said
     has to go somewhere."""
@@ -126,7 +137,7 @@ def run(
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         denied = isinstance(error, PermissionError)
-        cure = "; ask as root" if denied and os.geteuid() != 0 else ""
+        cure = _cure() if denied else ""
         print(f"{program}: fatal: {where}{error.strerror or error}{cure}", file=sys.stderr)
         return EX_NOPERM if denied else EX_OSERR
     except Exception as error:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import apsw
@@ -56,3 +59,23 @@ def test_the_queue_is_private_whoever_opens_it_first(tmp_path: Path, before: boo
         os.umask(mask)
     assert stat.S_IMODE(database.stat().st_mode) == 0o600
     assert {each.name for each in database.parent.iterdir() if each.stat().st_mode & 0o077} == set()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root uses the queue as its owner")
+def test_root_is_not_sent_to_root() -> None:
+    # Not tmp_path: the owner must be able to enter it.
+    with tempfile.TemporaryDirectory(prefix="resel-queue-", dir="/var/tmp") as name:
+        os.chmod(name, 0o755)
+        where = configured(Path(name))
+        os.chown(f"{name}/spool", 65534, 65534)
+        Path(name, "spool", "queue.lock").touch(0o600)
+        done = subprocess.run(
+            [sys.executable, "-m", "resel_mta.commands.queue", "-p", *where],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 77
+    assert "queue.lock: Permission denied; it has to belong to " in done.stderr
+    assert "ask as root" not in done.stderr
