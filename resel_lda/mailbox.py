@@ -155,7 +155,8 @@ class AppendData:
 
 
 class Mailbox(Protocol):
-    """An open folder."""
+    """An open folder. What is returned by UID may have more messages than were asked for, and lacks
+    those that are gone."""
 
     name: str
     uidvalidity: int

@@ -111,8 +111,9 @@ async def _status(work: Work, name: str, fields: Sequence[str]) -> Mapping[str, 
             "guid": folder.index.uidlist.guid,
         }
         if "vsize" in fields:
-            sizes = await folder.sizes(folder.uids())
-            values["vsize"] = sum(sizes.values())
+            uids = folder.uids()
+            sizes = await folder.sizes(uids)
+            values["vsize"] = sum(sizes.get(uid, 0) for uid in uids)
         if "kept" in fields or "keptsize" in fields:
             kept = await asyncio.to_thread(work.store.bin.contents, name)
             values["kept"], values["keptsize"] = kept

@@ -271,6 +271,13 @@ class CacheFile:
 
         self.database.run(work)
 
+    def keep_only(self, guid: str, uids: Collection[int], last: int) -> None:
+        """Forget messages, up to the UID `last`, that are not among these."""
+        known = set[int]().union(*(self.known(guid, layer) for layer in LAYERS))
+        gone = [uid for uid in known.difference(uids) if uid <= last]
+        if gone:
+            self.remove(guid, gone)
+
     def copy(self, guid: str, pairs: Sequence[tuple[int, int]], target: str) -> None:
         """Copied messages (uid, new uid) have all that is kept of them."""
 

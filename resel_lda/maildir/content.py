@@ -257,9 +257,12 @@ class MessageReader:
             cut = [(uid, cut(header, names)) for uid, header in headers.items()]
             self.cache.add_fields(self.guid, number, cut)
 
-    def unfilled(self, uids: Sequence[int]) -> list[int]:
-        """Those that `fill` has not seen yet."""
+    def unfilled(self, uids: Sequence[int], last: int = 0) -> list[int]:
+        """Those that `fill` has not seen yet. last: these are all up to this UID, so that others are
+        gone: expunged by another program, or just before a kill."""
         self.take_arrivals()
+        if last:
+            self.cache.keep_only(self.guid, uids, last)
         layers = ("search", "sort", "structure", "content", "parts")
         known = [self.cache.known(self.guid, layer) for layer in layers]
         if uids:

@@ -268,9 +268,10 @@ class ReadableFolder:
             if self._fill_from == 0:
                 await asyncio.sleep(_FILL_DELAY)
             while self._fill_from <= self.index.last_uid:
-                first, self._fill_from = self._fill_from, self.index.last_uid + 1
+                first, last = self._fill_from, self.index.last_uid
+                self._fill_from = last + 1
                 uids = [uid for uid in list(self.index.marks) if uid >= first]
-                waiting = await self._in_thread(self.reader.unfilled, uids)
+                waiting = await self._in_thread(self.reader.unfilled, uids, 0 if first else last)
                 for start in range(0, len(waiting), _FILL_BATCH):
                     await self._fill_some(waiting[start : start + _FILL_BATCH])
         except MailboxError:

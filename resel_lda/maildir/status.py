@@ -25,7 +25,7 @@ async def folder_status(folder: MaildirFolder, with_sizes: bool) -> FolderStatus
         uidnext=uidnext,
         uidvalidity=folder.uidvalidity,
         highestmodseq=highestmodseq,
-        size=sum(sizes.values()),
+        size=sum(sizes.get(uid, 0) for uid in uids) if with_sizes else 0,
         deleted=len(deleted),
         deleted_size=sum(sizes.get(uid, 0) for uid in deleted),
         mailbox_id=folder.mailbox_id,

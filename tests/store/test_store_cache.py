@@ -53,6 +53,26 @@ async def test_filled_in_the_background(tmp_path: Path, monkeypatch: pytest.Monk
     await store.close()
 
 
+async def test_nothing_stays_of_what_others_expunged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or of what was expunged just before a kill, which is the same at the next start."""
+    monkeypatch.setattr(reading, "_FILL_DELAY", 0.0)
+    store = make_store(tmp_path)
+    folder = await store.open_folder("INBOX")
+    await append(folder, *[MAIL % (n, n) for n in range(3)])
+    await until(lambda: all(uids == {1, 2, 3} for uids in kept(folder).values()))
+    await store.close()
+    for path in (tmp_path / "Maildir/cur").iterdir():
+        if b"number 1" in path.read_bytes():
+            path.unlink()
+    store = make_store(tmp_path)
+    folder = await store.open_folder("INBOX")
+    await until(lambda: all(uids == {1, 3} for uids in kept(folder).values()))
+    assert await folder.find("subject", "number") == {1, 3}
+    await store.close()
+
+
 async def test_copies_have_it_and_expunged_ones_lose_it(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     folder = await store.open_folder("INBOX")
