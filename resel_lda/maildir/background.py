@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 # Of the time that a piece takes, this many times as much is left to sessions.
 _PAUSE = 3.0
@@ -25,19 +25,31 @@ class Background:
     def __init__(self, pause: float = _PAUSE) -> None:
         self._turn = asyncio.Lock()
         self._pause = pause
+        self._users = 0
         self.loads = asyncio.Semaphore(_LOADS)
         self._used = -_QUIET
 
     def busy(self) -> None:
-        """A session has messages read or changed now."""
+        """Something is about to be done for a session."""
         self._used = asyncio.get_running_loop().time()
+
+    @contextlib.contextmanager
+    def waits(self) -> Iterator[None]:
+        """While messages are read or changed for a session."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            self.busy()
 
     async def quiet(self) -> None:
         """Until sessions do nothing, or it is time. Left at once where it is cancelled."""
         loop = asyncio.get_running_loop()
         latest = loop.time() + _PATIENCE
         while True:
-            left = min(self._used + _QUIET, latest) - loop.time()
+            used = loop.time() if self._users else self._used
+            left = min(used + _QUIET, latest) - loop.time()
             if left <= 0:
                 return
             await asyncio.sleep(left)

@@ -22,6 +22,7 @@ from resel_lda.maildir.background import Background
 from resel_lda.maildir.content import MessageReader
 from resel_lda.maildir.files import Identity
 from resel_lda.maildir.flags import canonical_flags, change_flags
+from resel_lda.maildir.hushing import Hush
 from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.names import size_in_name
 from resel_lda.maildir.reading import ReadableFolder, mailbox_error
@@ -46,8 +47,6 @@ _SETTLE, _UNWATCHED = 0.004, 0.25
 _BLOCK = 1 << 18
 # Seconds after which what a first look found is written to `state`.
 _SAVE_DELAY = 0.5
-# Messages whose rows in the cache are changed at a time.
-_CACHE_BATCH = 100
 # Seconds for which new/ and cur/ are trusted to be those that are watched.
 _VERIFY = 2.0
 
@@ -75,6 +74,7 @@ class MaildirFolder(ReadableFolder):
         self._resolve = resolve
         self._on_release = on_release
         self._settling = Settling(index, self._in_thread)
+        self._hush = Hush(index)
         self._lock = asyncio.Lock()
         self._callbacks: list[Callable[[], None]] = []
         self._watches: list[tuple[int, Callable[[int, str], None]]] = []
@@ -86,8 +86,6 @@ class MaildirFolder(ReadableFolder):
         self._looks = 0
         self._timer: asyncio.TimerHandle | None = None
         self._saving: asyncio.TimerHandle | None = None
-        self._background: set[asyncio.Future[object]] = set()
-        self._cache_work: asyncio.Future[None] | None = None
 
     # -- \Recent ------------------------------------------------------------------------------
 
@@ -163,7 +161,7 @@ class MaildirFolder(ReadableFolder):
         return self._is_untouched() and asyncio.get_running_loop().time() < trusted_until
 
     def _is_untouched(self) -> bool:
-        if self._events or self._events_lost:
+        if self._events or self._events_lost or self._hush.active:
             return False
         # What a look has taken up is not shown before it ends.
         return len(self._watches) == 2 and not self._looks
@@ -241,44 +239,8 @@ class MaildirFolder(ReadableFolder):
                     for callback in list(self._callbacks):
                         asyncio.get_running_loop().call_soon(callback)
 
-    def keep(self, future: asyncio.Future[T]) -> None:
-        kept: asyncio.Future[object] = future  # type: ignore[assignment]
-        self._background.add(kept)
-        kept.add_done_callback(self._done)
-
-    def _done(self, future: asyncio.Future[object]) -> None:
-        self._background.discard(future)
-        error = None if future.cancelled() else future.exception()
-        if error is not None and not isinstance(error, MailboxError):
-            self._log.warning("imap", f"{self.index.files.directory}: {error!r}")
-
     def _later(self, work: Callable[[], None]) -> None:
         self.keep(asyncio.ensure_future(self._locked(work)))
-
-    def _behind(
-        self, work: Callable[..., None], items: Sequence[object], *arguments: object
-    ) -> None:
-        """Work on the cache, one piece after the other, that nobody waits for; as much time is left
-        to others as it takes."""
-        loop = asyncio.get_running_loop()
-        before, self._cache_work = self._cache_work, loop.create_future()
-        done = self._cache_work
-
-        async def go() -> None:
-            try:
-                if before is not None:
-                    await before
-                for start in range(0, len(items), _CACHE_BATCH):
-                    if not self._ending:
-                        await self._background_turns.quiet()
-                    began = loop.time()
-                    await self._in_thread(work, items[start : start + _CACHE_BATCH], *arguments)
-                    if not self._ending:
-                        await asyncio.sleep(loop.time() - began)
-            finally:
-                done.set_result(None)
-
-        self.keep(asyncio.ensure_future(go()))
 
     async def load(self) -> None:
         async with self._background_turns.loads:
@@ -289,6 +251,17 @@ class MaildirFolder(ReadableFolder):
 
     # -- writing ------------------------------------------------------------------------------
 
+    @staticmethod
+    def _changing(
+        folders: Sequence[MaildirFolder], count: int, work: Callable[..., T], *arguments: object
+    ) -> T:
+        """`work` that changes so many names in cur/ of each of these. Blocks, under their locks."""
+        with contextlib.ExitStack() as stack:
+            for one in folders:
+                number = one._watches[1][0] if len(one._watches) == 2 else None
+                stack.enter_context(one._hush.over(one._watcher, number, count))
+            return work(*arguments)
+
     async def store(
         self,
         uids: Sequence[int],
@@ -296,17 +269,18 @@ class MaildirFolder(ReadableFolder):
         mode: str,
         unchanged_since: int | None = None,
     ) -> StoreResult:
-        self._background_turns.busy()
         try:
-            return await self._run(
-                change_flags, self.index, self._settling, uids, flags, mode, unchanged_since
-            )
+            what = (self.index, self._settling, uids, flags, mode, unchanged_since)
+            with self._background_turns.waits():
+                return await self._run(self._changing, (self,), len(uids), change_flags, *what)
         finally:
             self._settling.soon()
 
     async def expunge(self, uids: Sequence[int], keep: bool = True) -> Sequence[int]:
-        self._background_turns.busy()
-        done = await self._run(remove_messages, self.index, uids, keep)
+        what = (self.index, uids, keep)
+        done: Sequence[int]
+        with self._background_turns.waits():
+            done = await self._run(self._changing, (self,), len(uids), remove_messages, *what)
         if done:
             self._behind(self.reader.forget, done)
         return done
@@ -320,14 +294,14 @@ class MaildirFolder(ReadableFolder):
                 flags = canonical_flags(message.flags)
                 path, base = await self._write(message)
                 items.append((path, base, flags))
-            return await self._run(self.install, items)
+            with self._background_turns.waits():
+                return await self._run(self.install, items)
         except BaseException:
             await asyncio.shield(self._in_thread(transfer.discard, self.index.files.disk, items))
             raise
 
     async def _write(self, message: AppendData) -> tuple[str, str]:
         """(path of a synced file in tmp/, base)."""
-        self._background_turns.busy()
         files, blocks = self.index.files, message.blocks
         if not isinstance(blocks, Sequence):
             if message.size > _BLOCK:
@@ -358,19 +332,19 @@ class MaildirFolder(ReadableFolder):
     async def _transfer(
         self, work: Callable[..., list[int]], uids: Sequence[int], target: str
     ) -> tuple[int, Pairs]:
-        self._background_turns.busy()
         async with self._resolve(target) as folder:
             sources = [uid for uid in uids if uid in self.index.marks]
             if not sources:
                 return folder.uidvalidity, []
             what = (self.index, self.reader, sources, folder.index.files, folder.install)
-            if work is copy_messages or folder is self:
-                new = await folder._run(work, *what)
-            else:
-                # In this order everywhere, so that two do not wait for each other.
-                first, second = sorted((self, folder), key=attrgetter("name"))
-                both = first._holding(lambda: second._locked(work, *what))
-                new = await first._finished(both)
+            with self._background_turns.waits():
+                if work is copy_messages or folder is self:
+                    new = await folder._run(self._changing, (folder,), len(sources), work, *what)
+                else:
+                    # In this order everywhere, so that two do not wait for each other.
+                    first, second = sorted((self, folder), key=attrgetter("name"))
+                    change = partial(self._changing, (first, second), len(sources), work, *what)
+                    new = await first._finished(first._holding(lambda: second._locked(change)))
             pairs = list(zip(sources, new, strict=True))
             self._behind(self.reader.copied, pairs, folder.reader.guid)
             if work is move_messages:

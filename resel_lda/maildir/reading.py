@@ -30,6 +30,8 @@ T = TypeVar("T")
 # commands of a session are answered (seconds).
 _FILL_BATCH = 20
 _FILL_DELAY = 1.0
+# Messages whose rows in the cache are changed at a time.
+_CACHE_BATCH = 100
 
 
 def mailbox_error(error: OSError | apsw.Error) -> MailboxError:
@@ -83,6 +85,8 @@ class ReadableFolder:
         # The piece that a thread is at.
         self._filling: asyncio.Future[None] | None = None
         self._ending = False
+        self._background: set[asyncio.Future[object]] = set()
+        self._cache_work: asyncio.Future[None] | None = None
 
     # -- from memory --------------------------------------------------------------------------
 
@@ -168,12 +172,12 @@ class ReadableFolder:
             raise mailbox_error(error) from error
 
     async def read(self, uid: int) -> bytes:
-        self._background_turns.busy()
         ahead = self._ahead.follow(uid, self._uids)
         data = self._ahead.take(uid)
         if data is not None and uid in self.index.marks:
             return data
-        data, more = await self._in_thread(self.reader.read_with, uid, ahead)
+        with self._background_turns.waits():
+            data, more = await self._in_thread(self.reader.read_with, uid, ahead)
         if data is None:
             self._events_lost = True
             raise MailboxError("The message is gone", "EXPUNGEISSUED")
@@ -182,8 +186,8 @@ class ReadableFolder:
         return data
 
     async def read_many(self, uids: Sequence[int]) -> Mapping[int, bytes]:
-        self._background_turns.busy()
-        found = await self._in_thread(self.reader.read_many, uids)
+        with self._background_turns.waits():
+            found = await self._in_thread(self.reader.read_many, uids)
         if len(found) < len(uids):
             self._events_lost = True
         return found
@@ -255,6 +259,42 @@ class ReadableFolder:
         return f"F{self.index.uidlist.guid}"
 
     # -- the cache ----------------------------------------------------------------------------
+
+    def keep(self, future: asyncio.Future[T]) -> None:
+        kept: asyncio.Future[object] = future  # type: ignore[assignment]
+        self._background.add(kept)
+        kept.add_done_callback(self._done)
+
+    def _done(self, future: asyncio.Future[object]) -> None:
+        self._background.discard(future)
+        error = None if future.cancelled() else future.exception()
+        if error is not None and not isinstance(error, MailboxError):
+            self._log.warning("imap", f"{self.index.files.directory}: {error!r}")
+
+    def _behind(
+        self, work: Callable[..., None], items: Sequence[object], *arguments: object
+    ) -> None:
+        """Work on the cache, one piece after the other, that nobody waits for; as much time is left
+        to others as it takes."""
+        loop = asyncio.get_running_loop()
+        before, self._cache_work = self._cache_work, loop.create_future()
+        done = self._cache_work
+
+        async def go() -> None:
+            try:
+                if before is not None:
+                    await before
+                for start in range(0, len(items), _CACHE_BATCH):
+                    if not self._ending:
+                        await self._background_turns.quiet()
+                    began = loop.time()
+                    await self._in_thread(work, items[start : start + _CACHE_BATCH], *arguments)
+                    if not self._ending:
+                        await asyncio.sleep(loop.time() - began)
+            finally:
+                done.set_result(None)
+
+        self.keep(asyncio.ensure_future(go()))
 
     def start_filling(self) -> None:
         """New messages get into the cache, and at first what is not in it yet."""

@@ -16,7 +16,8 @@ _EVENT = struct.Struct("iIII")
 IN_MOVED_FROM, IN_MOVED_TO, IN_CREATE, IN_DELETE = 0x40, 0x80, 0x100, 0x200
 IN_DELETE_SELF, IN_MOVE_SELF = 0x400, 0x800
 IN_Q_OVERFLOW, IN_IGNORED = 0x4000, 0x8000
-_MASK = IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF
+_MASK_SELF = IN_DELETE_SELF | IN_MOVE_SELF
+_MASK = IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE | _MASK_SELF
 _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 # Seconds between two wakings of the loop: thousands of files may be renamed at once.
 _PAUSE = 0.004
@@ -53,6 +54,29 @@ class Watcher:
             callbacks.remove(callback)
         if not callbacks and self._callbacks.pop(number, None) is not None:
             self._libc.inotify_rm_watch(self._fd, number)
+
+    # The following three in any thread.
+
+    def hush(self, number: int, directory: str) -> bool:
+        """Tell no more of what comes and goes in a directory, until `heed`. False, and nothing
+        changes, if another is there now, or more than one want to know."""
+        one = len(self._callbacks.get(number, ())) == 1
+        return one and self._set_mask(number, directory, _MASK_SELF)
+
+    def heed(self, number: int, directory: str) -> bool:
+        """Tell again; False if another directory is there now."""
+        return self._set_mask(number, directory, _MASK)
+
+    def missed(self, number: int) -> None:
+        """Events were lost."""
+        for callback in list(self._callbacks.get(number, ())):
+            self._loop.call_soon_threadsafe(callback, 0, "")
+
+    def _set_mask(self, number: int, directory: str, mask: int) -> bool:
+        found = self._libc.inotify_add_watch(self._fd, os.fsencode(directory), mask)
+        if found >= 0 and found != number and found not in self._callbacks:
+            self._libc.inotify_rm_watch(self._fd, found)
+        return bool(found == number)
 
     def look(self) -> None:
         """Tell now what the kernel has noted by now: the loop may be at a command that came after
