@@ -1,13 +1,12 @@
 """Delivery status notifications: multipart/report (RFC 6522) with RFC 3464's fields, and
 RFC 6533's for SMTPUTF8. Pure: builds `Content`, decides nothing.
 
-What is for the postmaster is in ASCII, whatever it is about: nobody is told if it fails, and the
-next hop may have neither 8BITMIME nor SMTPUTF8.
+What goes to an address in ASCII is in ASCII, whatever it is about: nobody is told if it fails, and
+the next hop may have neither 8BITMIME nor SMTPUTF8.
 """
 
 from __future__ import annotations
 
-import base64
 import enum
 import re
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from resel_mta.mail import (
 )
 from resel_mta.queue.advice import advice
 from resel_mta.queue.journal import reason
+from resel_mta.queue.seven_bit import quoted_printable, seven_bit
 from resel_mta.wire import xtext
 
 _UNSAFE = re.compile(r"[^\x21-\x7e]|[\\+=]")
@@ -64,7 +64,7 @@ class Report:
     @property
     def is_ascii(self) -> bool:
         """Whether it has to be."""
-        return self.kind is Kind.POSTMASTER and self.to.isascii()
+        return self.to.isascii()
 
 
 _OPENING = {
@@ -88,25 +88,19 @@ _OPENING = {
 def build(report: Report) -> tuple[Content, Envelope]:
     """The notification, and an envelope for it that has no recipients yet (its reverse-path is
     null, its body type and SMTPUTF8 are set as the content needs)."""
-    returned = _returned(report)
-    texts = [_explanation(report).encode(), _status(report).encode()]
     utf8 = report.message.envelope.smtputf8 and not report.is_ascii
+    texts = [_explanation(report).encode(), _status(report).encode()]
+    returned, description, kind = _returned(report)
     eight_bit = utf8 or not all(part.isascii() for part in (*texts, returned))
     eight_bit = eight_bit and not report.is_ascii
     encoding = b"8bit" if eight_bit else b"7bit"
     boundary = f"{report.queue_id}.{int(report.now)}/{report.host}".encode()
     status_type = b"message/global-delivery-status" if utf8 else b"message/delivery-status"
-    whole = b"message/global" if utf8 else b"message/rfc822"
-    only_header = b"text/rfc822-headers"
-    if report.message.envelope.smtputf8:
-        # Which may be encoded, as text may.
-        only_header = b"message/global-headers"
     parts = (
         (b"Notification", b"text/plain; charset=utf-8", texts[0]),
         (b"Delivery report", status_type, texts[1]),
-        (b"Undelivered Message" if report.full else b"Message Headers",
-         whole if report.full else only_header, returned),
-    )  # fmt: skip
+        (description, kind, returned),
+    )
     body = b"This is a MIME-encapsulated message.\r\n\r\n" + b"".join(
         b"--%s\r\nContent-Description: %s\r\nContent-Type: %s\r\n"
         b"Content-Transfer-Encoding: %s\r\n\r\n%s\r\n"
@@ -122,7 +116,7 @@ def _encoded(encoding: bytes, data: bytes) -> tuple[bytes, bytes]:
     """Content-Transfer-Encoding and content of a part, where `encoding` is that of the whole."""
     if encoding == b"8bit" or data.isascii():
         return encoding, data
-    return b"base64", base64.encodebytes(data).replace(b"\n", b"\r\n")
+    return b"quoted-printable", quoted_printable(data)
 
 
 def _header(report: Report, boundary: bytes, encoding: bytes) -> bytes:
@@ -143,12 +137,20 @@ def _header(report: Report, boundary: bytes, encoding: bytes) -> bytes:
     return "".join(f"{line}\r\n" for line in lines).encode()
 
 
-def _returned(report: Report) -> bytes:
-    content = report.content
-    if not report.full:
-        return content.header.raw
-    body = content.body
-    return content.header.raw + b"\r\n" + body.read(0, body.size)
+def _returned(report: Report) -> tuple[bytes, bytes, bytes]:
+    """The message or its header, what that is, and its type: one that may be encoded (RFC 6532
+    §3.7), if it is not in ASCII where the notification has to be."""
+    content, utf8 = report.content, report.message.envelope.smtputf8
+    data = content.header.raw
+    if report.full:
+        read = data + b"\r\n" + content.body.read(0, content.body.size)
+        whole = seven_bit(read) if report.is_ascii and not utf8 else read
+        if whole is not None:
+            utf8 = utf8 and not (report.is_ascii and whole.isascii())
+            return whole, b"Undelivered Message", b"message/global" if utf8 else b"message/rfc822"
+    utf8 = utf8 and not (report.is_ascii and data.isascii())
+    kind = b"message/global-headers" if utf8 else b"text/rfc822-headers"
+    return data, b"Message Headers", kind
 
 
 def _explanation(report: Report) -> str:

@@ -105,7 +105,8 @@ def test_local_lines_however_cut(pieces: list[str]) -> None:
 
 def report(kind: Kind, outcome: Outcome, *, utf8: bool = False, full: bool = True) -> Mail:
     recipient = Recipient("bob@x.net", orig_to="list@x.net", orcpt="rfc822;li+2Bst@x.net")
-    envelope = Envelope("ann@x.org", [recipient], smtputf8=utf8, envid="E+2D1")
+    sender = "änn@x.org" if utf8 else "ann@x.org"
+    envelope = Envelope(sender, [recipient], smtputf8=utf8, envid="E+2D1")
     content = Content.from_bytes(b"Subject: lunch\r\nTo: bob@x.net\r\n\r\nhello\r\n")
     message = Message("1F7A", 1_700_000_000.0, envelope, content.size, [recipient], content)
     made, _ = build(
@@ -114,7 +115,7 @@ def report(kind: Kind, outcome: Outcome, *, utf8: bool = False, full: bool = Tru
             message=message,
             content=content,
             recipients=[(recipient, outcome)],
-            to="ann@x.org",
+            to=sender,
             host="mail.x.org",
             queue_id="1F7B",
             now=1_700_000_100.0,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import email
+import quopri
 import re
 from email.message import Message as Mail
 
@@ -227,11 +227,12 @@ def test_an_address_in_ascii_disguise_is_shown_as_it_is() -> None:
     for utf8, shown in ((True, "utf-8; rené@example.org"), (False, orcpt.replace(";", "; "))):
         recipient = Recipient("rene@example.org", orcpt=orcpt)
         content = Content.from_bytes("Subject: été\r\n\r\nx\r\n".encode())
-        envelope = Envelope("ann@example.org", [recipient], smtputf8=utf8)
+        sender = "änn@example.org" if utf8 else "ann@example.org"
+        envelope = Envelope(sender, [recipient], smtputf8=utf8)
         message = Message("1F7A", 1.7e9, envelope, content.size, [recipient], content)
         made, envelope = build(
             Report(
-                Kind.FAILURE, message, content, [(recipient, UNKNOWN)], "ann@example.org",
+                Kind.FAILURE, message, content, [(recipient, UNKNOWN)], sender,
                 "mail.example.org", "1F7B", 1.7e9, 1.8e9, True,
             )
         )  # fmt: skip
@@ -240,7 +241,8 @@ def test_an_address_in_ascii_disguise_is_shown_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("utf8", [True, False])
-def test_a_copy_for_the_postmaster_is_in_ascii(utf8: bool) -> None:
+@pytest.mark.parametrize("kind", [Kind.POSTMASTER, Kind.DELAY])
+def test_what_goes_to_an_ascii_address_is_in_ascii(kind: Kind, utf8: bool) -> None:
     """It passes servers that have neither 8BITMIME nor SMTPUTF8."""
     header = "Subject: été\r\nFrom: rené@example.org\r\n".encode()
     recipient = Recipient("zoë+x@example.net", orcpt="utf-8;zo\\x{EB}+2Bx@example.net")
@@ -250,7 +252,7 @@ def test_a_copy_for_the_postmaster_is_in_ascii(utf8: bool) -> None:
     refused = Bounced(Reply(550, "5.1.1", "no such été"), "mx.example.net")
     made, envelope = build(
         Report(
-            Kind.POSTMASTER, message, content, [(recipient, refused)], "postmaster@example.org",
+            kind, message, content, [(recipient, refused)], "postmaster@example.org",
             "mail.example.org", "1F7B", 1.7e9, 1.8e9, False,
         )
     )  # fmt: skip
@@ -269,10 +271,11 @@ def test_a_copy_for_the_postmaster_is_in_ascii(utf8: bool) -> None:
     assert of_recipient["Original-Recipient"] == "utf-8; zo\\x{EB}+x@example.net"
     assert of_recipient["Diagnostic-Code"] == "smtp; 550 5.1.1 no such \\x{E9}t\\x{E9}"
     # Its own type says what it is; the encoding is one that both may have.
-    kind = "message/global-headers" if utf8 else "text/rfc822-headers"
-    assert returned.get_content_type() == kind
-    assert returned["Content-Transfer-Encoding"] == "base64"
-    assert base64.b64decode(data.rpartition(b"base64\r\n\r\n")[2].partition(b"--")[0]) == header
+    of_headers = "message/global-headers" if utf8 else "text/rfc822-headers"
+    assert returned.get_content_type() == of_headers
+    assert returned["Content-Transfer-Encoding"] == "quoted-printable"
+    encoded = data.rpartition(b"quoted-printable\r\n\r\n")[2].partition(b"\r\n--")[0]
+    assert quopri.decodestring(encoded) == header
 
 
 async def test_every_lasting_failure_comes_with_words_for_people(house: House) -> None:
