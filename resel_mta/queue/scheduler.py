@@ -33,7 +33,7 @@ from resel_mta.queue.peers import Alone, Peers
 from resel_mta.queue.retry import Policy
 from resel_mta.queue.settling import Settler
 from resel_mta.queue.sites import Active, Unkept
-from resel_mta.queue.sorting import KnowingRouter, Sorter
+from resel_mta.queue.sorting import Bound, KnowingRouter, Sorter
 from resel_mta.queue.why import HostState, marks
 
 FRESH_SHARE = 5
@@ -208,8 +208,11 @@ class Scheduler:
 
     async def route(self, address: str) -> Route | None:
         """Where a recipient that has been expanded goes; None if that cannot be told now."""
+        via = marks(address)
+        if not via and (known := self._router.known_route(address)) is not None:
+            return known
         try:
-            return await self._router.route(address, via=marks(address))
+            return await self._router.route(address, via=via)
         except (TempFail, PermFail):
             return None
 
@@ -237,25 +240,12 @@ class Scheduler:
 
     async def _waiting_for(self, host: str) -> list[str]:
         """Deferred messages with a recipient in the domain, or routed to the next hop."""
+        bound = Bound(self._router, host)
         return [
             entry.queue_id
             async for entry in self._store.walk("deferred")
-            if await self._one_goes_to(entry, host)
+            if await bound.has_one_of(each.address for each in entry.recipients)
         ]
-
-    async def _one_goes_to(self, entry: Entry, host: str) -> bool:
-        for recipient in entry.recipients:
-            if await self._goes_to(recipient.address, host):
-                return True
-        return False
-
-    async def _goes_to(self, address: str, host: str) -> bool:
-        if address.rpartition("@")[2].lower() == host:
-            return True
-        try:
-            return host_of((await self._router.route(address)).nexthop) == host
-        except (TempFail, PermFail):
-            return False
 
     # From claimed to recorded.
 

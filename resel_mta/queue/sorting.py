@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from typing import Protocol
 
 from resel_mta.mail import (
@@ -19,7 +20,7 @@ from resel_mta.mail import (
     Router,
     TempFail,
 )
-from resel_mta.queue.dispatch import YIELD_AFTER, Dispatcher, Pairs, internal_error
+from resel_mta.queue.dispatch import YIELD_AFTER, Dispatcher, Pairs, host_of, internal_error
 from resel_mta.queue.journal import Journal
 from resel_mta.queue.sites import Active, Run
 
@@ -34,6 +35,36 @@ class KnowingRouter(Router, Protocol):
     def known_route(self, address: str) -> Route | None:
         """What `route` would give for an address without `via`; None if it has to be asked."""
         ...
+
+
+class Bound:
+    """Tells recipients that go to a host: in that domain, or by that next hop.
+
+    A large queue waits for few domains: each is routed once, where one look-up does for all."""
+
+    def __init__(self, router: KnowingRouter, host: str) -> None:
+        """host: as `host_of` has it."""
+        self._router = router
+        self._host = host
+        self._domains = {host: True}
+
+    async def has_one_of(self, addresses: Iterable[str]) -> bool:
+        for address in addresses:
+            domain = address.rpartition("@")[2].lower()
+            known = self._domains.get(domain)
+            if await self._goes_there(address, domain) if known is None else known:
+                return True
+        return False
+
+    async def _goes_there(self, address: str, domain: str) -> bool:
+        try:
+            route = await self._router.route(address)
+        except (TempFail, PermFail):
+            return False
+        found = host_of(route.nexthop) == self._host
+        if route.alike:
+            self._domains[domain] = found
+        return found
 
 
 class Sorter:

@@ -389,6 +389,20 @@ async def test_flush_of_a_site(house: House) -> None:
     assert await house.scheduler.flush(site="[relay.net]") == 1
 
 
+async def test_flush_of_a_site_asks_for_the_way_of_a_domain_once(house: House) -> None:
+    house.smtp.answer = lambda m, r, route: BUSY
+    house.router.decide = lambda address: Route(
+        "smtp", "[relay.net]", "relayhost", alike=address.endswith(".net")
+    )
+    for address in ("a@one.net", "b@one.net", "c@One.NET", "d@two.net", "e@own.org", "f@own.org"):
+        await house.enter(address)
+    await house.idle()
+    house.router.asked.clear()
+    assert await house.scheduler.flush(site="elsewhere.net") == 0
+    assert sorted(house.router.asked) == ["a@one.net", "d@two.net", "e@own.org", "f@own.org"]
+    assert await house.scheduler.flush(site="relay.net") == 6
+
+
 async def test_reconfigure_changes_the_limits(house: House) -> None:
     house.scheduler.reconfigure(
         Settings.build(myhostname="mail.example.org", minimal_backoff_time="10s")
