@@ -151,6 +151,8 @@ def _flush(queue: Queue, options: Options) -> int:
     for row in queue.ask("queue.flush", id=options.queue_id, site=options.site):
         if options.json:
             print(json.dumps({"flushed": row["count"]}))
+        if options.site and not row["count"]:
+            _say(f"No deferred message waits for {options.site}")
     return cli.EX_OK
 
 
@@ -200,11 +202,11 @@ class _Change:
                 if options.json:
                     print(json.dumps({"queue_id": row["id"], "action": said}))
                 elif ids is not None or options.verbose:
-                    self._say(f"{row['id']}: {said}")
+                    _say(f"{row['id']}: {said}")
         if options.dry_run:
             self._would(entries, summary)
             return [entry.queue_id for entry in entries]
-        self._say(f"{summary}: {_messages(len(changed))}")
+        _say(f"{summary}: {_messages(len(changed))}")
         return changed
 
     def _would(self, entries: list[Entry], summary: str) -> None:
@@ -213,7 +215,7 @@ class _Change:
         elif entries:
             _write(listing.mailq(entries))
             sys.stdout.flush()
-        self._say(f"Would be {summary.lower()}: {_messages(len(entries))}; nothing was changed")
+        _say(f"Would be {summary.lower()}: {_messages(len(entries))}; nothing was changed")
 
     def _ids(self, given: Sequence[str]) -> list[str]:
         ids: list[str] = []
@@ -230,15 +232,16 @@ class _Change:
             if queue_id in changed:
                 continue
             if parse_id(queue_id) is None:
-                self._say(f"warning: invalid mail queue id: {queue_id}")
+                _say(f"warning: invalid mail queue id: {queue_id}")
                 self._status = cli.EX_DATAERR
             else:
-                self._say(f"warning: {queue_id}: {NOT_FOUND[letter]}")
+                _say(f"warning: {queue_id}: {NOT_FOUND[letter]}")
                 if queue_id in given:
                     self._status = cli.EX_DATAERR
 
-    def _say(self, text: str) -> None:
-        print(f"{PROGRAM}: {cli.printable(text)}", file=sys.stderr)
+
+def _say(text: str) -> None:
+    print(f"{PROGRAM}: {cli.printable(text)}", file=sys.stderr)
 
 
 def _messages(count: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import enum
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,12 +12,15 @@ from datetime import datetime
 
 from resel_mta.commands import cli
 from resel_mta.commands.cli import Failure
+from resel_mta.queue.dispatch import host_of
 from resel_mta.queue.ids import parse_id
 from resel_mta.queue.selection import Selection, parse_age, parse_size
 
 PROGRAM = "resel-queue"
 QUEUES = ("active", "incoming", "deferred", "hold", "corrupt", "trash")
 CHANGES = ("d", "e", "force-expire", "h", "H", "r", "undelete")
+# Not user@host.
+_SITE = re.compile(r"[^\s@]+")
 
 USAGE = """\
 resel-queue -p | -j [QUEUE...] [selection]
@@ -176,6 +180,11 @@ def _check(
         raise _wrong("a queue's name goes with -p, -j, -d, -e, -h, -H or -r")
     if not selection.is_everything and task not in (Task.LIST, Task.CHANGE):
         raise _wrong("--from, --to and so on go with -p, -j, -d, -e, -h, -H or -r")
+    if given.s and (not host_of(given.s) or not _SITE.fullmatch(given.s)):
+        raise _wrong(
+            f"-s takes a domain or a next hop, such as example.org or [mx.example.org]: '{given.s}' "
+            "is neither"
+        )
     if given.since is not None and task is not Task.AUDIT:
         raise _wrong("--since goes with audit")
     if given.dry_run and task is not Task.CHANGE:
@@ -229,7 +238,7 @@ def _parser() -> cli.Parser:
     tries = parser.add_argument_group("trying again")
     tries.add_argument("-f", action="store_true", help="try all deferred mail now")
     tries.add_argument("-i", metavar="ID", help="try one message now")
-    tries.add_argument("-s", metavar="SITE", help="try all mail for one domain now")
+    tries.add_argument("-s", metavar="SITE", help="try all mail for one domain or next hop now")
     changes = parser.add_argument_group("changing")
     for letter, text in (
         ("d", "delete; see --undelete"),
@@ -280,12 +289,16 @@ def parse_since(text: str, now: float) -> float:
     """A moment: an age, or a local date with or without a time of day. Raises ValueError."""
     try:
         if text[-1:].isalpha():
-            return now - parse_age(text)
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
+            when = now - parse_age(text)
+        else:
+            when = datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
         raise ValueError(
             f"--since '{text}' is neither an age such as 2h or 3d nor a date such as 2026-11-24"
         ) from None
+    if when > now:
+        raise ValueError(f"--since '{text}' is in the future")
+    return when
 
 
 def _join_size(arguments: Sequence[str]) -> list[str]:

@@ -11,14 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from queue_fakes import make_message
+from queue_fakes import make_log, make_message
+from queue_house import House
 
 from resel_mta.commands import queue
 from resel_mta.commands.cli import Failure
 from resel_mta.commands.queue_options import Task, parse_since, read_options
+from resel_mta.control import ControlServer, control_path
 from resel_mta.mail import Deferred, Reply
 from resel_mta.queue.door import Result, Retry
 from resel_mta.queue.sqlite import SQLiteStore
+from resel_mta.verbs import QueueVerbs
 
 REFUSED = Reply(451, "4.4.1", "connect to mx.example.net[192.0.2.1]:25: Connection refused")
 FULL = Reply(452, "4.2.2", "host mx.example.org[192.0.2.9] said: 452 4.2.2 Mailbox full")
@@ -267,6 +270,25 @@ def test_nothing_can_be_flushed(run: Run, names: dict[str, str]) -> None:
         assert err.count("\n") == 1
 
 
+async def test_a_site_for_which_nothing_waits_is_told(
+    run: Run, names: dict[str, str], house: House, tmp_path: Path
+) -> None:
+    house.smtp.answer = lambda message, recipient, route: Deferred(REFUSED)
+    await house.scheduler.start()
+    await house.enter("a@one.net")
+    await house.idle()
+    verbs = QueueVerbs(house.store, house.scheduler, None).table()
+    control = ControlServer(control_path(str(tmp_path / "data")), verbs, make_log()[0])
+    await control.start()
+    try:
+        found = await asyncio.to_thread(run, "-s", "two.net", "-j")
+        said = "resel-queue: No deferred message waits for two.net\n"
+        assert found == (0, '{"flushed": 0}\n', said)
+        assert await asyncio.to_thread(run, "-s", "one.net") == (0, "", "")
+    finally:
+        await control.stop()
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -275,6 +297,8 @@ def test_nothing_can_be_flushed(run: Run, names: dict[str, str]) -> None:
         (["-d", "", "--from", "x"], "what follows -d is empty"),
         (["-d", "--from="], "--from is empty"),
         (["-s", ""], "what follows -s is empty"),
+        (["-s", "a@example.org"], "'a@example.org' is neither"),
+        (["-s", "[]"], "'[]' is neither"),
         (["-d", "ALL", "nosuch"], "unknown queue 'nosuch'"),
         (["-p", "-f"], "one of -p -b -f -i -s at a time"),
         (["-d", "ALL", "-f"], "not with -d -e -h -H -r"),
@@ -292,6 +316,8 @@ def test_nothing_can_be_flushed(run: Run, names: dict[str, str]) -> None:
         (["-p", "--older", "3 days"], "'3 days' is not an age"),
         (["-p", "--size", "huge"], "'huge' is not a size"),
         (["audit", "--since", "yesterday"], "--since 'yesterday' is neither"),
+        (["audit", "--since", "9999-12-31"], "--since '9999-12-31' is in the future"),
+        (["audit", "--since", "0001-01-01"], "--since '0001-01-01' is neither"),
     ],
 )
 def test_what_makes_no_sense(words: list[str], text: str) -> None:
