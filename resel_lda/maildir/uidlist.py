@@ -226,6 +226,31 @@ def write_uidlist(disk: Disk, path: str, uidlist: Uidlist) -> None:
     more = f" {uidlist.header_extensions}" if uidlist.header_extensions else ""
     header = f"3 V{uidlist.uidvalidity} N{uidlist.next_uid} G{uidlist.guid}{more}\n".encode()
     body = _lines(uidlist, uidlist.entries.items())
-    disk.replace_file(path, [header, body])
+    if uidlist.stamp is None and file_stamp(path) is None:
+        _write_first(disk, path, header + body)
+    else:
+        disk.replace_file(path, [header, body])
     uidlist.damaged = False
     uidlist.stamp = file_stamp(path)
+
+
+def _write_first(disk: Disk, path: str, data: bytes) -> None:
+    """Where there was no list. It gets its name before it is synced, so that file and name are one
+    commit of a journal: what a power cut leaves of it before that, nobody was told of, and half
+    a list counts as damaged, or is followed by higher UIDs."""
+    directory, name = os.path.split(path)
+    current = os.path.join(directory, f".{name}.{os.getpid()}.{os.urandom(4).hex()}")
+    fd = disk.create(current)
+    try:
+        try:
+            disk.write(fd, data)
+            disk.rename(current, path)
+            current = path
+            disk.fsync(fd)
+        finally:
+            disk.close(fd)
+        disk.sync_directory(directory)
+    except BaseException:
+        # The next look would take it for one that is durable.
+        disk.unlink(current)
+        raise
