@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from resel_lda.mailbox import SYSTEM_FLAGS, MailboxError, StoreResult
 from resel_lda.maildir.dates import file_dates, undated
@@ -38,9 +38,11 @@ def change_flags(
     flags: Collection[str],
     mode: str,
     unchanged_since: int | None,
+    before: Callable[[int], object],
 ) -> StoreResult:
-    """Blocks; a kill cannot take it back when it returns, a power cut as `settling` says. UIDs that
-    are gone are left out of the result. Raises OSError, apsw.Error, MailboxError("LIMIT")."""
+    """before: told how many files are about to be renamed, if any. Blocks; a kill cannot take it back
+    when it returns, a power cut as `settling` says. UIDs that are gone are left out of the result.
+    Raises OSError, apsw.Error, MailboxError("LIMIT")."""
     if mode not in ("set", "add", "remove"):
         raise ValueError(f"mode {mode!r}")
     index.keywords.refresh()
@@ -61,6 +63,7 @@ def change_flags(
             for uid in touched
             if (marks := marks_of[uid]) in changing
         ]
+        before(len(waiting))
         _rename_all(index, settling, waiting, change)
         touched = [uid for uid in touched if uid in marks_of]
     return StoreResult(touched, conflicts)

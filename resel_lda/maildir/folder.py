@@ -258,9 +258,22 @@ class MaildirFolder(ReadableFolder):
         """`work` that changes so many names in cur/ of each of these. Blocks, under their locks."""
         with contextlib.ExitStack() as stack:
             for one in folders:
-                number = one._watches[1][0] if len(one._watches) == 2 else None
-                stack.enter_context(one._hush.over(one._watcher, number, count))
+                stack.enter_context(one._hushed(count))
             return work(*arguments)
+
+    def _change_flags(
+        self, uids: Sequence[int], flags: Collection[str], mode: str, unchanged_since: int | None
+    ) -> StoreResult:
+        with contextlib.ExitStack() as stack:
+            what = (uids, flags, mode, unchanged_since)
+            # Where nothing changes, no listing is needed either.
+            return change_flags(
+                self.index, self._settling, *what, lambda n: stack.enter_context(self._hushed(n))
+            )
+
+    def _hushed(self, count: int) -> contextlib.AbstractContextManager[None]:
+        number = self._watches[1][0] if len(self._watches) == 2 else None
+        return self._hush.over(self._watcher, number, count)
 
     async def store(
         self,
@@ -270,9 +283,8 @@ class MaildirFolder(ReadableFolder):
         unchanged_since: int | None = None,
     ) -> StoreResult:
         try:
-            what = (self.index, self._settling, uids, flags, mode, unchanged_since)
             with self._background_turns.waits():
-                return await self._run(self._changing, (self,), len(uids), change_flags, *what)
+                return await self._run(self._change_flags, uids, flags, mode, unchanged_since)
         finally:
             self._settling.soon()
 

@@ -12,6 +12,7 @@ import pytest
 from resel_lda.mailbox import Mailbox, MailboxError
 from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.store import MaildirStore
+from resel_lda.maildir.watch import Watcher
 from resel_mta.config import Settings
 from resel_mta.disk import Disk
 from resel_mta.maillog import MailLog, StreamSink
@@ -184,4 +185,25 @@ async def test_a_directory_that_is_another_by_then_is_looked_at(tmp_path: Path) 
     await _all(inbox)
     await inbox.refresh()
     assert len(inbox.messages()) == COUNT + 1
+    await store.close()
+
+
+async def test_where_nothing_changes_nothing_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fill(tmp_path)
+    store = _store(tmp_path, Disk())
+    inbox = await store.open("INBOX")
+    masks: list[int] = []
+    set_mask = Watcher._set_mask
+
+    def noted(self: Watcher, number: int, directory: str, mask: int) -> bool:
+        masks.append(mask)
+        return set_mask(self, number, directory, mask)
+
+    monkeypatch.setattr(Watcher, "_set_mask", noted)
+    await _all(inbox)
+    assert len(masks) == 2
+    await _all(inbox)
+    assert len(masks) == 2
     await store.close()
