@@ -135,7 +135,7 @@ class Server:
             return end.reason
         if isinstance(end, ConnectionLost):
             session.stream.abort()
-            return "Connection closed"
+            return session.stream.why_lost
         session.stream.abort()
         if end is not None:
             raise end

@@ -111,13 +111,17 @@ class Session:
     async def flush(self) -> None:
         """One write for all that is queued; waits while the peer reads too slowly. Raises
         ConnectionLost."""
-        out, self._out = self._out, []
-        if out:
+        if self._out:
             self._sending = True
             try:
-                await self.stream.send(b"".join(out))
+                # Nothing here holds what is sent while the peer takes it.
+                await self.stream.send(self._take_out())
             finally:
                 self._sending = False
+
+    def _take_out(self) -> bytes:
+        out, self._out = self._out, []
+        return b"".join(out)
 
     def tell_progress(self, tag: bytes) -> None:
         """To a client that waits for a command's answer (RFC 9585); one that is receiving it, or
@@ -127,8 +131,7 @@ class Session:
         done = b"NIL NIL" if self.progress is None else b"%d %d" % self.progress
         said = b"Still working" if self.progress is None else b"Looked at %d of %d" % self.progress
         self.untagged(b'OK [INPROGRESS ("%b" %b)] %b' % (tag, done, said))
-        out, self._out = self._out, []
-        self.stream.write(b"".join(out))
+        self.stream.write(self._take_out())
 
     # The selected folder.
 

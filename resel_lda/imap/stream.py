@@ -7,6 +7,7 @@ import ssl
 from typing import cast
 
 from resel_lda.imap.deflate import Deflate
+from resel_lda.imap.stall import LIMIT, StallWatch
 
 # What is read ahead of the commands: pipelining needs little, memory is held per session.
 _READ_AHEAD = 64 * 1024
@@ -27,10 +28,11 @@ class LineTooLong(Exception):
 class Stream(asyncio.Protocol):
     """One connection. One reader and one writer at a time.
 
-    initial: octets that were read before the stream was made.
+    initial: octets that were read before the stream was made. stall_limit: seconds after which a
+    peer is cut off that takes nothing of what is sent to it.
     """
 
-    def __init__(self, initial: bytes = b"") -> None:
+    def __init__(self, initial: bytes = b"", stall_limit: float = LIMIT) -> None:
         self._buffer = bytearray(initial)
         self._transport: asyncio.Transport | None = None
         self._reader: asyncio.Future[None] | None = None
@@ -40,6 +42,8 @@ class Stream(asyncio.Protocol):
         self._deflate: Deflate | None = None
         self._eof = False
         self._turn_began = 0.0
+        self._watch = StallWatch(self._stalled, stall_limit)
+        self._why_lost = "Connection closed"
         self.lost = False
         self.received = len(initial)
         self.sent = 0
@@ -68,11 +72,22 @@ class Stream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
+        self._watch.stop()
         self._wake_reader()
         self.resume_writing()
 
     def pause_writing(self) -> None:
         self._write_paused = True
+        self._watch.start(self.transport)
+
+    def _stalled(self) -> None:
+        self._why_lost = "Client does not take what is sent to it"
+        self.abort()
+
+    @property
+    def why_lost(self) -> str:
+        """For the log."""
+        return self._why_lost
 
     def resume_writing(self) -> None:
         self._write_paused = False
@@ -207,6 +222,8 @@ class Stream(asyncio.Protocol):
             self.transport.write(data)
         else:
             self.write(data)
+        # The transport has its own copy, for which one may wait long.
+        del data
         await self.drain()
 
     def start_deflate(self) -> None:
@@ -254,6 +271,8 @@ class Stream(asyncio.Protocol):
         """Send what is written, then close."""
         if self._transport is not None:
             self._transport.close()
+            if not self.lost and self._transport.get_write_buffer_size():
+                self._watch.start(self._transport)
 
     def abort(self) -> None:
         if self._transport is not None:

@@ -74,6 +74,7 @@ class Pop3Session:
         self._counts = _Counts()
         self._bad = 0
         self._out: list[bytes] = []
+        self._out_octets = 0
         self._waiting = self._stopping = False
         self._task: asyncio.Task[str] | None = None
         self._commands: dict[bytes, Callable[[Maildrop, bytes], Awaitable[bytes]]] = {
@@ -111,7 +112,7 @@ class Pop3Session:
             if error is None:
                 reason = self._task.result()
             elif isinstance(error, ConnectionLost):
-                reason = "Connection closed"
+                reason = self._stream.why_lost
             else:
                 raise error
         self._stream.close()
@@ -166,19 +167,24 @@ class Pop3Session:
                 self._last_words(over.last.answer(self._language))
                 return str(over)
             await self._answer(answer)
+            # What is large is not kept until the next command comes.
+            del answer
 
     async def _answer(self, answer: bytes) -> None:
         """Answers to commands that came together go out together."""
         self._out.append(answer)
-        if not self._stream.pending or len(answer) > _BLOCK or len(self._out) > 64:
+        self._out_octets += len(answer)
+        if not self._stream.pending or self._out_octets > _BLOCK or len(self._out) > 64:
             await self._flush()
 
     async def _flush(self) -> None:
         """Raises ConnectionLost."""
-        out, self._out = self._out, []
-        if out:
-            self._stream.write(b"".join(out))
-            await self._stream.drain()
+        if self._out:
+            await self._stream.send(self._take_out())
+
+    def _take_out(self) -> bytes:
+        out, self._out, self._out_octets = self._out, [], 0
+        return b"".join(out)
 
     async def _line(self) -> bytes:
         """Raises ConnectionLost, Failed, _Over."""
