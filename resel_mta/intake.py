@@ -9,8 +9,9 @@ from typing import Protocol
 
 from resel_mta.config import Settings
 from resel_mta.content import Content
-from resel_mta.mail import BodySink, Envelope, Message, Origin, Recipient
+from resel_mta.mail import BodySink, Envelope, Message, Origin, Recipient, TempFail
 from resel_mta.maillog import MailLog
+from resel_mta.maillog.limited import MINUTE
 from resel_mta.queue.door import Courier, QueueStore
 from resel_mta.routing.address import AddressRules
 from resel_mta.routing.bcc import AutomaticBcc
@@ -63,6 +64,8 @@ class MailIntake:
         self._log = log
         self._filters = tuple(filters)
         self.courier: Courier | None = None
+        # When it was last told why no mail could be taken.
+        self._told = -MINUTE
         self.reconfigure(settings)
 
     def reconfigure(self, settings: Settings) -> None:
@@ -79,7 +82,11 @@ class MailIntake:
 
     def sink(self) -> BodySink:
         """Raises TempFail(452) below `queue_minfree`."""
-        return self._store.sink()
+        try:
+            return self._store.sink()
+        except TempFail as failure:
+            self._tell_why(failure)
+            raise
 
     async def submit(
         self, envelope: Envelope, content: Content, origin: Origin, queue_id: str = ""
@@ -90,14 +97,25 @@ class MailIntake:
         """
         message = await self.prepare(envelope, content, origin, queue_id)
         if message.recipients:
-            if self._cut_through and self.courier is not None:
-                await self.courier.carry(message)
-            else:
-                await self._store.enter(message)
+            try:
+                if self._cut_through and self.courier is not None:
+                    await self.courier.carry(message)
+                else:
+                    await self._store.enter(message)
+            except TempFail as failure:
+                self._tell_why(failure)
+                raise
         else:
             await self._store.discard(content)
             await self._store.dropped(message.named)
         return message.queue_id
+
+    def _tell_why(self, failure: TempFail) -> None:
+        """Clients that come again and again must not fill what is left of the disk."""
+        now = time.monotonic()
+        if failure.why and now - self._told > MINUTE:
+            self._told = now
+            self._log.warning("cleanup", failure.why)
 
     async def prepare(
         self, envelope: Envelope, content: Content, origin: Origin, queue_id: str = ""

@@ -29,6 +29,7 @@ from resel_mta.queue.lock import QueueLocked
 from resel_mta.queue.parts import other_parts, part_directory
 from resel_mta.queue.retry import Policy
 from resel_mta.queue.schema import UnknownVersion, UnusableLibrary
+from resel_mta.queue.spool import DISK_FULL
 from resel_mta.queue.sqlite import SQLiteStore
 from resel_mta.queue.why import HostState, marks
 from resel_mta.routing import RoutingTable
@@ -146,7 +147,20 @@ class Queue:
         except NotRunning:
             yield from self._ask_directly(verb, args)
         except ControlError as error:
-            raise Failure(error.exit_code, error.text) from None
+            raise Failure(error.exit_code, self._with_cure(error.text)) from None
+
+    def _with_cure(self, text: str) -> str:
+        """Where others have filled the disk to its last octet, what the queue keeps for itself
+        may be used up: then it cannot be emptied either."""
+        if DISK_FULL.text not in text:
+            return text
+        mount = os.path.realpath(self._directory)
+        while not os.path.ismount(mount):
+            mount = os.path.dirname(mount)
+        return (
+            f"{text}: no space is left on the file system {mount}; free some there first, "
+            "elsewhere than in the queue, then try again"
+        )
 
     def _is_owner(self) -> bool:
         """Root, the mail owner, or nobody knows yet who that is."""
@@ -185,13 +199,12 @@ class Queue:
                 answer.seek(0)
                 yield from map(json.loads, answer)
         except ControlError as error:
-            raise Failure(error.exit_code, error.text) from None
+            raise Failure(error.exit_code, self._with_cure(error.text)) from None
         except QueueLocked as error:
             raise Failure(cli.EX_TEMPFAIL, f"{error}, which does not answer") from None
         except TempFail as error:
-            raise Failure(
-                cli.EX_TEMPFAIL, f"queue in {self._directory}: {error.reply.text}"
-            ) from None
+            text = self._with_cure(f"queue in {self._directory}: {error.reply.text}")
+            raise Failure(cli.EX_TEMPFAIL, text) from None
         except (UnusableLibrary, UnknownVersion, apsw.Error) as error:
             raise Failure(
                 cli.EX_UNAVAILABLE, f"the queue in {self._directory} cannot be used: {error}"

@@ -97,7 +97,8 @@ class Spool:
         # What the start has removed.
         self.swept = Swept()
         self._checked = 0.0
-        self._short = False
+        # Why new mail cannot be taken, as of then.
+        self._short = ""
 
     def make(self) -> None:
         for folder in (self._incoming, self._content, self._corrupt):
@@ -105,20 +106,29 @@ class Spool:
 
     def is_short(self) -> bool:
         """Whether less than minfree is free now."""
+        return self._free() < self.minfree
+
+    def _free(self) -> int:
         info = os.statvfs(self.root)
-        return info.f_bavail * info.f_frsize < self.minfree
+        return info.f_bavail * info.f_frsize
 
     def check_space(self) -> None:
         """Raises TempFail(452) below minfree; asks the file system at most once a second."""
         now = time.monotonic()
         if self.minfree and now - self._checked > 1.0:
             try:
-                self._short = self.is_short()
+                free = self._free()
             except OSError as error:
                 raise disk_failure(error) from error
+            self._short = ""
+            if free < self.minfree:
+                self._short = (
+                    f"not enough free space for new mail in {self.root}: {free} bytes < "
+                    f"{self.minfree} bytes needed (queue_minfree, message_size_limit)"
+                )
             self._checked = now
         if self._short:
-            raise TempFail(DISK_FULL)
+            raise TempFail(DISK_FULL, self._short)
 
     def create(self) -> tuple[int, str]:
         """A new file in incoming/: descriptor and path."""

@@ -27,6 +27,7 @@ from resel_mta.mail import (
     TempFail,
 )
 from resel_mta.maillog import MailLog
+from resel_mta.queue.sqlite import SQLiteStore
 from resel_mta.routing import Expander, RoutingTable
 from resel_mta.routing.deferred import ExpandTransport
 from resel_mta.users import open_users
@@ -290,3 +291,35 @@ async def test_relayed_mail_is_cheap(tmp_path: Path) -> None:
     for envelope, content in zip(envelopes, contents, strict=True):
         await house.intake.submit(envelope, content, origin)
     assert (time.process_time() - start) / 500 < 300e-6
+
+
+async def test_why_the_disk_has_no_room_is_told_once_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(tmp_path)
+    store = await SQLiteStore.open(tmp_path / "queue", minfree=1 << 60)
+    intake = MailIntake(house.settings, house.expander, house.table, store, house.log)
+    for _ in range(3):
+        with pytest.raises(TempFail):
+            intake.sink()
+        with pytest.raises(TempFail):
+            await intake.submit(
+                Envelope("a@x.org", [Recipient("b@y.org")]),
+                Content.from_bytes(b"Subject: x\r\n\r\nx\r\n"),
+                Origin("ESMTP"),
+            )
+
+    def told() -> list[str]:
+        house.log.flush()
+        return [line for line in house.sink.lines if "not enough free space" in line]
+
+    (line,) = told()
+    assert re.search(
+        rf"warning: .* in {tmp_path}/queue: \d+ bytes < {1 << 60} bytes needed \(queue_minfree",
+        line,
+    )
+    monkeypatch.setattr("resel_mta.intake.MINUTE", 0.0)
+    with pytest.raises(TempFail):
+        intake.sink()
+    assert len(told()) == 2
+    await store.close()

@@ -6,12 +6,15 @@ The folder given is empty, and a small file system of its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import os
 import sys
 from pathlib import Path
 
 from queue_fakes import OK, make_message, until
 
+from resel_mta.commands import queue as command
 from resel_mta.mail import Relayed, TempFail
 from resel_mta.queue import reserve, writer
 from resel_mta.queue.audit import report
@@ -95,8 +98,25 @@ async def main(root: Path) -> None:
     (root / "filler").unlink()
     assert not await refused(store)
     await until(lambda: (queue / "reserve").stat().st_size == reserve.SIZE, 30)
+    await store.enter(make_message(store))
     await store.close()
+
+
+def a_command_without_reserve(root: Path) -> None:
+    """It says where there has to be room."""
+    (root / "main.cf").write_text(
+        f"role = relay\nqueue_directory = {root}/queue\ndata_directory = {root}\n"
+        "relayhost = [127.0.0.1]\ninet_interfaces = 127.0.0.1\nmaillog_file = /dev/null\n"
+    )
+    (root / "queue" / "reserve").unlink()
+    fill(root)
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        status = command.main(["-c", str(root), "-d", "ALL"])
+    assert status == 75, said.getvalue()
+    assert f"no space is left on the file system {root};" in said.getvalue()
 
 
 if __name__ == "__main__":
     asyncio.run(main(Path(sys.argv[1])))
+    a_command_without_reserve(Path(sys.argv[1]))
