@@ -1,6 +1,6 @@
 """The Mailbox door: what IMAP, POP3, local delivery and resel-adm see of a user's mail.
 
-Imports nothing of ours. Names of folders are `str` with "/" between levels whatever the layout
+Imports nothing else of ours. Names of folders are `str` with "/" between levels whatever the layout
 on disk, "INBOX" in any case being the inbox. Flags are `str`: "\\Seen" and keywords as the
 client spelled them. All methods are coroutines that never block the loop, unless said otherwise.
 One `Mailbox` object per folder is shared by all sessions of its user; only the worker that owns
@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from resel_lda.large_message import LargeMessage
 
 # Keywords of one folder: Maildir has a letter for each.
 MAX_KEYWORDS = 26
@@ -221,6 +223,10 @@ class Mailbox(Protocol):
 
     async def read_many(self, uids: Sequence[int]) -> Mapping[int, bytes]:
         """As `read`, of several; those that are gone are left out."""
+        ...
+
+    async def large(self, uid: int) -> LargeMessage | None:
+        """A message to be read in pieces; None where `read` costs little, or it is gone."""
         ...
 
     async def part(self, uid: int, path: Sequence[int]) -> PartOctets | None:

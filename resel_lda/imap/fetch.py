@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
-from resel_lda.imap import fetch_items, fetch_ready
+from resel_lda.imap import fetch_items, fetch_large, fetch_ready
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.fetch_binary import parse_binary
-from resel_lda.imap.fetch_global import with_global
 from resel_lda.imap.fetch_items import Item, Loaded, Need
-from resel_lda.imap.fetch_stored import add_stored, parse_stored
+from resel_lda.imap.fetch_load import load
+from resel_lda.imap.fetch_stored import parse_stored
 from resel_lda.imap.parser import ParseError, Parser, SequenceSet
 from resel_lda.imap.resync import MAX_MODSEQ, tell_vanished
 from resel_lda.imap.search_result import Range, parse_range
 from resel_lda.imap.session import Session
 from resel_lda.imap.view import View
-from resel_lda.mailbox import Mailbox, MailboxError, MessageInfo
+from resel_lda.mailbox import Mailbox, MessageInfo
 
 Pairs = Sequence[tuple[int, int]]
 
@@ -29,8 +30,17 @@ _READY_BATCH = 1_000
 # Whole messages loaded at once, by number and by octets.
 _READ_BATCH = 32
 _READ_OCTETS = 2 * 1024 * 1024
+# Larger ones are loaded alone.
+_ALONE_OCTETS = 1024 * 1024
 # The longest answer of one message: twice the largest that can be appended.
 _ANSWER_OCTETS = 512 * 1024 * 1024
+
+
+class _Batch(NamedTuple):
+    """Messages loaded together. large: it is one, which is not loaded ahead."""
+
+    pairs: Pairs
+    large: bool = False
 
 
 async def fetch(session: Session, args: Parser, by_uid: bool) -> str:
@@ -129,8 +139,11 @@ async def _run(session: Session, view: View, pairs: Pairs, items: list[Item]) ->
     if plan is not None:
         return await _ready_made(session, view, pairs, plan)
     marks = not view.read_only and any(item.sets_seen for item in items)
+    cut = bool(needs & Need.MESSAGE) and fetch_large.can_be(items)
     if len(pairs) == 1:
-        loaded = await _load(view, pairs, needs, items)
+        if cut and await _in_pieces(session, view, pairs, needs, items, marks):
+            return 0
+        loaded = await load(view, pairs, needs, items)
         failure = await _answer(session, view, loaded, items, marks)
         if failure is not None:
             raise failure
@@ -140,15 +153,20 @@ async def _run(session: Session, view: View, pairs: Pairs, items: list[Item]) ->
     batches = await _batches(view.mailbox, pairs, needs)
     ahead: asyncio.Task[list[Loaded]] | None = None
     try:
-        for number, batch in enumerate(batches):
-            loading = ahead or asyncio.ensure_future(_load(view, batch, needs, items))
+        for number, (batch, large) in enumerate(batches):
+            if large and cut and await _in_pieces(session, view, batch, needs, items, marks):
+                continue
+            loading = ahead or asyncio.ensure_future(load(view, batch, needs, items))
             ahead = loading
             loaded = await loading
             ahead = None
-            if number + 1 < len(batches):
-                ahead = asyncio.ensure_future(_load(view, batches[number + 1], needs, items))
+            if number + 1 < len(batches) and not batches[number + 1].large:
+                following = batches[number + 1].pairs
+                ahead = asyncio.ensure_future(load(view, following, needs, items))
             missing += len(batch) - len(loaded)
             failure = await _answer(session, view, loaded, items, marks) or failure
+            # A large one is not kept while the client takes it.
+            del loading, loaded
             await session.flush()
     finally:
         if ahead is not None:
@@ -156,6 +174,31 @@ async def _run(session: Session, view: View, pairs: Pairs, items: list[Item]) ->
     if failure is not None:
         raise failure
     return missing
+
+
+async def _in_pieces(
+    session: Session, view: View, pair: Pairs, needs: Need, items: list[Item], marks: bool
+) -> bool:
+    """Whether this one message was answered so, because it is large."""
+    large = await view.mailbox.large(pair[0][1])
+    if large is None:
+        return False
+    try:
+        literals = await fetch_large.literals(large, items)
+        found = await load(view, pair, needs & ~Need.MESSAGE, items) if literals else []
+        if not literals or not found:
+            return False
+        message = found[0]
+        message.size = large.size
+        told = await _mark_seen(view, found) if marks else set()
+        pieces: list[tuple[bytes, fetch_large.Piece]] = [
+            (item.name, literals.get(item) or item.render(message)) for item in items
+        ]
+        pieces += [(b"", piece) for piece in _changed_flags(message, items, told)]
+        await fetch_large.send(session, large, _head(message), pieces)
+    finally:
+        large.close()
+    return True
 
 
 async def _answer(
@@ -196,12 +239,23 @@ def _responses(loaded: list[Loaded], items: list[Item], told: set[int]) -> list[
     out = []
     for message in loaded:
         rendered = _rendered(message, items)
-        if message.info.uid in told and fetch_items.FLAGS not in items:
-            if message.view.with_modseq and fetch_items.MODSEQ not in items:
-                rendered.append(fetch_items.MODSEQ.render(message))
-            rendered.append(fetch_items.FLAGS.render(message))
-        out.append(b"* %d %b (%b)\r\n" % (message.sequence, message.view.head, b" ".join(rendered)))
+        if told:
+            rendered += _changed_flags(message, items, told)
+        out.append(b"%b(%b)\r\n" % (_head(message), b" ".join(rendered)))
     return out
+
+
+def _head(message: Loaded) -> bytes:
+    return b"* %d %b " % (message.sequence, message.view.head)
+
+
+def _changed_flags(message: Loaded, items: list[Item], told: set[int]) -> list[bytes]:
+    if message.info.uid not in told or fetch_items.FLAGS in items:
+        return []
+    flags = fetch_items.FLAGS.render(message)
+    if message.view.with_modseq and fetch_items.MODSEQ not in items:
+        return [fetch_items.MODSEQ.render(message), flags]
+    return [flags]
 
 
 def _rendered(message: Loaded, items: list[Item]) -> list[bytes]:
@@ -244,99 +298,27 @@ def _slices(pairs: Pairs, count: int) -> Iterator[Pairs]:
         yield pairs[start : start + count]
 
 
-async def _batches(mailbox: Mailbox, pairs: Pairs, needs: Need) -> list[Pairs]:
+async def _batches(mailbox: Mailbox, pairs: Pairs, needs: Need) -> list[_Batch]:
     if not needs & Need.MESSAGE:
-        return list(_slices(pairs, _PARTS_BATCH))
-    if len(pairs) == 1:
-        return [pairs]
+        return [_Batch(some) for some in _slices(pairs, _PARTS_BATCH)]
     sizes = await mailbox.sizes([uid for _, uid in pairs])
-    batches: list[Pairs] = []
+    batches: list[_Batch] = []
     batch: list[tuple[int, int]] = []
     octets = 0
     for pair in pairs:
         size = sizes.get(pair[1], 0)
-        if batch and (len(batch) >= _READ_BATCH or octets + size > _READ_OCTETS):
-            batches.append(batch)
+        alone = size >= _ALONE_OCTETS
+        if batch and (alone or len(batch) >= _READ_BATCH or octets + size > _READ_OCTETS):
+            batches.append(_Batch(batch))
             batch, octets = [], 0
-        batch.append(pair)
-        octets += size
-    if batch:
-        batches.append(batch)
-    return batches
-
-
-async def _load(view: View, batch: Pairs, needs: Need, items: list[Item]) -> list[Loaded]:
-    """Those of the batch that are still there, with what `needs` asks for."""
-    mailbox = view.mailbox
-    found = [
-        Loaded(sequence, info, view)
-        for sequence, uid in batch
-        if (info := mailbox.get(uid)) is not None
-    ]
-    uids = [loaded.info.uid for loaded in found]
-    if needs & Need.PARTS:
-        parts = dict(await mailbox.parts(uids))
-        structures = {uid: (part.body, part.bodystructure) for uid, part in parts.items()}
-        for uid, (body, full) in (await with_global(view, structures)).items():
-            if body is not parts[uid].body:
-                parts[uid] = replace(parts[uid], body=body, bodystructure=full)
-        for loaded in found:
-            loaded.parts = parts.get(loaded.info.uid)
-        found = [loaded for loaded in found if loaded.parts is not None]
-    if needs & Need.MESSAGE and not await _read_parts(mailbox, found, items):
-        found = await _read(mailbox, found)
-    if needs & Need.SIZE:
-        await _add_sizes(mailbox, found)
-    if needs & Need.HEADER:
-        headers = await mailbox.header_fields([loaded.info.uid for loaded in found])
-        for loaded in found:
-            loaded.header = headers.get(loaded.info.uid, b"")
-        found = [loaded for loaded in found if loaded.info.uid in headers]
-    if needs & Need.STORED:
-        found = await add_stored(mailbox, found, items)
-    return found
-
-
-async def _add_sizes(mailbox: Mailbox, found: list[Loaded]) -> None:
-    unknown = []
-    for loaded in found:
-        if loaded.message:
-            loaded.size = len(loaded.message)
-        elif loaded.parts is not None:
-            loaded.size = loaded.parts.size
+        if alone:
+            batches.append(_Batch([pair], large=True))
         else:
-            unknown.append(loaded)
-    if unknown:
-        sizes = await mailbox.sizes([loaded.info.uid for loaded in unknown])
-        for loaded in unknown:
-            loaded.size = sizes.get(loaded.info.uid, 0)
-
-
-async def _read_parts(mailbox: Mailbox, found: list[Loaded], items: list[Item]) -> bool:
-    """Whether that is enough: of one message, where single parts are asked for."""
-    paths = {item.part for item in items if item.needs & Need.MESSAGE}
-    if len(found) != 1 or () in paths:
-        return False
-    few = {path: await mailbox.part(found[0].info.uid, path) for path in sorted(paths)}
-    found[0].few = {path: part for path, part in few.items() if part is not None}
-    return len(found[0].few) == len(few)
-
-
-async def _read(mailbox: Mailbox, found: list[Loaded]) -> list[Loaded]:
-    """Without those that are gone."""
-    if len(found) == 1:
-        try:
-            found[0].message = await mailbox.read(found[0].info.uid)
-        except MailboxError as error:
-            if error.code != "EXPUNGEISSUED":
-                raise
-            return []
-        return found
-    messages = await mailbox.read_many([loaded.info.uid for loaded in found])
-    there = [loaded for loaded in found if loaded.info.uid in messages]
-    for loaded in there:
-        loaded.message = messages[loaded.info.uid]
-    return there
+            batch.append(pair)
+            octets += size
+    if batch:
+        batches.append(_Batch(batch))
+    return batches
 
 
 async def _mark_seen(view: View, loaded: list[Loaded]) -> set[int]:

@@ -170,7 +170,7 @@ def _renamed(section: Section, name: bytes, peek: bool) -> Item:
         return b"%b {%d}\r\n%b" % (name, len(octets), octets)
 
     needs = Need.HEADER if section.header_only else Need.MESSAGE
-    return Item(render, needs, sets_seen=not peek, name=name)
+    return Item(render, needs, sets_seen=not peek, name=name, section=section)
 
 
 FLAGS = Item(lambda loaded: b"FLAGS (%b)" % loaded.view.flags(loaded.info), name=b"FLAGS")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -92,7 +92,6 @@ class Session:
         self.progress: tuple[int, int] | None = None
         self._sending = False
         self._out: list[bytes] = []
-        self._waiting_octets = 0
         self._looked = 0.0
 
     # Answers.
@@ -118,6 +117,17 @@ class Session:
                 await self.stream.send(self._take_out())
             finally:
                 self._sending = False
+
+    async def send_pieces(self, pieces: AsyncIterator[bytes]) -> None:
+        """What is queued, and then one response as its pieces come. Raises ConnectionLost, and what
+        `pieces` raises, after which the connection is of no use."""
+        await self.flush()
+        self._sending = True
+        try:
+            async for piece in pieces:
+                await self.stream.send(piece)
+        finally:
+            self._sending = False
 
     def _take_out(self) -> bytes:
         out, self._out = self._out, []

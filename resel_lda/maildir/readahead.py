@@ -19,6 +19,10 @@ class ReadAhead:
         self._step = 0
         self._kept: dict[int, bytes] = {}
 
+    def has(self, uid: int) -> bool:
+        """Whether the message was read ahead."""
+        return uid in self._kept
+
     def take(self, uid: int) -> bytes | None:
         """The message, if it was read ahead."""
         return self._kept.pop(uid, None)

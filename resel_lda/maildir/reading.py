@@ -14,11 +14,13 @@ from typing import Any, TypeVar
 
 import apsw
 
+from resel_lda.large_message import LargeMessage
 from resel_lda.mailbox import MailboxError, Marks, MessageInfo, Part, PartOctets, TextAnswers
 from resel_lda.maildir import dates, facts
 from resel_lda.maildir.background import Background
 from resel_lda.maildir.content import MessageReader
 from resel_lda.maildir.index import FolderIndex
+from resel_lda.maildir.large import LargeMessages
 from resel_lda.maildir.partial import read_part
 from resel_lda.maildir.readahead import ReadAhead
 from resel_lda.maildir.table import FileMarks
@@ -79,6 +81,7 @@ class ReadableFolder:
         self.uidnext = 1
         self.uidvalidity = 0
         self._ahead = ReadAhead()
+        self._large = LargeMessages(index, reader, self._in_thread)
         self._background_turns = background
         self._filler: asyncio.Task[None] | None = None
         self._fill_from = 0
@@ -191,6 +194,12 @@ class ReadableFolder:
         if len(found) < len(uids):
             self._events_lost = True
         return found
+
+    async def large(self, uid: int) -> LargeMessage | None:
+        if self._ahead.has(uid) or not self._large.may_be(uid):
+            return None
+        with self._background_turns.waits():
+            return await self._large.open(uid)
 
     async def part(self, uid: int, path: Sequence[int]) -> PartOctets | None:
         return await self._in_thread(read_part, self.reader, uid, path)

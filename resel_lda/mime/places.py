@@ -12,6 +12,7 @@ from resel_lda.mime.sections import Node, find_part
 # Smaller messages are read whole: it costs no more.
 LARGE = 64 * 1024
 _MAX_PARTS = 200
+DIGEST_SIZE = 12
 
 
 class Place(NamedTuple):
@@ -37,7 +38,7 @@ class Places(NamedTuple):
 
 
 def digest_of(octets: bytes) -> str:
-    return hashlib.blake2b(octets, digest_size=12).hexdigest()
+    return hashlib.blake2b(octets, digest_size=DIGEST_SIZE).hexdigest()
 
 
 def noted_places(message: bytes, root: Node) -> str | None:

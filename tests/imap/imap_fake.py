@@ -121,6 +121,9 @@ class FakeMailbox:
     async def read_many(self, uids: Sequence[int]) -> Mapping[int, bytes]:
         return {uid: await self.read(uid) for uid in uids if uid in self.data}
 
+    async def large(self, uid: int) -> None:
+        return None
+
     async def part(self, uid: int, path: Sequence[int]) -> None:
         return None
 
