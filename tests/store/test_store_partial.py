@@ -10,7 +10,8 @@ from test_store_fulltext import MAILS
 from test_store_mailbox import append, make_store
 
 from resel_lda.imap.errors import Refused
-from resel_lda.imap.fetch import _load, parse_items
+from resel_lda.imap.fetch import parse_items
+from resel_lda.imap.fetch_load import load
 from resel_lda.imap.fetch_items import Need
 from resel_lda.imap.parser import Parser
 from resel_lda.imap.view import View
@@ -43,7 +44,7 @@ async def fetched(folder: MaildirFolder, uid: int, text: bytes) -> list[bytes | 
     needs = Need.NOTHING
     for item in items:
         needs |= item.needs
-    [loaded] = await _load(view, [(uid, uid)], needs, items)
+    [loaded] = await load(view, [(uid, uid)], needs, items)
     answers: list[bytes | str] = []
     for item in items:
         try:
