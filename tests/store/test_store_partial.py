@@ -11,8 +11,8 @@ from test_store_mailbox import append, make_store
 
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.fetch import parse_items
-from resel_lda.imap.fetch_load import load
 from resel_lda.imap.fetch_items import Need
+from resel_lda.imap.fetch_load import load
 from resel_lda.imap.parser import Parser
 from resel_lda.imap.view import View
 from resel_lda.maildir import reading
