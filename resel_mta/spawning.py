@@ -15,6 +15,26 @@ from resel_mta.privileges import Account
 Started = tuple[socket.socket, "subprocess.Popen[bytes]"]
 """The socket to it, and the process."""
 
+SETTLED = 5.0
+"""Seconds after which a process that was started counts as running."""
+LONGEST_PAUSE = 60.0
+
+
+class Restarts:
+    """How long to wait before a process that has ended is started again: each time longer, where
+    it does not get so far as to run. Whatever is in its way may go by itself, or be put right."""
+
+    def __init__(self) -> None:
+        self._pause = 0.0
+
+    def pause(self, lived: float, status: int) -> float:
+        """Seconds, for one that was there for `lived` seconds. status: as subprocess has it."""
+        # One that gives up by itself may have taken its time before: on a busy machine, or for a
+        # queue that is in use.
+        settled = SETTLED if status < 0 else LONGEST_PAUSE
+        self._pause = min(self._pause * 2 or 1.0, LONGEST_PAUSE) if lived < settled else 0.0
+        return self._pause
+
 
 def python_environment() -> dict[str, str]:
     """So that a child finds this very package, wherever it is started."""

@@ -52,15 +52,12 @@ from resel_mta.pickup.drop import Unfit, drop_directory, open_letter
 from resel_mta.privileges import Account, PrivilegeError, mailbox_account, prepare_log
 from resel_mta.rights import Identity, Refused, Rights
 from resel_mta.sockets import BindError, Bound
-from resel_mta.spawning import python_environment, start_pam, start_worker
+from resel_mta.spawning import Restarts, python_environment, start_pam, start_worker
 from resel_mta.tls import tls_files
 from resel_mta.users.directory import pam_services
 
 ENVIRONMENT = "RESEL_SUPERVISED"
 PACKET = 64 * 1024
-# Seconds. A network process that dies within SETTLED of its start is started again after PAUSE.
-SETTLED = 5.0
-PAUSE = 1.0
 # Processes for PAM and for the mailboxes of users with a uid of their own.
 MOST_WORKERS = 64
 # Sockets for workers of the network process.
@@ -121,19 +118,32 @@ class Supervisor:
             self._selector = selector
             selector.register(wakeup, selectors.EVENT_READ, lambda: self._signals(wakeup.recv(512)))
             self._helpers = HelperPool(self._settings, selector, self._log, python_environment())
+            restarts = Restarts()
             while True:
+                started = time.monotonic()
                 status = self._run_network(selector)
                 # What the dead process asked for is asked for again by the next one.
                 self._helpers.close()
                 if status in FINAL or self._stopping:
                     return max(status, 0)
+                pause = restarts.pause(time.monotonic() - started, status)
+                after = f" after {pause:.0f} s" if pause else ""
                 self._log.warning(
-                    "master", f"network process ended with status {status}: started again"
+                    "master", f"network process ended with status {status}: started again{after}"
                 )
+                if self._is_stopped_within(pause):
+                    return 0
+
+    def _is_stopped_within(self, seconds: float) -> bool:
+        """Nothing runs meanwhile."""
+        until = time.monotonic() + seconds
+        while not self._stopping and (left := until - time.monotonic()) > 0:
+            for key, _ in self._selector.select(left):
+                key.data()
+        return self._stopping
 
     def _run_network(self, selector: selectors.BaseSelector) -> int:
         """From its start to its end."""
-        started = time.monotonic()
         control = self._start_network()
         gone = False
 
@@ -159,8 +169,6 @@ class Supervisor:
             control.close()
             for link in tuple(self._links):
                 self._close_link(link)
-        if status not in FINAL and not self._stopping and time.monotonic() - started < SETTLED:
-            time.sleep(PAUSE)
         return status
 
     def _start_network(self) -> socket.socket:
@@ -187,8 +195,9 @@ class Supervisor:
         for number in numbers:
             if number == signal.SIGCHLD:
                 self._reap()
-            elif self._network is not None and self._network.poll() is None:
-                self._stopping = self._stopping or number != signal.SIGHUP
+                continue
+            self._stopping = self._stopping or number != signal.SIGHUP
+            if self._network is not None and self._network.poll() is None:
                 self._network.send_signal(number)
 
     def _reap(self) -> None:

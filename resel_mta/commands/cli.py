@@ -135,15 +135,26 @@ def run(
     except KeyboardInterrupt:
         return 130
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
         denied = isinstance(error, PermissionError)
         cure = _cure() if denied else ""
-        print(f"{program}: fatal: {where}{error.strerror or error}{cure}", file=sys.stderr)
+        print(f"{program}: fatal: {cause(error)}{cure}", file=sys.stderr)
         return EX_NOPERM if denied else EX_OSERR
     except Exception as error:
-        # A bug. Where it is says more than a traceback to whoever reports it.
-        frames = traceback.extract_tb(error.__traceback__)
-        place = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else "?"
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"{program}: fatal: unexpected error at {place}: {what}", file=sys.stderr)
+        print(f"{program}: fatal: {cause(error)}", file=sys.stderr)
         return EX_SOFTWARE
+
+
+def cause(error: Exception) -> str:
+    """Why a program ends, in one line."""
+    if isinstance(error, ConfigError):
+        return "; ".join(problem.plain() for problem in error.problems)
+    if isinstance(error, Failure):
+        return "; ".join(error.text.split("\n"))
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}"
+    # A bug. Where it is says more than a traceback to whoever reports it.
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else "?"
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"unexpected error at {place}: {what}"

@@ -172,8 +172,26 @@ def _run(
     reread: Callable[[], Settings],
     link: SupervisorLink | None,
 ) -> int:
-    """The network process."""
+    """The network process. Why it ends is in the mail log too: nobody may see standard error."""
     os.umask(0o077)
+    try:
+        _serve(settings, bound, log, reread, link)
+    except Exception as error:
+        log.event("master", f"fatal: {cli.cause(error)}")
+        raise
+    finally:
+        log.flush()
+    return cli.EX_OK
+
+
+def _serve(
+    settings: Settings,
+    bound: list[Bound],
+    log: MailLog,
+    reread: Callable[[], Settings],
+    link: SupervisorLink | None,
+) -> None:
+    """Raises Failure, and whatever is in the way of the start."""
 
     async def serve() -> None:
         await Daemon(settings, bound, log, reread, link).run()
@@ -190,9 +208,6 @@ def _run(
         raise Failure(
             cli.EX_UNAVAILABLE, f"the queue in {directory} cannot be used: {error}"
         ) from None
-    finally:
-        log.flush()
-    return cli.EX_OK
 
 
 def _account(settings: Settings) -> Account:

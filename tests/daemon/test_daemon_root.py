@@ -147,6 +147,34 @@ def test_daemon_mail_is_delivered_and_read_by_unprivileged_processes(server: Ser
     assert "Traceback" not in server.log.read_text()
 
 
+def test_daemon_what_is_in_the_way_of_a_start_is_in_the_mail_log(server: Server) -> None:
+    """It is tried again, ever more rarely; and can be stopped meanwhile."""
+    assert server.stop() == 0
+    log, lock = server.directory / "mail.log", server.directory / "queue" / "queue.lock"
+    with (server.directory / "main.cf").open("a") as config:
+        config.write(f"maillog_file = {log}\n")
+    lock.unlink()
+    lock.symlink_to("elsewhere")
+    server.process = subprocess.Popen(
+        [sys.executable, "-m", "resel_mta.commands.mta", "-c", str(server.directory)],
+        stderr=subprocess.DEVNULL,
+    )
+    until = time.monotonic() + 60
+    while "ended with status 71: started again after 2 s" not in (
+        text := log.read_text() if log.exists() else ""
+    ):
+        assert time.monotonic() < until, text
+        time.sleep(0.02)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(20) == 0
+    lines = [line.partition("]: ")[2] for line in log.read_text().splitlines()]
+    fatal = f"fatal: {lock}: Too many levels of symbolic links"
+    ended = "warning: network process ended with status 71: started again after"
+    assert [each for each in lines if each.startswith(("fatal", "warning: network"))] == [
+        fatal, f"{ended} 1 s", fatal, f"{ended} 2 s"
+    ]  # fmt: skip
+
+
 def test_daemon_a_killed_network_process_is_started_again(server: Server) -> None:
     server.send()
     # What it has delivered and not yet forgotten would come again.
