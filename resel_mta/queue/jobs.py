@@ -12,6 +12,8 @@ import apsw
 from resel_mta.queue.rows import Row
 
 Operation = Callable[[apsw.Connection], Any]
+Refused = tuple[int, bool]
+"""A message of a commit that failed, and whether it is a notice."""
 Answered = Callable[[Any, BaseException | None], None]
 
 
@@ -22,7 +24,8 @@ class Job:
     operation: None for a plain message, `row`, that is inserted with others.
     answered: called on the event loop with (result, error) before whoever waits goes on, also
     when nobody waits any more.
-    entering: the messages that must not be there afterwards if the commit fails.
+    entering: the messages that must not be there afterwards if the commit fails. notices: they
+    are notices, which may stay: they are there only if what they are about is done.
     changes: whether it writes; a group of readers needs no commit.
     """
 
@@ -32,8 +35,14 @@ class Job:
     changes: bool = True
     row: Row | None = None
     answered: Answered | None = None
+    notices: bool = False
     result: Any = None
     error: BaseException | None = None
+
+    @property
+    def refused(self) -> list[Refused]:
+        """`entering`, when the commit has failed."""
+        return [(number, self.notices) for number in self.entering]
 
 
 def answer(group: Iterable[Job]) -> None:

@@ -82,8 +82,8 @@ class Ledger:
         self._written = (0, self._kept)
         # The row of a database that had none, until it is written.
         self._first: tuple[Any, ...] | None = None
-        # Deleted while somebody delivered them.
-        self._deleted_active: set[int] = set()
+        # Deleted while somebody delivered them, or with outcomes in a commit that failed.
+        self._doubted: set[int] = set()
         self._careful = False
 
     def load(self, db: apsw.Connection) -> None:
@@ -111,11 +111,15 @@ class Ledger:
         if number is None:
             self._careful = True
         else:
-            self._deleted_active.add(number)
+            self._doubted.add(number)
 
     def doubts(self, number: int) -> bool:
         """Whether what there is has to be looked at before outcomes are counted."""
-        return self._careful or number in self._deleted_active
+        return self._careful or number in self._doubted
+
+    def doubts_alone(self, number: int) -> bool:
+        """Whether there is a reason that is about this message."""
+        return number in self._doubted
 
     # -- the transaction ------------------------------------------------------------------------
 

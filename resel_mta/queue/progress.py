@@ -3,7 +3,7 @@ writer's thread and raises apsw.Error."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import apsw
@@ -120,19 +120,30 @@ class Recorded:
     entered: set[int] = field(default_factory=set)
 
 
+def disown(db: apsw.Connection, numbers: Iterable[int]) -> list[int]:
+    """Notices of steps that may have been committed or not: those that are there, which are
+    nobody's from now on."""
+    there = [number for number in dict.fromkeys(numbers) if rows.exists(db, number)]
+    for number in there:
+        db.execute("UPDATE message SET owner = NULL WHERE id = ?", (number,))
+    return there
+
+
 def record_all(
     db: apsw.Connection,
     ledger: Ledger,
     owner: str,
     steps: Iterable[Step],
     complete: Sequence[tuple[int, Result]],
+    disowned: Collection[int] = (),
 ) -> Recorded:
     """For each result its notices first, then what they are about. complete: messages that are
-    only to be removed."""
+    only to be removed. disowned: what `disown` has found; those steps were committed."""
     recorded = Recorded()
     # First what is left of messages: the last word on one of them may be in `complete`.
     for step in steps:
-        _record_step(db, ledger, owner, step, recorded)
+        if not _is_recorded(db, step, disowned, recorded):
+            _record_step(db, ledger, owner, step, recorded)
     plain = [pair for pair in complete if not ledger.doubts(pair[0])]
     numbers = [number for number, _ in plain]
     rows.remove_all(db, numbers)
@@ -145,17 +156,32 @@ def record_all(
     return recorded
 
 
+def _is_recorded(
+    db: apsw.Connection, step: Step, disowned: Collection[int], recorded: Recorded
+) -> bool:
+    """Whether an earlier try did all of this step, though its commit failed. The notices are what
+    tells: they are there with the rest of it, and may have been delivered by now."""
+    if not any(notice.number in disowned for notice in step.notices):
+        return False
+    if not rows.exists(db, step.number):
+        recorded.gone.add(step.result.message.queue_id)
+    return True
+
+
 def _record_step(
     db: apsw.Connection, ledger: Ledger, owner: str, step: Step, recorded: Recorded
 ) -> None:
     number, result, notices = step.number, step.result, step.notices
     queue_id = result.message.queue_id
-    trashed = False
+    trashed = lost = False
     if ledger.doubts(number):
-        if not rows.exists(db, number):
+        lost = not rows.exists(db, number)
+        if lost and (not notices or ledger.doubts_alone(number)):
             recorded.gone.add(queue_id)
             return
-        result = _still_due(db, number, result)
+        # Lost all the same: another result, without notices to be made, was the last word already.
+        if not lost:
+            result = _still_due(db, number, result)
         if result.complete:
             # Results were put off, and some may come after this one: they have the last word.
             result = replace(result, complete=False, release=False)
@@ -168,7 +194,7 @@ def _record_step(
         rows.insert(db, ledger, notice.number, notice.message, notice.owner)
         recorded.entered.add(notice.number)
     spooled = result.message.size > THRESHOLD and rows.is_spooled(db, number)
-    there = result.complete or bool(result.retries) or rows.exists(db, number)
+    there = not lost and (result.complete or bool(result.retries) or rows.exists(db, number))
     if record(db, number, result, owner):
         # Not there: another result, which took less time to make, was the last word already.
         if there:

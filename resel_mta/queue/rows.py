@@ -233,7 +233,6 @@ def remove(db: apsw.Connection, number: int) -> None:
 def withdraw(db: apsw.Connection, ledger: Ledger, numbers: Sequence[int]) -> None:
     """These were refused: as if they had never been there."""
     ledger.begin()
-    # A notice is refused with each try to enter it.
     there = [number for number in dict.fromkeys(numbers) if exists(db, number)]
     ledger.withdrawn(sum(pending(db, number) for number in there))
     ledger.removed(there)

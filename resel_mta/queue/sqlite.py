@@ -25,6 +25,7 @@ from resel_mta.queue import progress, rows
 from resel_mta.queue.administration import number_of, numbers_of
 from resel_mta.queue.door import Result, Watcher
 from resel_mta.queue.ids import IdSource, format_id, parse_id
+from resel_mta.queue.jobs import Refused
 from resel_mta.queue.ledger import Ledger
 from resel_mta.queue.lock import lock_queue
 from resel_mta.queue.reserve import Reserve
@@ -61,6 +62,8 @@ class SQLiteStore(Upkeep):
         self._reserve = Reserve(directory)
         self._passed = []
         self._lost_claims: set[int] = set()
+        # Notices that a commit has entered though it failed; few, and changed only by the writer.
+        self._disowned: set[int] = set()
         self._writer = Writer(
             self._reopen,
             self._settle,
@@ -184,12 +187,20 @@ class SQLiteStore(Upkeep):
                 self._store_ceiling(db, self._ids.ceiling)
             self._begun = True
 
-    def _withdraw(self, db: apsw.Connection, numbers: Iterable[int]) -> None:
-        withdrawn = tuple(numbers)
+    def _withdraw(self, db: apsw.Connection, refused: Sequence[Refused]) -> None:
+        """What a notice is about was done in the same commit, and cannot be done again: it stays,
+        with its content, for whoever claims it."""
+        withdrawn = [number for number, is_notice in refused if not is_notice]
+        notices = [number for number, is_notice in refused if is_notice]
         with db:
             rows.withdraw(db, self._ledger, withdrawn)
+            # Not again: one that was there before may be under way.
+            disowned = progress.disown(db, (n for n in notices if n not in self._disowned))
         self._ledger.committed()
+        self._disowned.update(disowned)
         self._spool.remove_content(format_id(number) for number in withdrawn)
+        if disowned:
+            self._loop.call_soon_threadsafe(self._arrived)
 
     def _damaged(self) -> None:
         self._suspect = True
@@ -322,22 +333,35 @@ class SQLiteStore(Upkeep):
                 complete.append((number, result))
                 gone.append(message.queue_id)
                 continue
-            notices = []
-            for notice in result.notices:
-                await self._settle_body(notice)
-                claimed = (None, None) if notice.hold else self._admit(notice)
-                notices.append(progress.Entering(number_of(notice.queue_id), notice, *claimed))
+            notices = [await self._prepare(notice) for notice in result.notices]
             steps.append(progress.Step(number, result, notices))
         entering = tuple(notice.number for step in steps for notice in step.notices)
-        recorded: progress.Recorded = await self._writer.submit(
-            lambda db: progress.record_all(db, self._ledger, owner, steps, complete),
+        disowned = self._disowned
+        recording = self._writer.submit(
+            lambda db: progress.record_all(db, self._ledger, owner, steps, complete, disowned),
             entering,
             answered=partial(self._notices_entered, steps) if entering else None,
+            notices=True,
         )
+        try:
+            recorded: progress.Recorded = await recording
+        except TempFail:
+            for result in results:
+                self._ledger.doubt(number_of(result.message.queue_id))
+            raise
         recorded.gone.update(gone)
         if recorded.files:
             await self._in_thread(self._spool.remove_content, recorded.files)
         return recorded.gone
+
+    async def _prepare(self, notice: Message) -> progress.Entering:
+        number = number_of(notice.queue_id)
+        if number in self._disowned:
+            # It went its way; its content may be gone with it.
+            return progress.Entering(number, notice, None, None)
+        await self._settle_body(notice)
+        claimed = (None, None) if notice.hold else self._admit(notice)
+        return progress.Entering(number, notice, *claimed)
 
     def _notices_entered(
         self,
@@ -348,7 +372,7 @@ class SQLiteStore(Upkeep):
         for step in steps:
             for notice in step.notices:
                 if recorded is not None and not error and notice.number not in recorded.entered:
-                    # Somebody deleted what it was about: nothing to tell.
+                    # Somebody deleted what it was about, or it was entered before.
                     if notice.watcher is not None:
                         notice.watcher.refused(notice.message)
                     continue

@@ -9,7 +9,7 @@ import apsw
 
 from resel_mta.queue import changes, rows
 from resel_mta.queue.ledger import Ledger, pending
-from resel_mta.queue.schema import TRASHED
+from resel_mta.queue.schema import CORRUPT, TRASHED
 
 
 def put(db: apsw.Connection, ledger: Ledger, number: int, now: float) -> bool:
@@ -19,7 +19,8 @@ def put(db: apsw.Connection, ledger: Ledger, number: int, now: float) -> bool:
     if found is None or found[0] == TRASHED:
         return False
     state, owner = found
-    if owner is not None:
+    if owner is not None or state == CORRUPT:
+        # What is set aside has lost its owner, who may be delivering it.
         ledger.doubt(number)
     ledger.deleted(pending(db, number))
     db.execute("UPDATE message SET state = ? WHERE id = ?", (TRASHED, number))
@@ -32,7 +33,7 @@ def remove(db: apsw.Connection, ledger: Ledger, number: int) -> bool:
     found = db.execute("SELECT state, owner FROM message WHERE id = ?", (number,)).fetchone()
     if found is None:
         return False
-    if found[1] is not None:
+    if found[1] is not None or found[0] == CORRUPT:
         ledger.doubt(number)
     if found[0] != TRASHED:
         ledger.deleted(pending(db, number))

@@ -12,7 +12,7 @@ back and done again job by job, each in its own savepoint, so that it fails alon
 After a failed commit nobody knows what is on the disk: the pages may be in the kernel's cache,
 marked clean, and lost at the next power cut. So the database is closed and opened again (which
 moves the WAL into it and syncs it) and what clients were told had failed is taken out, before
-anything else is done.
+anything else is done. Notices stay: they are in one commit with the end of what they are about.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import contextlib
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future as ThreadFuture
 from typing import Any
 
@@ -31,7 +31,7 @@ import apsw
 from resel_mta.mail import PermFail, TempFail
 from resel_mta.queue import schema
 from resel_mta.queue.door import AlreadyEntered
-from resel_mta.queue.jobs import Answered, Job, Operation, answer
+from resel_mta.queue.jobs import Answered, Job, Operation, Refused, answer
 from resel_mta.queue.ledger import Ledger
 from resel_mta.queue.patience import Patience
 from resel_mta.queue.reserve import Reserve
@@ -49,7 +49,7 @@ GROUP_LIMIT = 500
 class Writer:
     """open_database: opens or reopens; called in the writer's thread.
     settle: makes an opened database fit to be changed; while the disk is full it may be read.
-    withdraw: takes messages out again (their numbers), in a transaction of its own.
+    withdraw: takes messages out again, but for notices, in a transaction of its own.
     before_commit: called in the transaction of every group that changes something.
     idle: called when there has been nothing to do for a while; whether it has more to do.
     ledger, reserve: go with the database.
@@ -60,7 +60,7 @@ class Writer:
         self,
         open_database: Callable[[], apsw.Connection],
         settle: Callable[[apsw.Connection], None],
-        withdraw: Callable[[apsw.Connection, Iterable[int]], None],
+        withdraw: Callable[[apsw.Connection, Sequence[Refused]], None],
         before_commit: Callable[[apsw.Connection], None],
         idle: Callable[[apsw.Connection], bool],
         ledger: Ledger,
@@ -83,10 +83,10 @@ class Writer:
         self._patience = Patience()
         self._wake = threading.Condition(threading.Lock())
         self._stopping = False
-        self._refused: list[int] = []
+        self._refused: list[Refused] = []
         # Refused for want of room, and rolled back; but what was written of them is read again if
         # the database is opened anew before something else was written over it.
-        self._doubtful: list[int] = []
+        self._doubtful: list[Refused] = []
         self._db: apsw.Connection | None = None
         self._settled = False
         self._committing = False
@@ -111,6 +111,7 @@ class Writer:
         *,
         changes: bool = True,
         answered: Answered | None = None,
+        notices: bool = False,
     ) -> asyncio.Future[Any]:
         """Run `operation` in the next group; its answer once that is committed and synced. It
         may be run twice, and what it did the first time is undone then.
@@ -119,7 +120,7 @@ class Writer:
         PermFail or AlreadyEntered. Called on the event loop.
         """
         future = self._loop.create_future()
-        return self._add(Job(operation, future, entering, changes, answered=answered))
+        return self._add(Job(operation, future, entering, changes, None, answered, notices))
 
     def insert(self, row: Row, answered: Answered) -> asyncio.Future[Any]:
         """Insert a plain message in the next group."""
@@ -238,7 +239,7 @@ class Writer:
             return False
         for job in group:
             job.error = TempFail(DISK_FULL) if job.entering else None
-            self._doubtful.extend(job.entering)
+            self._doubtful.extend(job.refused)
         try:
             self._commit(self._usable(rest), rest)
         finally:
@@ -371,12 +372,12 @@ class Writer:
         if full and self._db is not None and not self._db.in_transaction:
             # Rolled back, as SQLite promises, and nothing was synced in vain.
             for job in group:
-                self._doubtful.extend(job.entering)
+                self._doubtful.extend(job.refused)
             return
         if is_damage(error):
             self._damaged()
         for job in group:
-            self._refused.extend(job.entering)
+            self._refused.extend(job.refused)
         self._close_database()
 
     def _close_database(self) -> None:

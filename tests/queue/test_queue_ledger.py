@@ -28,7 +28,7 @@ from resel_mta.mail import (
     Reply,
     TempFail,
 )
-from resel_mta.queue import ledger
+from resel_mta.queue import changes, ledger
 from resel_mta.queue.audit import IN, OUT, Audit, audit_from_row, report
 from resel_mta.queue.door import Result, Retry
 from resel_mta.queue.salvage import salvage
@@ -477,4 +477,19 @@ async def test_added_recipients(tmp_path: Path) -> None:
     audit = await store.audit(0)
     assert terms(audit) == {"accepted": 1, "expanded": 1, "queued": 2}
     assert audit.is_balanced
+    await store.close()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+async def test_deleted_after_it_was_set_aside_under_way(tmp_path: Path, keep: bool) -> None:
+    """Setting it aside takes the claim away; who delivers it has read it before."""
+    store = await SQLiteStore.open(tmp_path)
+    message = await entered(store, "a@x", "b@x")
+    number = int(message.queue_id, 16)
+    await store._writer.submit(lambda db: changes.mark_corrupt(db, number))
+    await store.delete([message.queue_id], keep=keep)
+    await finish(store, message, TAKEN, TAKEN)
+    audit = await store.audit(0)
+    assert audit.is_balanced, "\n".join(report(audit))
+    assert audit.counts["relayed"] == (2 if keep else 0)
     await store.close()
