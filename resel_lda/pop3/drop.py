@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from resel_lda.large_message import LargeMessage
 from resel_lda.mailbox import Mailbox, MailboxError
 from resel_lda.maildir.folder import MaildirFolder
 from resel_lda.pop3.answers import Failed
@@ -74,6 +75,16 @@ class Maildrop:
             base = index.bases.get(uid, "")
             stored = stored_name(index.uidlist.noted(base))
         return stored or self._namer(uid, self._mailbox.uidvalidity, base)
+
+    async def large(self, number: int) -> LargeMessage | None:
+        """The message, if it is not to be held in memory. Raises Failed, MailboxError."""
+        uid = self.check(number)
+        if number in self._ahead:
+            return None
+        large = await self._mailbox.large(uid)
+        if large is not None:
+            self._last = number
+        return large
 
     async def read(self, number: int) -> bytes:
         """A message. Raises Failed, MailboxError."""

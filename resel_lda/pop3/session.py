@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from resel_lda.imap.stream import ConnectionLost, LineTooLong, Stream
+from resel_lda.large_message import LargeMessage
 from resel_lda.mailbox import Mailbox, MailboxError, MailStore
 from resel_lda.pop3.answers import CAPABILITIES, Failed, choose_language, lines, shown
 from resel_lda.pop3.drop import DropLock, Maildrop
 from resel_lda.pop3.language import language_of
+from resel_lda.pop3.message import Stuffing, first_lines, is_ascii, pieces_of, stuffed
 from resel_lda.pop3.surrogate import needs_utf8, surrogate
 from resel_lda.pop3.uidl import Namer
 
@@ -42,6 +44,10 @@ class _Over(Exception):
     def __init__(self, text: str, code: str = "") -> None:
         super().__init__(text)
         self.last = Failed(text, code)
+
+
+class _Broken(Exception):
+    """An answer has begun that cannot be ended: so does the session. The text is why."""
 
 
 class Pop3Session:
@@ -162,6 +168,8 @@ class Pop3Session:
                 answer = await self._command(drop, word, argument)
             except Failed as error:
                 answer = error.answer(self._language)
+            except _Broken as broken:
+                return f"{broken}, in the middle of an answer"
             except _Over as over:
                 await self._flush()
                 self._last_words(over.last.answer(self._language))
@@ -261,11 +269,58 @@ class Pop3Session:
 
     async def _retr(self, drop: Maildrop, argument: bytes) -> bytes:
         number, _ = _number(argument, last=True)
-        message = await self._read(drop, number)
+        large = await self._large(drop, number)
+        if large is not None:
+            try:
+                size = large.size
+                await self._send_large(large, self._ok("{count} octets", count=size))
+            finally:
+                large.close()
+            answer = b""
+        else:
+            message = await self._read(drop, number)
+            size = len(message)
+            answer = self._ok("{count} octets", count=size) + stuffed(message) + b".\r\n"
         drop.retrieved(number)
         self._counts.retr += 1
-        self._counts.retr_octets += len(message)
-        return self._ok("{count} octets", count=len(message)) + _stuffed(message) + b".\r\n"
+        self._counts.retr_octets += size
+        return answer
+
+    async def _large(self, drop: Maildrop, number: int) -> LargeMessage | None:
+        """The message, if it goes out in pieces, as it is."""
+        large = await drop.large(number)
+        if large is None or self._utf8:
+            return large
+        message = b""
+        try:
+            if await is_ascii(large):
+                return large
+            # Seldom: only its headers may be told in other words.
+            message = b"".join([piece async for piece in large.pieces(0, large.size)])
+            if not needs_utf8(message):
+                return large
+            if await asyncio.to_thread(surrogate, message) == message:
+                return large
+        except BaseException:
+            large.close()
+            raise
+        large.close()
+        return None
+
+    async def _send_large(self, large: LargeMessage, begin: bytes, count: int | None = None) -> int:
+        """count: so many lines of the body, not all. How many octets went out. Raises _Over."""
+        self._out.append(begin)
+        await self._flush()
+        stuffing, sent = Stuffing(), 0
+        try:
+            async for piece in pieces_of(large, count):
+                sent += len(piece)
+                await self._stream.send(stuffing.add(piece))
+        except MailboxError as error:
+            # The client takes whatever follows for the rest of the message.
+            raise _Broken(error.text) from None
+        await self._stream.send(stuffing.end())
+        return sent
 
     async def _read(self, drop: Maildrop, number: int) -> bytes:
         """As this client may have it: without UTF8 a message whose headers need it is told in
@@ -280,10 +335,20 @@ class Pop3Session:
         drop.check(number)
         if not _LINES.fullmatch(rest):
             raise Failed("Invalid size: {shown}", shown=shown(rest))
-        part = _first_lines(await self._read(drop, number), int(rest))
+        large = await self._large(drop, number)
+        if large is not None:
+            try:
+                size = await self._send_large(large, b"+OK\r\n", int(rest))
+            finally:
+                large.close()
+            answer = b""
+        else:
+            part = first_lines(await self._read(drop, number), int(rest))
+            size = len(part)
+            answer = b"+OK\r\n%b.\r\n" % stuffed(part)
         self._counts.top += 1
-        self._counts.top_octets += len(part)
-        return b"+OK\r\n%b.\r\n" % _stuffed(part)
+        self._counts.top_octets += size
+        return answer
 
     async def _dele(self, drop: Maildrop, argument: bytes) -> bytes:
         number, _ = _number(argument, last=True)
@@ -318,29 +383,3 @@ def _number(argument: bytes, last: bool) -> tuple[int, bytes]:
     if bool(rest) == last:
         raise Failed("Noise after message number: {shown}", shown=shown(rest))
     return int(words[0]), rest
-
-
-def _stuffed(message: bytes) -> bytes:
-    """With dots doubled at the beginning of lines (RFC 1939 §3), and its last line ended."""
-    if b"\n." in message:
-        message = message.replace(b"\n.", b"\n..")
-    if message.startswith(b"."):
-        message = b"." + message
-    return message if message.endswith(b"\r\n") or not message else message + b"\r\n"
-
-
-def _first_lines(message: bytes, count: int) -> bytes:
-    """The header, the empty line, and so many lines of the body."""
-    if message.startswith(b"\r\n"):
-        end = 2
-    else:
-        found = message.find(b"\r\n\r\n")
-        if found < 0:
-            return message
-        end = found + 4
-    for _ in range(count):
-        found = message.find(b"\n", end)
-        if found < 0:
-            return message
-        end = found + 1
-    return message[:end]
