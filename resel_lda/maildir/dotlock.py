@@ -8,8 +8,10 @@ anything else (another host, an empty lock of a killed Dovecot) by Dovecot's sta
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -18,19 +20,29 @@ from resel_mta.disk import Disk
 
 STALE_AFTER = 120.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.002, 0.05
+# Why a file that lies elsewhere may not be linked to where the lock is to be.
+_ELSEWHERE = frozenset(
+    (errno.EXDEV, errno.EMLINK, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS)
+)
 
 
 class LockFile:
-    """What is linked into place as `path`.lock. To make it anew for each of many locks is slow: ext4
-    looks past the inodes of files that were just deleted."""
+    """What is linked into place as `path`.lock, or as the locks of several files, also at once. To
+    make it anew for each of many locks is slow: ext4 looks past the inodes of files that were just
+    deleted. Any thread may call it."""
 
     def __init__(self, disk: Disk, path: str) -> None:
         self._disk = disk
         self._lock = f"{path}.lock"
         self._path = ""
+        self._guard = threading.Lock()
 
     def ready(self) -> str:
         """Its path; with the time of this lock. Raises OSError."""
+        with self._guard:
+            return self._ready()
+
+    def _ready(self) -> str:
         if self._path:
             with contextlib.suppress(FileNotFoundError):
                 self._disk.utime(self._path, time.time())
@@ -71,16 +83,15 @@ def discard_left(disk: Disk, path: str) -> None:
 def dotlock(
     disk: Disk, path: str, timeout: float = 130.0, kept: LockFile | None = None
 ) -> Iterator[None]:
-    """Hold `path`.lock. kept: its owner discards it. Blocks; raises MailboxError("INUSE") after
-    `timeout` seconds, OSError."""
+    """Hold `path`.lock. kept: used if it can be; its owner discards it. Blocks; raises
+    MailboxError("INUSE") after `timeout` seconds, OSError."""
     lock = f"{path}.lock"
-    file = kept or LockFile(disk, path)
-    try:
-        temporary = file.ready()
-        inode = os.stat(temporary).st_ino
-        _acquire(disk, temporary, lock, socket.gethostname(), timeout)
-    finally:
-        if kept is None:
+    inode = None if kept is None else _take_kept(disk, kept, lock, timeout)
+    if inode is None:
+        file = LockFile(disk, path)
+        try:
+            inode = _take(disk, file, lock, timeout)
+        finally:
             file.discard()
     try:
         yield
@@ -89,6 +100,24 @@ def dotlock(
         with contextlib.suppress(FileNotFoundError):
             if os.stat(lock).st_ino == inode:
                 disk.unlink(lock)
+
+
+def _take_kept(disk: Disk, file: LockFile, lock: str, timeout: float) -> int | None:
+    """As `_take`; None if it cannot be linked to there: a folder may lie in another file system."""
+    try:
+        return _take(disk, file, lock, timeout)
+    except OSError as error:
+        if error.errno not in _ELSEWHERE:
+            raise
+        return None
+
+
+def _take(disk: Disk, file: LockFile, lock: str, timeout: float) -> int:
+    """The lock's inode."""
+    temporary = file.ready()
+    inode = os.stat(temporary).st_ino
+    _acquire(disk, temporary, lock, socket.gethostname(), timeout)
+    return inode
 
 
 def _acquire(disk: Disk, temporary: str, lock: str, host: str, timeout: float) -> None:

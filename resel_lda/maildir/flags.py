@@ -83,7 +83,7 @@ def _rename_all(
     gone = False
     settling.begin()
     try:
-        with index.names_locked(settling.lock_file):
+        with index.names_locked():
             for uid, name, target in waiting:
                 found = _rename(index, name, target, change)
                 if found is None:

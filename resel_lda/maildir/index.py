@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from resel_lda.maildir.bin import BinFolder
-from resel_lda.maildir.dotlock import discard_left
 from resel_lda.maildir.files import MaildirFiles
 from resel_lda.maildir.keywords import Keywords
 from resel_lda.maildir.names import (
@@ -79,7 +78,6 @@ class FolderIndex(Numbering):
             self.save()
             self.state.unsettled = False
             self.set_unsettled(False)
-            discard_left(self.files.disk, self.path)
 
     def _show_all(self, found: Mapping[str, str]) -> None:
         """Files of a folder that is seen for the first time, all of which just got UIDs. They are

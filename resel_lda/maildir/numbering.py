@@ -44,6 +44,8 @@ class Numbering(ChangeLog):
         self.path = os.path.join(control, FILE_NAME)
         self._log = log
         self._uidvalidity_source = uidvalidity_source
+        # For all folders of a store; without it each lock has a file of its own.
+        self.shared_lock: LockFile | None = None
         self.last_uid = 0
         self._stamps: tuple[int, int] | None = None
         self._scan_start = 0
@@ -65,7 +67,7 @@ class Numbering(ChangeLog):
         if self.uidlist.uidvalidity and self.uidlist.guid and not self.uidlist.damaged:
             return self.uidlist.next_uid, None
         listed: dict[str, str] | None = None
-        with dotlock(self.files.disk, self.path):
+        with dotlock(self.files.disk, self.path, kept=self.shared_lock):
             self.uidlist = read_uidlist(self.path)
             if self.uidlist.damaged:
                 self._log.warning("imap", f"{self.path}: lines that cannot be read were dropped")
@@ -90,23 +92,19 @@ class Numbering(ChangeLog):
         uidlist.next_uid = uids.stop
 
     @contextlib.contextmanager
-    def names_locked(self, kept: LockFile | None = None) -> Iterator[None]:
+    def names_locked(self) -> Iterator[None]:
         """Dovecot changes no names in cur/ meanwhile, and does not list it: a listing may miss a
         file that is renamed during it, and what Dovecot misses gets a new UID. Where no lock can be
         made (full disk, mailbox that may only be read), it goes without. Not within `locked`."""
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):
-                stack.enter_context(dotlock(self.files.disk, self.path, kept=kept))
+                stack.enter_context(dotlock(self.files.disk, self.path, kept=self.shared_lock))
             yield
-
-    def lock_file(self) -> LockFile:
-        """For `names_locked`, many times."""
-        return LockFile(self.files.disk, self.path)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the uidlist's lock, with `uidlist` as it is on disk now."""
-        with dotlock(self.files.disk, self.path):
+        with dotlock(self.files.disk, self.path, kept=self.shared_lock):
             self.uidlist = reread_uidlist(self.path, self.uidlist)
             yield
 

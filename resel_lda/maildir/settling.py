@@ -31,8 +31,6 @@ class Settling:
         self._guard = threading.Lock()
         # Rounds of renames that were begun, that are done, and that are durable.
         self._begun = self._done = self._durable = 0
-        # For as long as it is unsettled.
-        self.lock_file = index.lock_file()
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -63,7 +61,6 @@ class Settling:
             if begun != self._begun:
                 return False
             self._durable = begun
-            self.lock_file.discard()
             self._index.set_unsettled(False)
             return True
 

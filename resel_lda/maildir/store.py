@@ -19,6 +19,7 @@ from resel_lda.maildir.bin import Bin
 from resel_lda.maildir.cache import CacheFile
 from resel_lda.maildir.claim import Claim
 from resel_lda.maildir.content import MessageReader
+from resel_lda.maildir.dotlock import LockFile, discard_left
 from resel_lda.maildir.files import MaildirFiles, create_maildir
 from resel_lda.maildir.folder import MaildirFolder
 from resel_lda.maildir.index import FolderIndex
@@ -79,6 +80,7 @@ class MaildirStore(TreeEvents):
         self._maker = NameMaker()
         self._quota = Quota(disk, self.layout, limit_of(user, settings))
         self._claim = Claim(location.control)
+        self._lock_file = LockFile(disk, os.path.join(location.control, FILE_NAME))
         self.bin = Bin(disk, self.layout, settings, log)
         self._state = StateFile(os.path.join(location.control, "state"), disk, log)
         admin = f"mailto:postmaster@{settings.text('mydomain')}".encode()
@@ -114,6 +116,7 @@ class MaildirStore(TreeEvents):
         self._disk.make_directories(location.control)
         self._disk.make_directories(location.index)
         self._claim.take()
+        discard_left(self._disk, os.path.join(location.control, FILE_NAME))
         if tree.sweep(self._disk, location.root):
             self._quota.recount()
         self.bin.sweep()
@@ -167,7 +170,8 @@ class MaildirStore(TreeEvents):
     async def _load(self, name: str) -> MaildirFolder:
         if not is_inbox(name):
             self.layout.check_name(name)
-        directory, control, exists = await self._thread(self._locate_folder, name)
+        prepare = tree.prepare_folder
+        directory, control, exists = await self._thread(prepare, self._disk, self.layout, name)
         if not exists:
             raise MailboxError(f"Mailbox doesn't exist: {name}", "NONEXISTENT", name)
         index = FolderIndex(
@@ -178,7 +182,7 @@ class MaildirStore(TreeEvents):
             self._new_uidvalidity,
         )
         index.counted, index.room = self._quota.changed, self._quota.check
-        index.bin = self.bin.folder(name)
+        index.bin, index.shared_lock = self.bin.folder(name), self._lock_file
         reader = MessageReader(index, self._state, self._cache, self._log, name == "INBOX")
         folder = MaildirFolder(
             name,
@@ -207,16 +211,6 @@ class MaildirStore(TreeEvents):
             await self._prepare()
             inbox = self.layout.location.inbox
             await self._thread(arrivals.prepare, self._cache, inbox, bases)
-
-    def _locate_folder(self, name: str) -> tuple[str, str, bool]:
-        directory = self.layout.directory(name)
-        exists = self.layout.exists(name)
-        control = self.layout.control_directory(name)
-        if exists:
-            # new/ and tmp/ may be missing in what other programs made.
-            create_maildir(self._disk, directory)
-            self._disk.make_directories(control)
-        return directory, control, exists
 
     def _new_uidvalidity(self) -> int:
         return tree.next_uidvalidity(self._disk, self.layout.location.control)
@@ -394,4 +388,5 @@ class MaildirStore(TreeEvents):
     def _close_files(self) -> None:
         self._state.database.close()
         self._cache.database.close()
+        self._lock_file.discard()
         self._claim.release()

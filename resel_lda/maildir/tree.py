@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from resel_lda.mailbox import FolderInfo, MailboxError
+from resel_lda.maildir.files import create_maildir
 from resel_lda.maildir.layout import Layout, MailLocation
 from resel_mta.disk import Disk
 
@@ -71,6 +72,19 @@ def _special_uses(names: Mapping[str, bool], stored: Mapping[str, str]) -> dict[
                 uses[name] = use
                 break
     return uses
+
+
+def prepare_folder(disk: Disk, layout: Layout, name: str) -> tuple[str, str, bool]:
+    """(its Maildir, where its UID list lies, whether there is such a folder), ready to be opened."""
+    directory, control = layout.directory(name), layout.control_directory(name)
+    if not os.path.isdir(f"{directory}/cur"):
+        return directory, control, False
+    # These may be missing in what other programs made.
+    if not (os.path.isdir(f"{directory}/new") and os.path.isdir(f"{directory}/tmp")):
+        create_maildir(disk, directory)
+    if control != directory:
+        disk.make_directories(control)
+    return directory, control, True
 
 
 def next_uidvalidity(disk: Disk, control: str) -> int:

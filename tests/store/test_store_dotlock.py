@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -13,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from resel_lda.mailbox import MailboxError
-from resel_lda.maildir.dotlock import STALE_AFTER, dotlock
-from resel_mta.disk import Disk
+from resel_lda.maildir.dotlock import STALE_AFTER, LockFile, dotlock
+from resel_mta.disk import Disk, StrPath
 
 
 def test_holds_and_names_its_owner(tmp_path: Path) -> None:
@@ -72,3 +73,47 @@ def test_other_locks_are_broken_when_stale(tmp_path: Path, content: str) -> None
     with dotlock(Disk(), str(tmp_path / "f"), timeout=1):
         pass
     assert os.listdir(tmp_path) == []
+
+
+def test_one_file_is_the_lock_of_many_at_once(tmp_path: Path) -> None:
+    disk, kept = Disk(), LockFile(Disk(), str(tmp_path / "kept"))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    first, second = str(tmp_path / "a" / "f"), str(tmp_path / "b" / "f")
+    with dotlock(disk, first, kept=kept):
+        with dotlock(disk, second, kept=kept):
+            assert os.path.samefile(f"{first}.lock", f"{second}.lock")
+            with pytest.raises(MailboxError), dotlock(disk, first, timeout=0.05, kept=kept):
+                pass
+        assert os.listdir(tmp_path / "b") == []
+        assert os.path.exists(f"{first}.lock")
+    kept.discard()
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+    assert os.listdir(tmp_path / "a") == []
+
+
+class OtherFileSystem(Disk):
+    """The lock file that is kept lies in another one."""
+
+    def link(self, source: StrPath, target: StrPath) -> None:
+        if os.path.basename(source).startswith("kept.lock."):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        super().link(source, target)
+
+
+def test_a_lock_that_cannot_be_shared_has_a_file_of_its_own(tmp_path: Path) -> None:
+    kept = LockFile(Disk(), str(tmp_path / "kept"))
+    with dotlock(OtherFileSystem(), str(tmp_path / "f"), kept=kept):
+        assert (tmp_path / "f.lock").stat().st_nlink == 1
+    kept.discard()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_kept_file_that_somebody_removed_is_made_anew(tmp_path: Path) -> None:
+    kept = LockFile(Disk(), str(tmp_path / "kept"))
+    with dotlock(Disk(), str(tmp_path / "f"), kept=kept):
+        pass
+    (left,) = tmp_path.iterdir()
+    left.unlink()
+    with dotlock(Disk(), str(tmp_path / "f"), kept=kept):
+        assert (tmp_path / "f.lock").stat().st_nlink == 2

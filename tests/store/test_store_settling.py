@@ -124,7 +124,7 @@ async def test_after_a_power_cut_clients_are_told_the_flags_that_are_left(
 
 
 async def test_a_kill_leaves_no_lock_files_for_long(tmp_path: Path) -> None:
-    """What many locks are made of is removed when the flags are settled, or at the next look."""
+    """What all locks are made of is removed when the store is closed, or by the next one."""
 
     def left(root: Path) -> list[str]:
         return [name for name in os.listdir(root) if ".lock" in name]
@@ -146,7 +146,7 @@ async def test_a_kill_leaves_no_lock_files_for_long(tmp_path: Path) -> None:
         (cut / other).touch()
     (cut / one).unlink()
     store = store_at(cut)
-    await store.open("INBOX")
+    await store.folders()
     assert sorted(left(cut)) == sorted(others)
     await store.close()
 
