@@ -247,8 +247,10 @@ class Relay:
         return found.stdout + found.stderr
 
     def entries(self) -> dict[str, dict[str, Any]]:
-        """Of resel-queue -j, by id."""
-        rows = [json.loads(line) for line in self.queue("-j").splitlines()]
+        """Of resel-queue -j, by id; what it says on stderr is not looked at."""
+        found = self.run("resel-queue", "-j")
+        assert found.returncode == 0, found.stderr
+        rows = [json.loads(line) for line in found.stdout.splitlines()]
         return {row["queue_id"]: row for row in rows}
 
     # Clients.
