@@ -108,7 +108,6 @@ class LoginService(ABC):
         self._waiting = Waiting()
         self._active: dict[str, Active] = {}
         self._per_client: Counter[tuple[str, str]] = Counter()
-        self._pumps: dict[str, asyncio.Transport] = {}
         self.reconfigure(settings)
 
     def reconfigure(self, settings: Settings) -> None:
@@ -295,9 +294,6 @@ class LoginService(ABC):
         if self._per_client[key] <= 0:
             del self._per_client[key]
         self._active.pop(client.session, None)
-        pumped = self._pumps.pop(client.session, None)
-        if pumped is not None:
-            pumped.close()
 
     async def _hand_over(self, client: Client, found: LoggedIn, secured: bool) -> None:
         stream, user = client.stream, found.user
@@ -305,7 +301,8 @@ class LoginService(ABC):
         try:
             await stream.drain()
             unread = stream.take_unread()
-            request, connection = await self._prepare(client, found, secured, unread)
+            pumped = stream.secured or len(unread) > handover.MAX_UNREAD
+            request, connection = await self._prepare(client, found, secured, unread, pumped)
             with connection:
                 pid = await self._pool.hand_over(request, connection, lambda: self._ended(client))
         except (ConnectionLost, WorkerUnavailable, OSError, asyncio.CancelledError) as error:
@@ -327,19 +324,19 @@ class LoginService(ABC):
             client_ip=client.remote[0],
             user_name=user.name,
         )
-        if client.session not in self._pumps:
+        if not pumped:
             # The worker has the socket: only our descriptor is closed.
             stream.abort()
 
     async def _prepare(
-        self, client: Client, found: LoggedIn, secured: bool, unread: bytes
+        self, client: Client, found: LoggedIn, secured: bool, unread: bytes, pumped: bool
     ) -> tuple[Handover, socket.socket]:
-        """What to tell the worker, and the descriptor for it. Raises OSError."""
-        stream, user = client.stream, found.user
-        transport = stream.transport
-        if stream.secured or len(unread) > handover.MAX_UNREAD:
-            connection, ours = await pump(transport, unread)
-            self._pumps[client.session] = ours
+        """What to tell the worker, and the descriptor for it. pumped: of a stream that is joined to
+        the client's, and ends when the worker's end is closed and all of it has been sent on. Raises
+        OSError."""
+        user, transport = found.user, client.stream.transport
+        if pumped:
+            connection = await pump(transport, unread)
             unread = b""
         else:
             connection = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))

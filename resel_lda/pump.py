@@ -6,13 +6,17 @@ import asyncio
 import socket
 from typing import cast
 
+from resel_lda.imap.stall import LIMIT, StallWatch
+
 
 class _End(asyncio.Protocol):
-    """One side: what arrives goes out on the other."""
+    """One side: what arrives goes out on the other. A side that takes nothing for `stall_limit`
+    seconds is cut off."""
 
-    def __init__(self) -> None:
+    def __init__(self, stall_limit: float) -> None:
         self.other: _End | None = None
         self.transport: asyncio.Transport | None = None
+        self._watch = StallWatch(self._stalled, stall_limit)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -23,6 +27,8 @@ class _End(asyncio.Protocol):
             other.transport.write(data)
 
     def pause_writing(self) -> None:
+        if self.transport is not None:
+            self._watch.start(self.transport)
         other = self.other
         if other is not None and other.transport is not None:
             other.transport.pause_reading()
@@ -33,20 +39,34 @@ class _End(asyncio.Protocol):
             other.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._watch.stop()
         other, self.other = self.other, None
-        if other is not None and other.transport is not None:
-            other.transport.close()
+        if other is not None:
+            other.close()
+
+    def close(self) -> None:
+        """When what was written is out."""
+        if self.transport is not None:
+            self.transport.close()
+            if self.other is not None and self.transport.get_write_buffer_size():
+                self._watch.start(self.transport)
+
+    def _stalled(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
 
 
-async def pump(client: asyncio.Transport, unread: bytes) -> tuple[socket.socket, asyncio.Transport]:
-    """Join `client` to a new stream; (the other end of the stream, our end's transport).
+async def pump(
+    client: asyncio.Transport, unread: bytes, stall_limit: float = LIMIT
+) -> socket.socket:
+    """Join `client` to a new stream; the other end of it.
 
-    unread: what the client had sent already; goes first. Closing either side closes the other.
-    Raises OSError.
+    unread: what the client had sent already; goes first. When either side is closed, the other is
+    too, after all that came from it. Raises OSError.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     ours.setblocking(False)
-    client_end, worker_end = _End(), _End()
+    client_end, worker_end = _End(stall_limit), _End(stall_limit)
     try:
         loop = asyncio.get_running_loop()
         await loop.connect_accepted_socket(lambda: worker_end, ours)
@@ -61,4 +81,4 @@ async def pump(client: asyncio.Transport, unread: bytes) -> tuple[socket.socket,
         worker_end.transport.write(unread)
     client.set_protocol(client_end)
     client.resume_reading()
-    return theirs, worker_end.transport
+    return theirs
