@@ -9,8 +9,10 @@ from resel_lda.imap.stall import LIMIT
 from resel_lda.pump import pump
 
 
-async def joined(stall_limit: float = LIMIT) -> tuple[socket.socket, socket.socket]:
-    """(the client's socket, the worker's)."""
+async def joined(
+    stall_limit: float = LIMIT,
+) -> tuple[socket.socket, socket.socket, asyncio.Transport]:
+    """(the client's socket, the worker's, our side of the client's)."""
     ours, client = socket.socketpair()
     ours.setblocking(False)
     client.setblocking(False)
@@ -19,7 +21,7 @@ async def joined(stall_limit: float = LIMIT) -> tuple[socket.socket, socket.sock
     worker = await pump(transport, b"unread", stall_limit)
     worker.setblocking(False)
     assert await loop.sock_recv(worker, 100) == b"unread"
-    return client, worker
+    return client, worker, transport
 
 
 async def read_all(client: socket.socket) -> int:
@@ -30,7 +32,7 @@ async def read_all(client: socket.socket) -> int:
 
 
 async def test_a_worker_that_is_done_leaves_before_its_client_has_it_all() -> None:
-    client, worker = await joined()
+    client, worker, _ = await joined()
     with client, worker:
         sent = 0
         # As much as the way holds.
@@ -50,7 +52,7 @@ async def test_a_worker_that_is_done_leaves_before_its_client_has_it_all() -> No
 
 
 async def test_a_client_that_takes_nothing_is_cut_off() -> None:
-    client, worker = await joined(stall_limit=0.05)
+    client, worker, _ = await joined(stall_limit=0.05)
     loop = asyncio.get_running_loop()
     with client, worker:
         async with asyncio.timeout(10):
@@ -62,7 +64,7 @@ async def test_a_client_that_takes_nothing_is_cut_off() -> None:
 
 
 async def test_a_client_that_takes_nothing_of_the_end_is_cut_off() -> None:
-    client, worker = await joined(stall_limit=0.05)
+    client, worker, transport = await joined(stall_limit=0.05)
     with client:
         sent = 0
         for _ in range(40):
@@ -71,7 +73,10 @@ async def test_a_client_that_takes_nothing_of_the_end_is_cut_off() -> None:
             except BlockingIOError:
                 await asyncio.sleep(0)
         worker.close()
-        await asyncio.sleep(0.3)
-        # What the kernel had by then still comes, and the end; not what had to wait.
+        # What the kernel has by then still comes, and the end; not what had to wait.
         async with asyncio.timeout(10):
+            for _ in range(900):
+                if not transport.get_write_buffer_size():
+                    break
+                await asyncio.sleep(0.01)
             assert 0 < await read_all(client) < sent

@@ -57,6 +57,21 @@ def make_log() -> tuple[MailLog, list[str]]:
     return MailLog(sink, stamped=False), sink.lines
 
 
+async def what_is_queued(store: QueueStore) -> dict[str, list[str]]:
+    """Addresses of the recipients, by queue id."""
+    return {
+        entry.queue_id: [recipient.address for recipient in entry.recipients]
+        async for entry in store.walk()
+    }
+
+
+async def ledger_counts(store: QueueStore) -> dict[str, int]:
+    """The terms that are not 0, of a ledger that balances."""
+    audit = await store.audit(0)
+    assert audit.is_balanced, audit
+    return {name: count for name, count in audit.counts.items() if count}
+
+
 def make_message(
     store: QueueStore,
     *to: str,

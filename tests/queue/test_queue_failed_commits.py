@@ -15,10 +15,12 @@ from queue_fakes import (
     FakeIntake,
     FakeRouter,
     FakeTransport,
+    ledger_counts,
     make_log,
     make_message,
     read_all,
     until,
+    what_is_queued,
 )
 from queue_faults import Plan, fault_vfs
 from queue_house import BUSY, UNKNOWN
@@ -81,17 +83,6 @@ class FailingQueue:
         await self.apply_in_vain(result, committed=committed)
         return await self.store.apply("me", [result])
 
-    async def queued(self) -> dict[str, list[str]]:
-        return {
-            entry.queue_id: [recipient.address for recipient in entry.recipients]
-            async for entry in self.store.walk()
-        }
-
-    async def counts(self) -> dict[str, int]:
-        audit = await self.store.audit(0)
-        assert audit.is_balanced, audit
-        return {name: count for name, count in audit.counts.items() if count}
-
 
 @pytest.fixture
 async def queue(tmp_path: Path) -> AsyncIterator[FailingQueue]:
@@ -142,12 +133,12 @@ async def test_the_bounce_of_what_is_gone(
     message, notice = await queue.entered(), queue.notice(body)
     result = Result(message, [(message.recipients[0], UNKNOWN)], notices=[notice], release=True)
     assert await queue.apply_twice(result, committed=committed) == {message.queue_id}
-    assert await queue.queued() == {notice.queue_id: ["sender@example.org"]}
+    assert await what_is_queued(queue.store) == {notice.queue_id: ["sender@example.org"]}
     found = await queue.store.load(notice.queue_id)
     assert found is not None
     assert found.content is not None
     assert read_all(found.content).endswith(body)
-    assert await queue.counts() == {"accepted": 1, "generated": 1, "bounced": 1}
+    assert await ledger_counts(queue.store) == {"accepted": 1, "generated": 1, "bounced": 1}
 
 
 @both
@@ -157,14 +148,14 @@ async def test_the_bounce_of_what_has_recipients_left(queue: FailingQueue, commi
     retries = [Retry(second, message.arrival + 900, BUSY)]
     result = Result(message, [(first, UNKNOWN)], retries, notices=[notice], release=True)
     assert await queue.apply_twice(result, committed=committed) == set()
-    assert await queue.queued() == {
+    assert await what_is_queued(queue.store) == {
         message.queue_id: ["b@example.net"],
         notice.queue_id: ["sender@example.org"],
     }
     entry = await queue.store.get(message.queue_id)
     assert entry is not None
     assert [recipient.attempts for recipient in entry.recipients] == [1]
-    assert await queue.counts() == {"accepted": 2, "generated": 1, "bounced": 1}
+    assert await ledger_counts(queue.store) == {"accepted": 2, "generated": 1, "bounced": 1}
 
 
 @both
@@ -174,11 +165,11 @@ async def test_a_delay_warning(queue: FailingQueue, committed: bool) -> None:
     retries = [Retry(message.recipients[0], message.arrival + 900, BUSY)]
     result = Result(message, [], retries, notices=[notice], release=True, warned=True)
     await queue.apply_twice(result, committed=committed)
-    assert set(await queue.queued()) == {message.queue_id, notice.queue_id}
+    assert set(await what_is_queued(queue.store)) == {message.queue_id, notice.queue_id}
     found = await queue.store.load(message.queue_id)
     assert found is not None
     assert found.warned
-    assert await queue.counts() == {"accepted": 1, "generated": 1}
+    assert await ledger_counts(queue.store) == {"accepted": 1, "generated": 1}
 
 
 @both
@@ -189,8 +180,8 @@ async def test_a_notice_of_success(queue: FailingQueue, committed: bool) -> None
     last = Result(message, [(second, TAKEN)], release=True, complete=True)
     assert await queue.apply_twice(part, committed=committed) == set()
     assert await queue.store.apply("me", [last]) == {message.queue_id}
-    assert set(await queue.queued()) == {notice.queue_id}
-    assert await queue.counts() == {"accepted": 2, "generated": 1, "relayed": 2}
+    assert set(await what_is_queued(queue.store)) == {notice.queue_id}
+    assert await ledger_counts(queue.store) == {"accepted": 2, "generated": 1, "relayed": 2}
 
 
 @both
@@ -217,8 +208,8 @@ async def test_a_notice_that_was_sent_before_the_next_try(
     assert await queue.store.apply("me", [result]) == set()
     assert watcher.begun == ([] if committed else [notice.queue_id])
     assert watcher.admitted == 0
-    assert set(await queue.queued()) == {message.queue_id} | set(watcher.begun)
-    assert (await queue.counts()).get("relayed", 0) == committed
+    assert set(await what_is_queued(queue.store)) == {message.queue_id} | set(watcher.begun)
+    assert (await ledger_counts(queue.store)).get("relayed", 0) == committed
 
 
 async def test_a_notice_under_way_is_not_given_to_another(queue: FailingQueue) -> None:
@@ -241,8 +232,8 @@ async def test_a_full_disk_that_took_it_all_the_same(queue: FailingQueue) -> Non
         await queue.store.apply("me", [result])
     queue.plan.database_error = None
     assert await queue.apply_twice(result, committed=False) == {message.queue_id}
-    assert set(await queue.queued()) == {notice.queue_id}
-    assert await queue.counts() == {"accepted": 1, "generated": 1, "bounced": 1}
+    assert set(await what_is_queued(queue.store)) == {notice.queue_id}
+    assert await ledger_counts(queue.store) == {"accepted": 1, "generated": 1, "bounced": 1}
 
 
 async def test_the_last_word_comes_first_and_a_commit_fails_after_it(queue: FailingQueue) -> None:
@@ -258,8 +249,8 @@ async def test_the_last_word_comes_first_and_a_commit_fails_after_it(queue: Fail
             await queue.entered()
         queue.repair()
     assert await queue.store.apply("me", [part]) == {message.queue_id}
-    assert set(await queue.queued()) == {notice.queue_id}
-    assert await queue.counts() == {"accepted": 2, "generated": 1, "relayed": 2}
+    assert set(await what_is_queued(queue.store)) == {notice.queue_id}
+    assert await ledger_counts(queue.store) == {"accepted": 2, "generated": 1, "relayed": 2}
 
 
 @both
@@ -272,8 +263,8 @@ async def test_nobody_is_told_of_what_was_deleted_meanwhile(
     await queue.store.delete([message.queue_id], keep=keep)
     await queue.apply_beside(result, committed=committed)
     assert await queue.store.apply("me", [result]) == {message.queue_id}
-    assert await queue.queued() == {}
-    assert await queue.counts() == {"accepted": 1, "deleted": 1}
+    assert await what_is_queued(queue.store) == {}
+    assert await ledger_counts(queue.store) == {"accepted": 1, "deleted": 1}
 
 
 async def test_the_scheduler_sends_the_bounce(
@@ -301,4 +292,4 @@ async def test_the_scheduler_sends_the_bounce(
     await until(lambda: not scheduler.active)
     await scheduler.stop(5)
     assert [to for _, to in smtp.deliveries].count(["sender@example.org"]) == 1
-    assert await queue.queued() == {}
+    assert await what_is_queued(queue.store) == {}
