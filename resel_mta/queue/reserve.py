@@ -2,6 +2,7 @@
 
 A file in the queue directory takes it up. While the disk is full, it is given up for what makes
 room or needs little (deliveries, deleting, holding), and taken back at once; new mail gets none.
+It holds nothing that could be lost, so it does not go through `resel_mta.disk`.
 """
 
 from __future__ import annotations
