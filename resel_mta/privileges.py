@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from resel_mta.config import Settings
 from resel_mta.disk import Disk
+from resel_mta.maillog.sinks import open_to_append
 
 #: In queue_directory: where programs of the machine hand in mail (see `pickup`), and their modes.
 PUBLIC_FOLDERS = MappingProxyType({"public": 0o755, "drop": 0o1777})
@@ -126,9 +127,8 @@ def prepare_log(settings: Settings, account: Account) -> None:
     path = settings.text("maillog_file")
     if path in ("", "/dev/stdout") or os.path.islink(path) or _is_special(path):
         return
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        file = os.open(path, flags, 0o640)
+        file = open_to_append(path, os.O_NOFOLLOW)
     except OSError as error:
         raise PrivilegeError(f"maillog_file = {path}: {error.strerror}") from error
     try:

@@ -33,6 +33,16 @@ class StreamSink:
         """Nothing to reopen."""
 
 
+def open_to_append(path: str, flags: int = 0) -> int:
+    """A log file, made if there is none. flags: more of them. Raises OSError."""
+    flags |= os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+    try:
+        # In /tmp not even root may open somebody else's file and ask for it to be made.
+        return os.open(path, flags)
+    except FileNotFoundError:
+        return os.open(path, flags | os.O_CREAT, 0o640)
+
+
 class FileSink:
     """`maillog_file`: appended to; reopened on reload, as logrotate needs."""
 
@@ -41,7 +51,7 @@ class FileSink:
         self._fd = self._open()
 
     def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        return open_to_append(self._path)
 
     def write(self, lines: list[str]) -> None:
         os.write(self._fd, "".join(lines).encode("utf-8", "backslashreplace"))

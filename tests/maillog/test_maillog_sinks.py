@@ -92,3 +92,16 @@ def test_maillog_file_is_opened_again_after_rotation(tmp_path: Path) -> None:
     assert len((tmp_path / "mail.log.1").read_text().splitlines()) == 2
     assert "3: removed" in path.read_text()
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_a_file_of_the_mail_owner_in_a_folder_as_tmp(tmp_path: Path) -> None:
+    """Linux refuses even root what asks for somebody else's file there to be made."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    path = folder / "log"
+    path.write_text("before\n")
+    os.chown(path, 12_345, -1)
+    FileSink(str(path)).write(["after\n"])
+    assert path.read_text() == "before\nafter\n"
