@@ -50,10 +50,11 @@ class Settler:
     def reconfigure(self, policy: Policy) -> None:
         self._policy = policy
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self._task_ended)
+        return task
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
@@ -125,7 +126,9 @@ class Settler:
     def record_delivered(self, active: Active, done: Pairs) -> None:
         """Some recipients of a message are done while others are not."""
         if _wants_notice(done):
-            self._spawn(self._record_with_notices(active, Result(active.message, done)))
+            task = self._spawn(self._record_with_notices(active, Result(active.message, done)))
+            active.telling.add(task)
+            task.add_done_callback(active.telling.discard)
         else:
             self.recorder.add(Result(active.message, done), _nothing_more)
 
@@ -139,7 +142,7 @@ class Settler:
         message = active.message
         complete = message.whole and not (active.failed or active.retries or active.withdrawn)
         result = Result(message, done, active.retries, release=True, complete=complete)
-        if active.failed or self._is_late(active) or _wants_notice(done):
+        if active.failed or active.telling or self._is_late(active) or _wants_notice(done):
             self._spawn(self._record_with_notices(active, result))
         else:
             self.recorder.add(result, partial(self._recorded, active))
@@ -152,7 +155,9 @@ class Settler:
         return time.time() >= message.arrival + wait
 
     async def _record_with_notices(self, active: Active, result: Result) -> None:
-        """Record a result and the notifications that it calls for in one step (rule 3)."""
+        """Record a result and the notifications that it calls for in one step (rule 3); the last
+        one of a message after all others, or it would be given back with recipients that are done.
+        """
         late = result.release and self._is_late(active)
         queue_id = active.message.queue_id
         failed = tuple(active.failed) if result.release else ()
@@ -168,9 +173,15 @@ class Settler:
         except Exception as error:
             self._journal.exception("making a notification", queue_id, error)
             notices = None
+        except asyncio.CancelledError:
+            # There is no time left. That mail was delivered must not be forgotten.
+            notices = None
         if notices is None:
             notices, failed, late = [], (), False
             result = self._kept_back(result, [*active.failed])
+        while result.release and active.telling:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait(active.telling)
         whole = replace(
             result,
             done=[*result.done, *failed],

@@ -53,6 +53,7 @@ class Active:
     kept: octets of content that it keeps in memory, as accounted.
     waited: it comes from the store, and not straight from whoever handed it in.
     unkept: it is not in the store, and nothing can be recorded there yet.
+    telling: recordings of deliveries, with their notifications, that are under way.
     """
 
     message: Message
@@ -67,6 +68,7 @@ class Active:
     kept: int = 0
     waited: bool = False
     unkept: Unkept | None = None
+    telling: set[asyncio.Task[None]] = field(default_factory=set)
 
     def weight(self) -> int:
         """Octets that its content takes in memory."""

@@ -93,11 +93,14 @@ def read_all(content: Content) -> bytes:
 
 
 class FakeIntake:
-    """Prepares messages without looking at them."""
+    """Prepares messages without looking at them; waits for `gate` before."""
 
     def __init__(self, store: QueueStore) -> None:
         self.store = store
         self.failure: Exception | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.preparing = 0
 
     def new_id(self) -> str:
         return self.store.new_id()
@@ -115,6 +118,11 @@ class FakeIntake:
     async def prepare(
         self, envelope: Envelope, content: Content, origin: Origin, queue_id: str = ""
     ) -> Message:
+        self.preparing += 1
+        try:
+            await self.gate.wait()
+        finally:
+            self.preparing -= 1
         if self.failure is not None:
             raise self.failure
         name = queue_id or self.new_id()
