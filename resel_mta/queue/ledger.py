@@ -34,6 +34,7 @@ _TERM_OF: dict[type[Outcome], int] = {
     Deferred: _EXPIRED,
 }
 _TO_A_COMMAND = "delivered to command"
+_TO_NOBODY = "expands to nobody"
 
 TABLE = f"""
 CREATE TABLE IF NOT EXISTS ledger(
@@ -187,6 +188,9 @@ class Ledger:
             term = _TERM_OF.get(type(outcome), _DELIVERED)
             if term == _DELIVERED and outcome.reply.text.startswith(_TO_A_COMMAND):
                 term = _PIPED
+            elif term == _EXPANDED and outcome.reply.text == _TO_NOBODY:
+                # As if it had been known when it came.
+                term = _DELETED
             counts[term] += -1 if term == _EXPANDED else 1
         self._changed = True
 

@@ -27,6 +27,7 @@ from resel_mta.mail import (
     TempFail,
 )
 from resel_mta.maillog import MailLog
+from resel_mta.queue.door import Result
 from resel_mta.queue.sqlite import SQLiteStore
 from resel_mta.routing import Expander, RoutingTable
 from resel_mta.routing.deferred import ExpandTransport
@@ -264,6 +265,24 @@ async def test_deferred_expansion(tmp_path: Path) -> None:
     assert message.content is not None
     assert child.content.body is not message.content.body
     assert child.content.body.read(0, 99) == b"body\r\n"
+
+
+async def test_a_deferred_expansion_to_nobody_counts_as_one_at_once(tmp_path: Path) -> None:
+    members = tmp_path / "members"
+    house = House(tmp_path, aliases=f"none: :include:{members}\n", myorigin="localhost")
+    message = await house.submit(b"\r\n", "none@localhost", sender="s@x.org")
+    recipient = message.recipients[0]
+    members.write_text("# nobody\n")
+    transport = ExpandTransport(house.expander, house.intake)
+    outcome = (await transport.deliver(message, [recipient], Route("expand", "")))[recipient]
+    store = await SQLiteStore.open(tmp_path / "queue")
+    message.queue_id = store.new_id()
+    await store.enter(message, claim_for="me")
+    await store.apply("me", [Result(message, [(recipient, outcome)], release=True)])
+    audit = await store.audit(0)
+    assert audit.is_balanced
+    assert {name: n for name, n in audit.counts.items() if n} == {"accepted": 1, "deleted": 1}
+    await store.close()
 
 
 async def test_a_loop_bounces(tmp_path: Path) -> None:
