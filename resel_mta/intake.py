@@ -80,6 +80,15 @@ class MailIntake:
         """A queue id that was never used before and never will be again."""
         return self._store.new_id()
 
+    def check_space(self, size: int) -> None:
+        """Raises TempFail(452) if the queue has no room for a message of so many octets (0: it is
+        not known)."""
+        try:
+            self._store.check_space(size)
+        except TempFail as failure:
+            self._tell_why(failure)
+            raise
+
     def sink(self) -> BodySink:
         """Raises TempFail(452) below `queue_minfree`."""
         try:

@@ -161,7 +161,7 @@ class OfflineSession:
         """Raises Refused."""
         if self._envelope is not None:
             return replies.NESTED_MAIL
-        self._envelope = parse_mail(argument, self._offers, self._size_limit)
+        self._envelope, _ = parse_mail(argument, self._offers, self._size_limit)
         return replies.MAIL_OK
 
     def _rcpt(self, argument: bytes) -> bytes:

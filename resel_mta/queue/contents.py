@@ -19,6 +19,9 @@ class Contents(Administration):
 
     _log: MailLog | None
 
+    def check_space(self, size: int) -> None:
+        self._spool.check_space(size)
+
     def sink(self) -> BodySink:
         self._spool.check_space()
         return SpoolSink(self._spool, self._executor)

@@ -172,6 +172,11 @@ class QueueStore(Protocol):
         """A queue id, [0-9A-F]+, never given before and never to be given again."""
         ...
 
+    def check_space(self, size: int) -> None:
+        """Raises TempFail(452) if a message of so many octets cannot be taken: below
+        `queue_minfree`, or too little would be left. 0: the size is not known."""
+        ...
+
     def sink(self) -> BodySink:
         """For a body as it arrives. Raises TempFail(452) below `queue_minfree`."""
         ...

@@ -97,6 +97,8 @@ class Spool:
         # What the start has removed.
         self.swept = Swept()
         self._checked = 0.0
+        # Octets that one message may take, as of then.
+        self._room = 0
         # Why new mail cannot be taken, as of then.
         self._short = ""
 
@@ -112,8 +114,9 @@ class Spool:
         info = os.statvfs(self.root)
         return info.f_bavail * info.f_frsize
 
-    def check_space(self) -> None:
-        """Raises TempFail(452) below minfree; asks the file system at most once a second."""
+    def check_space(self, size: int = 0) -> None:
+        """Raises TempFail(452) below minfree, or if a message of so many octets takes what new
+        mail leaves free; asks the file system at most once a second."""
         now = time.monotonic()
         if self.minfree and now - self._checked > 1.0:
             try:
@@ -121,6 +124,7 @@ class Spool:
             except OSError as error:
                 raise disk_failure(error) from error
             self._short = ""
+            self._room = free - OWN_SPACE
             if free < self.minfree:
                 self._short = (
                     f"not enough free space for new mail in {self.root}: {free} bytes < "
@@ -129,6 +133,8 @@ class Spool:
             self._checked = now
         if self._short:
             raise TempFail(DISK_FULL, self._short)
+        if self.minfree and size > self._room:
+            raise TempFail(DISK_FULL)
 
     def create(self) -> tuple[int, str]:
         """A new file in incoming/: descriptor and path."""

@@ -17,7 +17,6 @@ from resel_mta.mail import (
     Bounced,
     Deferred,
     Envelope,
-    Intake,
     Message,
     Outcome,
     Recipient,
@@ -29,7 +28,7 @@ from resel_mta.maillog import MailLog
 from resel_mta.smtpd import replies
 from resel_mta.smtpd.command import Command, Commands, Work, command_table
 from resel_mta.smtpd.protocol import SmtpProtocol
-from resel_mta.smtpd.service import ConnectionCounter, SmtpService
+from resel_mta.smtpd.service import ConnectionCounter, QueueIntake, SmtpService
 from resel_mta.tls import ServerTLS
 from resel_mta.users import Users
 
@@ -126,7 +125,7 @@ class LmtpService(SmtpService):
     def __init__(
         self,
         settings: Settings,
-        intake: Intake,
+        intake: QueueIntake,
         mailboxes: Mailboxes,
         discard: Discard,
         users: Users,
@@ -142,6 +141,10 @@ class LmtpService(SmtpService):
         self.log_name = "lmtpd"
         self._mailboxes = mailboxes
         self._discard = discard
+
+    def lacks_room(self, size: int) -> Reply | None:
+        """It does not go into the queue."""
+        return None
 
     async def deliver(self, envelope: Envelope, content: Content, queue_id: str) -> list[Outcome]:
         """Into the mailboxes; one outcome for each recipient, in their order."""

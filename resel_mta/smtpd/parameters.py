@@ -52,21 +52,29 @@ def qualify(address: str, origin: str) -> str:
     return f"{address}@{origin}"
 
 
-def parse_mail(argument: bytes, offers: Offers, size_limit: int) -> Envelope:
-    """The envelope that MAIL opens. Raises Refused."""
+def parse_mail(argument: bytes, offers: Offers, size_limit: int) -> tuple[Envelope, int]:
+    """The envelope that MAIL opens, and the octets that SIZE announces (0: none). Raises Refused."""
     plain = _plain_mail(argument)
     if plain is not None and len(argument) < MAX_DOMAIN:
         sender, size, body = plain.groups()
-        if size is not None and 0 < size_limit < int(size):
-            raise Refused(replies.SIZE_LIMIT)
-        return Envelope(sender.decode("ascii"), [], body.decode("ascii").upper() if body else "")
+        octets = _size_within(size, size_limit) if size is not None else 0
+        kind = body.decode("ascii").upper() if body else ""
+        return Envelope(sender.decode("ascii"), [], kind), octets
     address, parameters = _parse(argument, "FROM:", replies.SYNTAX_MAIL, "5.1.7", "sender")
     envelope = Envelope(address, [])
     for name, value in parameters.items():
         _mail_parameter(envelope, name, value, offers, size_limit)
     if not envelope.smtputf8 and not address.isascii():
         raise Refused(_needs_utf8())
-    return envelope
+    size = parameters.get("SIZE")
+    return envelope, int(size) if size is not None else 0
+
+
+def _size_within(size: bytes | str, limit: int) -> int:
+    octets = int(size)
+    if 0 < limit < octets:
+        raise Refused(replies.SIZE_LIMIT)
+    return octets
 
 
 def _mail_parameter(
@@ -75,8 +83,7 @@ def _mail_parameter(
     if name == "SIZE":
         if not (value.isascii() and value.isdigit() and len(value) <= 20):
             raise Refused(Reply(501, "5.5.4", "Bad message size syntax"))
-        if 0 < size_limit < int(value):
-            raise Refused(replies.SIZE_LIMIT)
+        _size_within(value, size_limit)
     elif name == "BODY" and value.upper() in _BODY:
         envelope.body = value.upper()
     elif name == "SMTPUTF8" and not value and offers.utf8:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from resel_mta import trace
 from resel_mta.config import ConfigError, Settings
 from resel_mta.config.problems import Problem
-from resel_mta.mail import Intake, Reply, Router
+from resel_mta.mail import Intake, Reply, Router, TempFail
 from resel_mta.maillog import MailLog
 from resel_mta.smtpd.client import Client
 from resel_mta.smtpd.connection import Connection
@@ -46,6 +46,14 @@ class ConnectionCounter:
         return self._counts.get(address, 0)
 
 
+class QueueIntake(Intake, Protocol):
+    """An intake that says at once what it has no room for."""
+
+    def check_space(self, size: int) -> None:
+        """Raises TempFail if a message of so many octets (0: not known) cannot be taken."""
+        ...
+
+
 class SmtpService:
     """All sessions of one service ("smtpd", "submission" or "submissions").
 
@@ -62,7 +70,7 @@ class SmtpService:
         self,
         name: str,
         settings: Settings,
-        intake: Intake,
+        intake: QueueIntake,
         router: Router,
         users: Users,
         log: MailLog,
@@ -100,6 +108,14 @@ class SmtpService:
             return Options.from_settings(self.name, settings)
         except (OSError, ValueError) as error:
             raise ConfigError([Problem("", "mynetworks", str(error))]) from error
+
+    def lacks_room(self, size: int) -> Reply | None:
+        """What to say to mail of so many octets (0: not known) that cannot be taken now."""
+        try:
+            self.intake.check_space(size)
+        except TempFail as failure:
+            return failure.reply
+        return None
 
     def _use(self, options: Options, settings: Settings) -> None:
         self.options = options

@@ -108,12 +108,13 @@ class TransactionCommands(LoginCommands):
             self.say(replies.NESTED_MAIL)
         else:
             try:
-                envelope = parse_mail(arg, self.offers, options.message_size_limit)
+                envelope, size = parse_mail(arg, self.offers, options.message_size_limit)
             except Refused as refused:
                 self._refuse_syntax("MAIL", arg, refused)
                 return None
             sender = envelope.reverse_path = qualify(envelope.reverse_path, options.myorigin)
             refusal = self.access.on_mail(sender) if self.access.early else None
+            refusal = refusal or self.service.lacks_room(size)
             if refusal is not None:
                 self.log_reject("MAIL", refusal, f" from=<{sender}>")
                 self.say(refusal)

@@ -34,6 +34,9 @@ class MemoryStore:
         self._count += 1
         return f"{self._count:06X}"
 
+    def check_space(self, size: int) -> None:
+        """There is room."""
+
     def sink(self) -> MemorySink:
         return MemorySink()
 

@@ -244,6 +244,9 @@ class MemoryStore:
         self._last += 1
         return f"{0xA000000000 + self._last:X}"
 
+    def check_space(self, size: int) -> None:
+        """There is room."""
+
     def sink(self) -> BodySink:
         return MemorySink()
 

@@ -1,15 +1,20 @@
-"""A real file system without a single octet free."""
+"""Too little room for new mail; and a real file system without a single octet free."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from queue_fakes import make_message
 
+from resel_mta.mail import TempFail
 from resel_mta.queue.reserve import SIZE, Reserve
+from resel_mta.queue.spool import DISK_FULL, OWN_SPACE
+from resel_mta.queue.sqlite import SQLiteStore
 
 MOUNT = 'mount -t tmpfs -o size=24M,mode=0700 none "$1" && exec "$2" "$3" "$1"'
 
@@ -44,3 +49,28 @@ def test_the_reserve_is_taken_back(tmp_path: Path) -> None:
     assert file.stat().st_size == SIZE
     # That of the process before.
     assert Reserve(str(tmp_path)).give_up()
+
+
+async def test_below_minfree_new_mail_is_refused(tmp_path: Path) -> None:
+    store = await SQLiteStore.open(tmp_path, minfree=1 << 60)
+    with pytest.raises(TempFail) as caught:
+        store.sink()
+    with pytest.raises(TempFail):
+        store.check_space(0)
+    assert caught.value.reply.code == 452
+    with pytest.raises(TempFail) as caught:
+        await store.enter(make_message(store))
+    assert caught.value.reply.code == 452
+    assert await store.delete() == []
+    await store.close()
+
+
+async def test_a_message_that_would_take_what_is_left_is_refused(tmp_path: Path) -> None:
+    store = await SQLiteStore.open(tmp_path, minfree=1)
+    free = shutil.disk_usage(tmp_path).free
+    store.check_space(0)
+    store.check_space(free // 4)
+    with pytest.raises(TempFail) as caught:
+        store.check_space(free + OWN_SPACE)
+    assert caught.value.reply == DISK_FULL
+    await store.close()

@@ -110,18 +110,6 @@ async def test_a_full_disk_is_452_and_the_queue_stays_readable(tmp_path: Path) -
         await store.close()
 
 
-async def test_below_minfree_new_mail_is_refused(tmp_path: Path) -> None:
-    store = await SQLiteStore.open(tmp_path, minfree=1 << 60)
-    with pytest.raises(TempFail) as caught:
-        store.sink()
-    assert caught.value.reply.code == 452
-    with pytest.raises(TempFail) as caught:
-        await store.enter(make_message(store))
-    assert caught.value.reply.code == 452
-    assert await store.delete() == []
-    await store.close()
-
-
 async def test_a_bug_in_one_message_is_its_own(tmp_path: Path) -> None:
     log, lines = make_log()
     store = await SQLiteStore.open(tmp_path, log=log)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from resel_mta.content import Body, Content, MemoryBody
-from resel_mta.mail import AddressClass, Envelope, Message, Origin, Reply, Route
+from resel_mta.mail import AddressClass, Envelope, Message, Origin, Reply, Route, TempFail
 from resel_mta.smtpd import SmtpService
 from resel_mta.users import User
 from resel_mta.users.penalties import Penalties
@@ -62,11 +62,16 @@ class FakeIntake:
     entered: asyncio.Event = field(default_factory=asyncio.Event)
     keep: bool = True
     sink_octets: int = 0
+    room: int = 1 << 40
     ids: int = 0
 
     def new_id(self) -> str:
         self.ids += 1
         return f"QID{self.ids}"
+
+    def check_space(self, size: int) -> None:
+        if size > self.room:
+            raise TempFail(Reply(452, "4.3.1", "Insufficient system storage"))
 
     def sink(self) -> MemorySink:
         self.sinks.append(MemorySink(self))

@@ -168,6 +168,23 @@ async def test_the_intake_says_later(start: Start, size: int) -> None:
     assert answer == "452 4.3.1 Insufficient system storage"
 
 
+async def test_what_there_is_no_room_for_is_refused_at_mail(start: Start) -> None:
+    server = await start()
+    server.intake.room = 1000
+    peer = await server.connect()
+    await peer.hello()
+    no_room = "452 4.3.1 Insufficient system storage"
+    assert await peer.ask("MAIL FROM:<a@b.example> SIZE=1001") == no_room
+    assert await peer.ask('MAIL FROM:<"a b"@b.example> SIZE=1001') == no_room
+    assert await peer.ask("RCPT TO:<lcarr@example.org>") == "503 5.5.1 Error: need MAIL command"
+    assert await peer.ask("MAIL FROM:<a@b.example> SIZE=1000") == "250 2.1.0 Ok"
+    server.intake.room = -1
+    assert await peer.ask("RSET", "MAIL FROM:<a@b.example>") == no_room
+    lines = [line for line in await server.log() if "NOQUEUE: reject: MAIL from" in line]
+    assert len(lines) == 3
+    assert f"{no_room}; from=<a@b.example> proto=ESMTP" in lines[0]
+
+
 async def test_a_full_disk_while_content_comes(start: Start) -> None:
     server = await start()
     server.intake.write_failure = TempFail(Reply(452, "4.3.1", "Insufficient system storage"))
