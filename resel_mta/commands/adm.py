@@ -101,6 +101,9 @@ def _main(arguments: Sequence[str]) -> int:
 def _run(context: Context, commands: dict[str, Command], words: Sequence[str]) -> int:
     command, given = _find(commands, words)
     if command is None:
+        if words[1:] == ["--help"] and _inside(commands, words[0]):
+            print(_overview(commands, words[0]))
+            return cli.EX_OK
         return fail(_overview(commands, words[0] if words else ""), EX_USAGE)
     if given[:1] == ["--help"]:
         print(f"{command.line}\n\n{PROGRAM} --help tells the rest.")
@@ -124,9 +127,13 @@ def _find(commands: dict[str, Command], words: Sequence[str]) -> tuple[Command |
 
 def _overview(commands: dict[str, Command], group: str = "") -> str:
     """Usage lines: of the commands that begin with `group`, if some do."""
-    inside = {name: one for name, one in commands.items() if name.startswith(f"{group} ")}
+    inside = _inside(commands, group)
     head = f"{_USAGE} {group} <command> [<args>]" if inside else f"{_USAGE} <command> [<args>]"
     return "\n".join((head, *_lines(inside or commands, len(group) + 1 if inside else 0)))
+
+
+def _inside(commands: dict[str, Command], group: str) -> dict[str, Command]:
+    return {name: one for name, one in commands.items() if name.startswith(f"{group} ")}
 
 
 def _lines(commands: dict[str, Command], skip: int) -> Iterator[str]:

@@ -51,7 +51,7 @@ class Mailboxes:
         try:
             return asyncio.run(self._users.names())
         except TempFail as error:
-            raise Failure(cli.EX_TEMPFAIL, error.reply.text) from error
+            raise cli.lookup_failed(error) from error
 
     def run(
         self,
@@ -105,7 +105,7 @@ class Mailboxes:
         try:
             user = await self._users.find(name)
         except TempFail as error:
-            raise Failure(cli.EX_TEMPFAIL, error.reply.text) from error
+            raise cli.lookup_failed(error) from error
         if user is None:
             problem("User doesn't exist", cli.EX_NOUSER)
             return

@@ -26,7 +26,7 @@ def _user(context: Context, options: Options) -> int:
         )
         return asyncio.run(found)
     except TempFail as error:
-        raise cli.Failure(cli.EX_TEMPFAIL, error.reply.text) from error
+        raise cli.lookup_failed(error) from error
 
 
 async def _users(
@@ -130,7 +130,7 @@ def _auth_test(context: Context, options: Options) -> int:
     try:
         user = asyncio.run(open_users(context.settings).authenticate(name, octets))
     except TempFail as error:
-        raise cli.Failure(cli.EX_TEMPFAIL, error.reply.text) from error
+        raise cli.lookup_failed(error) from error
     word = "succeeded" if user is not None else "failed"
     print(f"passdb: {name} auth {word}\nextra fields:\n  user={user.name if user else name}")
     return cli.EX_OK if user is not None else cli.EX_NOPERM
@@ -153,7 +153,7 @@ def _auth_lookup(context: Context, options: Options) -> int:
         try:
             user = asyncio.run(users.find(name))
         except TempFail as error:
-            raise cli.Failure(cli.EX_TEMPFAIL, error.reply.text) from error
+            raise cli.lookup_failed(error) from error
         if user is None:
             print(f"passdb lookup: user {name} doesn't exist")
             status = cli.EX_NOUSER

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from resel_mta import __version__
 from resel_mta.config import ConfigError, Settings
+from resel_mta.mail import TempFail
 from resel_mta.privileges import account_name
 
 # sysexits(3)
@@ -95,6 +96,16 @@ def _cure() -> str:
         # Files of the queue are used as its owner.
         return f"; it has to belong to {account_name(os.geteuid())} (chown)"
     return "; ask as root"
+
+
+def lookup_failed(error: TempFail) -> Failure:
+    """What a person is told who asked for users while nobody can say who they are."""
+    reason = error.__cause__
+    if isinstance(reason, PermissionError):
+        return Failure(EX_NOPERM, f"{cause(reason)}{_cure()}")
+    if isinstance(reason, OSError):
+        return Failure(EX_TEMPFAIL, cause(reason))
+    return Failure(EX_TEMPFAIL, error.reply.text)
 
 
 def _open_standard_files() -> None:

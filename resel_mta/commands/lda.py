@@ -157,7 +157,10 @@ def _directly(settings: Settings, name: str, mailbox: str, sender: str, message:
 
 
 async def _find(settings: Settings, name: str) -> User:
-    user = await open_users(settings).find(name)
+    try:
+        user = await open_users(settings).find(name)
+    except TempFail as error:
+        raise cli.lookup_failed(error) from error
     if user is None:
         raise _Refused(cli.EX_NOUSER, f"user {name}: User doesn't exist")
     return user

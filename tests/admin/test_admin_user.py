@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from resel_mta.commands import lda
 from resel_mta.commands.adm import main
 
 LCARR = "uid\t1500\ngid\t1500\nhome\t/home/lcarr\nmail\tmaildir:~/Maildir\n"
@@ -50,6 +54,7 @@ def test_doveadm_user(
     [
         (["--help"], 0, "Administer users' mail"),
         (["mailbox", "list", "--help"], 0, "resel-adm mailbox list [-u <user>|-A]"),
+        (["mailbox", "--help"], 0, "create               [-u <user>|-A] [-s] <mailbox>"),
         (["--version"], 0, "resel-adm "),
         ([], 64, "usage: resel-adm"),
         (["mailbox"], 64, "mailbox <command>"),
@@ -86,3 +91,55 @@ def test_adm_user_shows_where_the_mail_of_this_user_lies(
     assert capsys.readouterr().out == (
         "maildir:/var/vmail/resel.fr/lcarr:INDEX=/home/lcarr/index\n"
     )
+
+
+@pytest.fixture
+def stranger() -> Iterator[Path]:
+    """A main.cf whose user file the caller, who is not root, may not read."""
+    with tempfile.TemporaryDirectory(prefix="resel-adm-") as made:
+        here = Path(made)
+        here.chmod(0o755)
+        users = here / "users"
+        users.write_text("lcarr:{PLAIN}x::::::\n")
+        users.chmod(0)
+        (here / "mail.eml").write_text("Subject: x\n\nx\n")
+        (here / "main.cf").write_text(
+            f"passdb = passwd-file:{users}\nuserdb = passwd-file:{users}\n"
+            f"mail_location = maildir:{here}/%n\ndata_directory = {here}/data\n"
+        )
+        for name in ("main.cf", "mail.eml"):
+            (here / name).chmod(0o644)
+        before = os.geteuid()
+        os.seteuid(before or 65534)
+        try:
+            yield here / "main.cf"
+        finally:
+            os.seteuid(before)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "user lcarr",
+        "user *",
+        "auth test lcarr x",
+        "auth lookup lcarr",
+        "mailbox list -u lcarr",
+        "quota get -A",
+    ],
+)
+def test_who_may_not_read_the_users_is_told_so(
+    command: str, stranger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-c", str(stranger), *command.split()]) == 77
+    told = f"resel-adm: fatal: {stranger.parent}/users: Permission denied; "
+    assert capsys.readouterr().err.splitlines()[-1].startswith(told)
+
+
+def test_lda_names_the_users_it_may_not_read(
+    stranger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """75 all the same: the caller keeps the message."""
+    mail = stranger.parent / "mail.eml"
+    assert lda.main(["-c", str(stranger), "-d", "lcarr", "-p", str(mail)]) == 75
+    assert "/users: Permission denied" in capsys.readouterr().err
