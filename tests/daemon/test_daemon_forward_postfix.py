@@ -3,6 +3,7 @@ mailboxes and files."""
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import re
@@ -34,6 +35,7 @@ FORWARD = {
 }
 INCLUDE = 'news, "|touch DIR/files/included"\nbackup\n'
 MAIL = "Subject: x\nFrom: a@b.c\nDate: Tue, 24 Nov 2026 07:00:00 +0000\nMessage-ID: <1@b.c>\n\nhello\nFrom x\n"
+SENDER = "s@b.c"
 TO = ["news", "games", "backup", "man", "lp", "list", "irc+ext", "www-data", "sys", "uucp"]
 COMMON = """
 queue_directory = {path}/queue
@@ -75,19 +77,19 @@ def result(path: Path) -> dict[str, tuple[int, int, str]]:
     return found
 
 
-def await_quiet(path: Path) -> dict[str, tuple[int, int, str]]:
-    """What is there once nothing has changed for a while."""
-    until = time.monotonic() + 40
-    before: dict[str, tuple[int, int, str]] = {}
-    since = time.monotonic()
-    while time.monotonic() < until:
-        now = result(path)
-        if now != before:
-            before, since = now, time.monotonic()
-        elif len(now) > 5 and time.monotonic() - since > 3:
-            break
-        time.sleep(0.2)
-    return before
+def await_done(path: Path, listing: list[str | Path]) -> dict[str, tuple[int, int, str]]:
+    """What is there once nothing waits but bounces, which nobody takes. listing: the command that
+    shows the queue as `postqueue -j` does."""
+    until = time.monotonic() + 100
+    # Postfix's looks at one queue after the other, and may miss what moves meanwhile.
+    empty = 0
+    while empty < 3 and time.monotonic() < until:
+        shown = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
+        rows = [json.loads(line) for line in shown.splitlines()]
+        waiting = {each["address"] for row in rows for each in row["recipients"]} - {SENDER}
+        empty = 0 if waiting else empty + 1
+        time.sleep(0.05)
+    return result(path)
 
 
 @pytest.fixture
@@ -117,9 +119,9 @@ def by_postfix(path: Path, need: Callable[[str], str]) -> dict[str, tuple[int, i
     subprocess.run([command, "-c", path / "etc", "start"], check=True, capture_output=True)
     try:
         for each in TO:
-            words = [sendmail, "-C", path / "etc", "-i", "-f", "s@b.c", f"{each}@pf.test"]
+            words = [sendmail, "-C", path / "etc", "-i", "-f", SENDER, f"{each}@pf.test"]
             subprocess.run(words, input=MAIL, text=True, check=True)
-        return await_quiet(path)
+        return await_done(path, [need("postqueue"), "-c", path / "etc", "-j"])
     finally:
         subprocess.run([command, "-c", path / "etc", "stop"], check=True, capture_output=True)
 
@@ -139,9 +141,10 @@ def by_us(path: Path) -> dict[str, tuple[int, int, str]]:
         try:
             client = _connect(Path(ready) / "smtp")
             for each in TO:
-                client.sendmail("s@b.c", [f"{each}@pf.test"], MAIL)
+                client.sendmail(SENDER, [f"{each}@pf.test"], MAIL)
             client.quit()
-            return await_quiet(path)
+            words = [sys.executable, "-m", "resel_mta.commands.queue", "-c", path, "-j"]
+            return await_done(path, words)
         finally:
             process.terminate()
             process.wait(30)

@@ -94,3 +94,10 @@ class Daemon:
             assert time.monotonic() < until, text
             time.sleep(0.02)
         return text
+
+    def await_taken(self) -> None:
+        """Nothing is left of what was dropped, of which the log tells earlier."""
+        until = time.monotonic() + 60
+        while left := list((self.queue / "drop").iterdir()):
+            assert time.monotonic() < until, left
+            time.sleep(0.02)
