@@ -23,8 +23,8 @@ from resel_lda.mime.preview import preview_of
 from resel_lda.mime.sections import (
     Node,
     envelope_of,
+    flat_structures,
     parse,
-    plain_structures,
     render_structures,
 )
 from resel_mta.disk import Disk
@@ -67,8 +67,10 @@ class Layer:
 
 def _structure(message: Whole) -> tuple[bytes, bytes]:
     bare = b"\r" not in message.stored
-    plain = plain_structures(message.stored if bare else message.octets, bare)
-    return plain or render_structures(message.root)
+    flat = flat_structures(message.stored if bare else message.octets, bare)
+    if flat is None and bare:
+        return render_structures(parse(message.stored, with_envelope=False), bare)
+    return flat or render_structures(message.root)
 
 
 def _content(message: Whole) -> tuple[bytes, str]:

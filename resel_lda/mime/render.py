@@ -16,7 +16,7 @@ from resel_lda.mime.params import (
     parse_languages,
     parse_token,
 )
-from resel_lda.mime.structure import ENVELOPE_FIELDS, Node, line_ends, only_part
+from resel_lda.mime.structure import ENVELOPE_FIELDS, Node
 
 _PLAIN = re.compile(rb"[\x01-\x09\x0b\x0c\x0e-\x21\x23-\x5b\x5d-\x7f]*")
 _QUOTABLE = re.compile(rb"[\x01-\x09\x0b\x0c\x0e-\x7f]*")
@@ -129,9 +129,9 @@ def render_bodystructure(node: Node) -> bytes:
     return render_structures(node)[1]
 
 
-def render_structures(root: Node) -> tuple[bytes, bytes]:
-    """(BODY, BODYSTRUCTURE). Children first, by an explicit stack: hostile mail nests deeper than a
-    call stack likes."""
+def render_structures(root: Node, bare: bool = False) -> tuple[bytes, bytes]:
+    """(BODY, BODYSTRUCTURE). bare: the message has no CR, but its LF would get one. Children first,
+    by an explicit stack: hostile mail nests deeper than a call stack likes."""
     done: dict[int, tuple[bytes, bytes]] = {}
     for node in reversed(list(root.walk())):
         inner = inner_full = b""
@@ -139,29 +139,19 @@ def render_structures(root: Node) -> tuple[bytes, bytes]:
             made = [done.pop(id(child)) for child in node.children]
             inner = b"".join([short for short, _ in made])
             inner_full = b"".join([full for _, full in made])
+        size = node.size + (node.lines if bare else 0)
         if node.is_multipart:
-            done[id(node)] = _multipart(node, inner, inner_full)
+            done[id(node)] = multipart_structures(node, inner, inner_full)
         elif node.is_message and node.children:
-            done[id(node)] = _message(node, inner, inner_full)
+            done[id(node)] = _message(node, size, inner, inner_full)
         else:
-            fields = tuple(node.fields) if node.is_mime else ()
-            done[id(node)] = _leaf(fields, node.size, node.lines)
+            said = leaf_fields(tuple(node.fields) if node.is_mime else ())
+            done[id(node)] = leaf_structures(said, size, node.lines)
     return done[id(root)]
 
 
-def plain_structures(message: bytes, bare: bool) -> tuple[bytes, bytes] | None:
-    """(BODY, BODYSTRUCTURE) of a message with CR LF line ends (bare: that has no CR, where its LF would
-    get one); None if it may have parts."""
-    found = only_part(message)
-    if found is None:
-        return None
-    fields, start = found
-    body = message[start:]
-    lines = line_ends(body)
-    return _leaf(tuple(fields), len(body) + (lines if bare else 0), lines)
-
-
-def _multipart(node: Node, inner: bytes, inner_full: bytes) -> tuple[bytes, bytes]:
+def multipart_structures(node: Node, inner: bytes, inner_full: bytes) -> tuple[bytes, bytes]:
+    """(BODY, BODYSTRUCTURE). inner, inner_full: those of its parts."""
     subtype = string(node.subtype) if node.subtype else b'"x-unknown"'
     return (
         b"(%b %b)" % (inner or _EMPTY_PART % b"", subtype),
@@ -177,36 +167,19 @@ def _multipart(node: Node, inner: bytes, inner_full: bytes) -> tuple[bytes, byte
     )
 
 
-def _message(node: Node, inner: bytes, inner_full: bytes) -> tuple[bytes, bytes]:
+def _message(node: Node, size: int, inner: bytes, inner_full: bytes) -> tuple[bytes, bytes]:
     """Of a part that is a message."""
-    said = _said(tuple(node.fields) if node.is_mime else ())
+    said = leaf_fields(tuple(node.fields) if node.is_mime else ())
     subtype = b"global" if node.subtype.lower() == b"global" else b"rfc822"
     head = b'"message" "%b" %b %b' % (subtype, _params(node.params), said.middle)
-    before = b"%b %d %b" % (head, node.size, render_envelope(node.children[0]))
+    before = b"%b %d %b" % (head, size, render_envelope(node.children[0]))
     return (
         b"(%b %b %d)" % (before, inner, node.lines),
         b"(%b %b %d %b)" % (before, inner_full, node.lines, said.tail),
     )
 
 
-def _leaf(fields: Fields, size: int, lines: int) -> tuple[bytes, bytes]:
-    """Of a part that holds no others, with these fields of MIME."""
-    said = _said(fields)
-    if said.is_text:
-        short = b"(%b %d %d" % (said.head, size, lines)
-    else:
-        short = b"(%b %d" % (said.head, size)
-    return short + b")", b"%b %b)" % (short, said.tail)
-
-
-def _said(fields: Fields) -> _LeafFields:
-    octets = 0
-    for _, value in fields:
-        octets += len(value)
-    return _make_leaf(fields) if octets > _MAX_REMEMBERED else _remembered_leaf(fields)
-
-
-class _LeafFields(NamedTuple):
+class LeafFields(NamedTuple):
     """What a leaf part's fields say. head: from the type to the encoding; middle: the same without
     type and parameters; tail: extension data."""
 
@@ -216,7 +189,24 @@ class _LeafFields(NamedTuple):
     is_text: bool
 
 
-def _make_leaf(fields: Fields) -> _LeafFields:
+def leaf_structures(said: LeafFields, size: int, lines: int) -> tuple[bytes, bytes]:
+    """(BODY, BODYSTRUCTURE) of a part that holds no others."""
+    if said.is_text:
+        short = b"(%b %d %d" % (said.head, size, lines)
+    else:
+        short = b"(%b %d" % (said.head, size)
+    return short + b")", b"%b %b)" % (short, said.tail)
+
+
+def leaf_fields(fields: Fields) -> LeafFields:
+    """fields: those of MIME that mean something."""
+    octets = 0
+    for _, value in fields:
+        octets += len(value)
+    return _make_leaf(fields) if octets > _MAX_REMEMBERED else _remembered_leaf(fields)
+
+
+def _make_leaf(fields: Fields) -> LeafFields:
     node = Node(0, None)
     node.fields = fields
     declared = node.field(b"content-type")
@@ -238,7 +228,7 @@ def _make_leaf(fields: Fields) -> _LeafFields:
     middle.append(string(encoding or b"7bit"))
     tail = [nstring(node.field(b"content-md5")), _disposition(node), _language(node)]
     tail.append(nstring(node.field(b"content-location")))
-    return _LeafFields(
+    return LeafFields(
         b" ".join([kind, params, *middle]), b" ".join(middle), b" ".join(tail), is_text
     )
 

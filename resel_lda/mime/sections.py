@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from resel_lda.mime.flat import flat_structures
 from resel_lda.mime.render import (
     envelope_of,
-    plain_structures,
     render_body,
     render_bodystructure,
     render_envelope,
@@ -26,11 +26,11 @@ __all__ = [
     "decoded_text",
     "envelope_of",
     "find_part",
+    "flat_structures",
     "header_fields",
     "header_of",
     "mime_of",
     "parse",
-    "plain_structures",
     "render_body",
     "render_bodystructure",
     "render_envelope",

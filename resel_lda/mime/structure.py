@@ -17,11 +17,11 @@ from resel_lda.mime.params import Params, parse_content_type
 
 MAX_PARTS = 10_000
 MAX_DEPTH = 100
-_MAX_BOUNDARY = 80
+MAX_BOUNDARY = 80
 _COPIED = 1 << 20
 # Octets of a part's header up to which it is remembered what it says.
 _MAX_REMEMBERED = 200
-_EMPTY_LINE = re.compile(rb"\n\r?\n")
+EMPTY_LINE = re.compile(rb"\n\r?\n")
 
 # The only fields that ENVELOPE and BODYSTRUCTURE ever look at.
 ENVELOPE_FIELDS = frozenset(
@@ -32,15 +32,15 @@ _CONTENT_FIELDS = frozenset(
     (b"content-type", b"content-transfer-encoding", b"content-id", b"content-description",
      b"content-disposition", b"content-md5", b"content-language", b"content-location")
 )  # fmt: skip
-_OF_PART = named(_CONTENT_FIELDS)
-_OF_MESSAGE = named(_CONTENT_FIELDS | {b"mime-version"})
+OF_PART = named(_CONTENT_FIELDS)
+OF_MESSAGE = named(_CONTENT_FIELDS | {b"mime-version"})
 _OF_ROOT = named(_CONTENT_FIELDS | ENVELOPE_FIELDS | {b"mime-version"})
 
 
 @lru_cache(maxsize=512)
 def _remembered_fields(header: bytes) -> Sequence[Field]:
     """Most parts have one of a few headers."""
-    return tuple(unfolded_fields(header, _OF_PART))
+    return tuple(unfolded_fields(header, OF_PART))
 
 
 class Node:
@@ -124,27 +124,8 @@ def leaf(part: bytes, header_end: int, body: int) -> Node:
     `Node` has them."""
     node = Node(0, None)
     node.header_end, node.body, node.end = header_end, body, len(part)
-    node.fields = unfolded_fields(part[:body], _OF_MESSAGE)
+    node.fields = unfolded_fields(part[:body], OF_MESSAGE)
     return node
-
-
-def only_part(data: bytes) -> tuple[list[Field], int] | None:
-    """(fields of MIME that mean something, where its body starts) of a message, whatever its line
-    ends, that is one part to the end; None of others."""
-    if data.startswith((b"\n", b"\r\n")):
-        return None
-    empty = _EMPTY_LINE.search(data)
-    body = empty.end() if empty is not None else len(data)
-    fields = unfolded_fields(data[:body], _OF_MESSAGE)
-    meant = False
-    for name, value in fields:
-        if name == b"content-type":
-            if parse_content_type(value).type.lower() in (b"multipart", b"message"):
-                return None
-            meant = True
-            break
-        meant = meant or name == b"mime-version"
-    return fields if meant else [], body
 
 
 def line_ends(octets: bytes) -> int:
@@ -215,11 +196,11 @@ class _Parser:
         if node.is_root and (self.with_envelope or node.parent is not None):
             node.fields = unfolded_fields(header, _OF_ROOT, b"subject")
         elif node.is_root:
-            node.fields = unfolded_fields(header, _OF_MESSAGE)
+            node.fields = unfolded_fields(header, OF_MESSAGE)
         elif len(header) <= _MAX_REMEMBERED:
             node.fields = _remembered_fields(header)
         else:
-            node.fields = unfolded_fields(header, _OF_PART)
+            node.fields = unfolded_fields(header, OF_PART)
         for name, value in node.fields:
             if name == b"content-type":
                 node.type, node.subtype, node.params = parse_content_type(value)
@@ -238,7 +219,7 @@ class _Parser:
             node.is_multipart = True
             for key, value in node.params:
                 if key.lower() == b"boundary":
-                    node.boundary = value[:_MAX_BOUNDARY]
+                    node.boundary = value[:MAX_BOUNDARY]
                     break
 
     def next_part(self, node: Node, depth: int) -> tuple[Node, int] | None:
@@ -305,7 +286,7 @@ class _Parser:
         if data.startswith(b"\r\n", start):
             return start + 2
         if self.empty_line[0] < start:
-            match = _EMPTY_LINE.search(data, start)
+            match = EMPTY_LINE.search(data, start)
             self.empty_line = (match.start(), match.end()) if match else (len(data), len(data))
         return self.empty_line[1]
 
