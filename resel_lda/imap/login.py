@@ -107,7 +107,7 @@ class Dialog:
 
     def _capabilities(self) -> str:
         words = list(basic.BASE)
-        if self._tls is not None and not self._stream.secured:
+        if self._tls is not None and self._tls.context() and not self._stream.secured:
             words.append("STARTTLS")
         if self.secured:
             words += [f"AUTH={mechanism}" for mechanism in self._sasl.mechanisms]

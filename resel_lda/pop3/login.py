@@ -133,7 +133,7 @@ class Dialog:
         """The capabilities that depend on the connection. What is announced before log-in is after
         it too (RFC 2449 §5)."""
         words = []
-        if self._tls is not None and not self._stream.secured:
+        if self._tls is not None and self._tls.context() and not self._stream.secured:
             words.append("STLS")
         if self.secured:
             self._mechanisms = self._mechanisms or self._sasl.mechanisms

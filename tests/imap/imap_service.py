@@ -43,10 +43,12 @@ class Lines:
 
 
 class FixedTLS:
-    def __init__(self, context: ssl.SSLContext) -> None:
+    """None: a server that was given no certificate."""
+
+    def __init__(self, context: ssl.SSLContext | None) -> None:
         self._context = context
 
-    def context(self) -> ssl.SSLContext:
+    def context(self) -> ssl.SSLContext | None:
         return self._context
 
 
@@ -86,8 +88,7 @@ async def imap_service(
     log = MailLog(sink, hostname="toad")
     pool = WorkerPool(settings, log)
     users = open_users(settings, log)
-    tls = FixedTLS(context) if context is not None else None
-    service = ImapService(settings, users, log, tls, pool)
+    service = ImapService(settings, users, log, FixedTLS(context), pool)
     running = Running(service, pool, sink, root)
     pool.start()
     plain, running.port = await listen(service.factory(implicit_tls=False))

@@ -76,6 +76,20 @@ async def test_imaplib_starttls(
         await in_thread(talk, running.port)
 
 
+async def test_without_a_certificate_starttls_is_not_offered(tmp_path: Path) -> None:
+    """A client that takes TLS where it is offered could not log in."""
+
+    def run(port: int) -> None:
+        client = imaplib.IMAP4("127.0.0.1", port)
+        assert "STARTTLS" not in client.capabilities
+        with pytest.raises(imaplib.IMAP4.error, match="TLS support isn't enabled"):
+            client.xatom("STARTTLS")
+        client.logout()
+
+    async with imap_service(tmp_path) as running:
+        await in_thread(run, running.port)
+
+
 async def test_wrong_password(tmp_path: Path) -> None:
     def talk(port: int) -> None:
         client = imaplib.IMAP4("127.0.0.1", port)

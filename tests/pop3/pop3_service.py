@@ -61,7 +61,7 @@ async def pop3_service(
     log = MailLog(sink, hostname="toad")
     pool = WorkerPool(settings, log)
     directory = open_users(settings, log)
-    tls = FixedTLS(context) if context is not None else None
+    tls = FixedTLS(context)
     pop3 = Pop3Service(settings, directory, log, tls, pool)
     imap = ImapService(settings, directory, log, tls, pool)
     running = Running(root, sink, pool)

@@ -57,6 +57,15 @@ async def connect(port: int, context: ssl.SSLContext | None = None) -> Talk:
     return talk
 
 
+async def test_without_a_certificate_stls_is_not_offered(tmp_path: Path) -> None:
+    async with pop3_service(tmp_path) as running:
+        talk = await connect(running.port)
+        assert await talk.say("CAPA") == "+OK"
+        assert "STLS" not in await talk.lines()
+        assert await talk.say("STLS") == "-ERR TLS support isn't enabled."
+        talk.close()
+
+
 async def test_pop3_answers_as_dovecot(tmp_path: Path) -> None:
     """Worded as a real Dovecot 2.3 was seen to answer."""
     async with pop3_service(tmp_path) as running:
