@@ -13,7 +13,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from resel_lda.maildir.names import IN_NEW, NameMaker, base_of, in_arrival_order
+from resel_lda.maildir.names import (
+    IN_NEW,
+    NameMaker,
+    base_of,
+    ending_of,
+    endings_of,
+    in_arrival_order,
+)
 from resel_mta.disk import Disk
 
 # maildir(5): what lies in tmp longer than this was left by a crash.
@@ -230,11 +237,10 @@ class MaildirFiles:
 
     def list_cur(self) -> dict[str, str]:
         """base -> name. Of two names that a rename during the listing showed, the later one."""
-        return {
-            name.partition(":")[0]: name
-            for name in os.listdir(self.cur)
-            if not name.startswith(".")
-        }
+        return {name.partition(":")[0]: name for name in self._names()}
+
+    def _names(self) -> list[str]:
+        return [name for name in os.listdir(self.cur) if name[0] != "."]
 
     def scan(self) -> tuple[dict[str, str], set[str]]:
         """Take in new/ and list cur/: (base -> name, bases that came from new/)."""
@@ -244,6 +250,18 @@ class MaildirFiles:
             for base, name in moved.items():
                 found.setdefault(base, name)
         return found, set(moved)
+
+    def scan_endings(self) -> dict[str, str]:
+        """As `scan`: base -> ending, in arrival order. For many names this is quicker."""
+        moved, clean = self.take_new(in_arrival_order(os.listdir(self.new)))
+        # Sorted by the whole names, they mostly are by what is before the ":" too.
+        found = endings_of(sorted(self._names()))
+        if not clean:
+            for base, name in moved.items():
+                found.setdefault(base, ending_of(name, base))
+        bases = list(found)
+        ordered = in_arrival_order(bases)
+        return found if ordered == bases else {base: found[base] for base in ordered}
 
     def dates(self, name: str) -> tuple[float, int] | None:
         """(internal date, save date) of a file in cur/; None if there is none of this name."""

@@ -243,8 +243,10 @@ class MaildirFolder(ReadableFolder):
         self.keep(asyncio.ensure_future(self._locked(work)))
 
     async def load(self) -> None:
-        async with self._background_turns.loads:
-            await self._run(self.index.load)
+        turns = self._background_turns
+        async with turns.loads:
+            with turns.waits():
+                await self._run(self.index.load)
         # Where nobody has to wait for it.
         loop = asyncio.get_running_loop()
         self._saving = loop.call_later(_SAVE_DELAY, self._later, self.index.save)

@@ -79,11 +79,10 @@ class FolderIndex(Numbering):
             self.state.unsettled = False
             self.set_unsettled(False)
 
-    def _show_all(self, found: Mapping[str, str]) -> None:
+    def _show_all(self, listed: Mapping[str, str]) -> None:
         """Files of a folder that is seen for the first time, all of which just got UIDs. They are
-        as old as its state."""
-        entries = self.uidlist.entries
-        endings = [ending_of(found[base], base) for base in entries]
+        as old as its state. listed: base -> ending."""
+        entries, endings = self.uidlist.entries, listed.values()
         kinds = {one: self._kind(one, self.highestmodseq) for one in set(endings)}
         self.uids = entries.copy()
         self.bases = dict(zip(entries.values(), entries, strict=True))

@@ -13,8 +13,8 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterable
-from operator import itemgetter
+from collections.abc import Iterable, Sequence
+from operator import contains, itemgetter
 
 FLAG_LETTERS = {
     "\\Draft": "D",
@@ -50,6 +50,19 @@ def ending_of(name: str, base: str) -> str:
     if name[0] != ".":
         return name[len(base) :]
     return IN_NEW + name[len(IN_NEW) + len(base) :]
+
+
+def endings_of(names: Sequence[str]) -> dict[str, str]:
+    """base -> ending of each of these names in cur/, in their order. Of two names of one message,
+    the later one's."""
+    text = "\n".join(names)
+    colons, ends = text.count(":"), text.count("\n") + 1
+    if colons == ends == len(names) and all(map(contains, names, itertools.repeat(":"))):
+        words = text.replace(":", "\n").split("\n")
+        infos = words[1::2]
+        endings = {info: f":{info}" for info in set(infos)}
+        return dict(zip(words[::2], map(endings.__getitem__, infos), strict=True))
+    return {(base := base_of(name)): name[len(base) :] for name in names}
 
 
 def joined(base: str, ending: str) -> str:

@@ -11,7 +11,7 @@ from resel_lda.mailbox import MailboxError
 from resel_lda.maildir.changelog import ChangeLog
 from resel_lda.maildir.dotlock import LockFile, dotlock
 from resel_lda.maildir.files import MaildirFiles
-from resel_lda.maildir.names import base_of, in_arrival_order
+from resel_lda.maildir.names import base_of
 from resel_lda.maildir.state import StateFile
 from resel_lda.maildir.uidlist import (
     FILE_NAME,
@@ -61,8 +61,8 @@ class Numbering(ChangeLog):
         return max(self._stamps) < self._scan_start - _STAMP_TRUST_NS
 
     def load_uidlist(self) -> tuple[int, dict[str, str] | None]:
-        """The first UID that no session was told of where `state` does not know it, and all files
-        if nobody knew the folder yet."""
+        """The first UID that no session was told of where `state` does not know it, and if nobody
+        knew the folder yet: base -> ending of all files, ascending by UID."""
         self.uidlist = read_uidlist(self.path)
         if self.uidlist.uidvalidity and self.uidlist.guid and not self.uidlist.damaged:
             return self.uidlist.next_uid, None
@@ -78,7 +78,7 @@ class Numbering(ChangeLog):
                 self.uidlist.uidvalidity = self._uidvalidity_source()
                 # One write for all that is in it.
                 self.mark_scan()
-                listed = self.files.scan()[0]
+                listed = self.files.scan_endings()
                 self._number(listed)
             self.uidlist.guid = self.uidlist.guid or new_guid()
             write_uidlist(self.files.disk, self.path, self.uidlist)
@@ -86,9 +86,9 @@ class Numbering(ChangeLog):
 
     def _number(self, listed: Collection[str]) -> None:
         uidlist = self.uidlist
-        bases, first = in_arrival_order(listed), max(uidlist.next_uid, 1)
-        uids = range(first, first + len(bases))
-        uidlist.entries = dict(zip(bases, uids, strict=True))
+        first = max(uidlist.next_uid, 1)
+        uids = range(first, first + len(listed))
+        uidlist.entries = dict(zip(listed, uids, strict=True))
         uidlist.next_uid = uids.stop
 
     @contextlib.contextmanager

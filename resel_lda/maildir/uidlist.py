@@ -12,8 +12,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from operator import itemgetter, lt
 
 from resel_lda.mailbox import MailboxError
@@ -188,21 +189,22 @@ def _read_header(found: Uidlist, line: str) -> bool:
     return found.uidvalidity > 0 and found.next_uid > 0
 
 
-def _lines(uidlist: Uidlist, entries: Iterable[tuple[str, int]]) -> bytes:
+def _lines(uidlist: Uidlist, entries: Mapping[str, int]) -> bytes:
     noted = uidlist.extensions
     if noted:
-        lines = [
+        words = [
             f"{uid} {noted[uid]} :{base}\n" if uid in noted else f"{uid} :{base}\n"
-            for base, uid in entries
+            for base, uid in entries.items()
         ]
-    else:
-        lines = [f"{uid} :{base}\n" for base, uid in entries]
-    return "".join(lines).encode("utf-8", "surrogateescape")
+        return "".join(words).encode("utf-8", "surrogateescape")
+    uids = map(str, entries.values())
+    plain = chain.from_iterable(zip(uids, repeat(" :"), entries, repeat("\n"), strict=False))
+    return "".join(plain).encode("utf-8", "surrogateescape")
 
 
 def append_entries(disk: Disk, path: str, uidlist: Uidlist, bases: Iterable[str]) -> None:
     """Add lines to the file as `uidlist` has it. Durable. The lock is held by the caller."""
-    lines = _lines(uidlist, [(base, uidlist.entries[base]) for base in bases])
+    lines = _lines(uidlist, {base: uidlist.entries[base] for base in bases})
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     try:
         size = os.fstat(fd).st_size
@@ -225,7 +227,7 @@ def write_uidlist(disk: Disk, path: str, uidlist: Uidlist) -> None:
     """Replace the whole file. Durable. The lock is held by the caller."""
     more = f" {uidlist.header_extensions}" if uidlist.header_extensions else ""
     header = f"3 V{uidlist.uidvalidity} N{uidlist.next_uid} G{uidlist.guid}{more}\n".encode()
-    body = _lines(uidlist, uidlist.entries.items())
+    body = _lines(uidlist, uidlist.entries)
     if uidlist.stamp is None and file_stamp(path) is None:
         _write_first(disk, path, header + body)
     else:
