@@ -206,7 +206,7 @@ class QueueStore(Protocol):
         octets: int = 0,
     ) -> list[Message]:
         """Up to `n` due messages, earliest first, with those recipients that are due; they belong
-        to `owner` for `lease` seconds from now, as does all it has.
+        to `owner` for `lease` seconds from now, as does all it has, be its lease run out or not.
 
         octets: so much content may come with the first of them; the others have none.
         queue_ids: only these, with all recipients that are not done, due or not; those that are

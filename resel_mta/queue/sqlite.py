@@ -290,8 +290,9 @@ class SQLiteStore(Upkeep):
 
         def operation(db: apsw.Connection) -> list[Message]:
             rows.unclaim(db, owner, lost)
-            rows.release_expired(db, now)
+            # First its own: it is delivering those, however long the machine was asleep.
             rows.set_lease(db, owner, now + lease)
+            rows.release_expired(db, now)
             if wanted is None:
                 found = rows.claim(db, rows.due_numbers(db, now, n), owner, now)
             else:

@@ -323,11 +323,11 @@ class MemoryStore:
         octets: int = 0,
     ) -> list[Message]:
         now = self._clock()
+        self._leases[owner] = now + lease
         for name in [name for name, until in self._leases.items() if until < now]:
             del self._leases[name]
             for row in self._rows.values():
                 row.owner = None if row.owner == name else row.owner
-        self._leases[owner] = now + lease
         wanted = None if queue_ids is None else set(queue_ids)
         found = [
             row

@@ -141,6 +141,16 @@ async def test_claimed_at_once_when_entered_for_an_owner(store: QueueStore) -> N
     assert len(await store.claim("you", 60, 10)) == 1
 
 
+async def test_what_is_under_way_is_not_claimed_again_after_a_sleep(
+    store: QueueStore, clock: Clock
+) -> None:
+    await store.enter(make_message(store))
+    assert len(await store.claim("me", 60, 10)) == 1
+    clock.now += 3600
+    assert await store.claim("me", 60, 10) == []
+    assert await store.claim("other", 60, 10) == []
+
+
 async def test_lease_that_runs_out_frees_the_messages(store: QueueStore, clock: Clock) -> None:
     await store.enter(make_message(store))
     assert len(await store.claim("dead", 60, 10)) == 1
