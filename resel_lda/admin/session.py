@@ -95,12 +95,12 @@ class AdminSession:
             self._task.cancel()
 
     async def run(self) -> str:
-        """Serve one command; what it was, for the log."""
+        """Serve one command; what it was, or why it did not end, for the log."""
         self._task = asyncio.create_task(self._serve())
         try:
             return await self._task
         except ConnectionLost:
-            return "Connection closed"
+            return self._stream.why_lost
         finally:
             self._task.cancel()
 

@@ -47,3 +47,21 @@ async def test_an_answer_is_read_though_the_message_was_not(tmp_path: Path) -> N
         "exit": 68,
     }
     await store.close()
+
+
+async def test_the_log_says_that_the_asker_took_no_answer(tmp_path: Path) -> None:
+    settings = Settings.build("server", mail_location=f"maildir:{tmp_path}/%u")
+    store = MaildirStore(User("u"), settings, Disk(), MailLog(StreamSink(2)))
+    new = tmp_path / "u" / "new"
+    new.mkdir(parents=True)
+    (new / "1.a.host").write_bytes(b"Subject: large\n\n" + b"line\n" * 400_000)
+    ours, theirs = socket.socketpair()
+    stream = Stream(stall_limit=0.05)
+    await asyncio.get_running_loop().create_unix_connection(lambda: stream, sock=theirs)
+    request = {"command": "fetch", "args": {"fields": ["text"], "query": ["mailbox", "INBOX"]}}
+    with ours:
+        ours.sendall(json.dumps(request).encode() + b"\n")
+        session = AdminSession(stream, User("u"), store, settings, print)
+        async with asyncio.timeout(20):
+            assert await session.run() == "Client does not take what is sent to it"
+    await store.close()
