@@ -286,6 +286,10 @@ class Mailbox(Protocol):
         """RFC822.SIZE of the messages."""
         ...
 
+    async def likely_sizes(self, uids: Sequence[int]) -> Mapping[int, int]:
+        """About how many octets the messages have: no message is read for it."""
+        ...
+
     @property
     def mailbox_id(self) -> str:
         """The folder's object identifier (RFC 8474 §4): it keeps it when it is renamed."""

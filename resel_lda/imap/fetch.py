@@ -301,7 +301,7 @@ def _slices(pairs: Pairs, count: int) -> Iterator[Pairs]:
 async def _batches(mailbox: Mailbox, pairs: Pairs, needs: Need) -> list[_Batch]:
     if not needs & Need.MESSAGE:
         return [_Batch(some) for some in _slices(pairs, _PARTS_BATCH)]
-    sizes = await mailbox.sizes([uid for _, uid in pairs])
+    sizes = await mailbox.likely_sizes([uid for _, uid in pairs])
     batches: list[_Batch] = []
     batch: list[tuple[int, int]] = []
     octets = 0

@@ -3,12 +3,14 @@
 An EMAILID is made of the message's octets and its internal date, which is all of a message that
 never changes; so a copy or a moved message has that of the original, also where `state` and `cache`
 are lost (RFC 8474 §5.1). A THREADID is made of the first message id in References, else
-In-Reply-To, else Message-ID: it is known at once and never changes. Everything here blocks.
+In-Reply-To, else Message-ID: it is known at once and never changes. What does not say otherwise blocks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 from collections.abc import Sequence
 
 import apsw
@@ -16,6 +18,7 @@ import apsw
 from resel_lda.maildir.content import MessageReader
 from resel_lda.maildir.dates import internal_dates
 from resel_lda.maildir.index import FolderIndex
+from resel_lda.maildir.names import size_in_name
 
 
 def object_ids(
@@ -48,3 +51,26 @@ def previews(reader: MessageReader, uids: Sequence[int], ready: bool) -> dict[in
         # A damaged cache has nothing ready; who asks without LAZY has it reported.
         return {}
     return {uid: row[0] for uid, row in rows.items()}
+
+
+def named_sizes(index: FolderIndex, uids: Sequence[int]) -> dict[int, int]:
+    """Of those messages whose files' names say it, with whatever line ends. Does not block."""
+    sizes: dict[int, int] = {}
+    for uid in uids:
+        base = index.bases.get(uid, "")
+        size = size_in_name(base, "W") or size_in_name(base, "S")
+        if size is not None:
+            sizes[uid] = size
+    return sizes
+
+
+def file_sizes(index: FolderIndex, uids: Sequence[int]) -> dict[int, int]:
+    """As the files are. Those that are gone, or were renamed just now, are left out. Raises
+    OSError."""
+    sizes: dict[int, int] = {}
+    for uid in uids:
+        name = index.name(uid)
+        if name is not None:
+            with contextlib.suppress(FileNotFoundError):
+                sizes[uid] = os.stat(index.files.path(name)).st_size
+    return sizes

@@ -248,6 +248,13 @@ class ReadableFolder:
     async def sizes(self, uids: Sequence[int]) -> Mapping[int, int]:
         return await self._in_thread(self.reader.sizes, uids)
 
+    async def likely_sizes(self, uids: Sequence[int]) -> Mapping[int, int]:
+        sizes = facts.named_sizes(self.index, uids)
+        unnamed = [uid for uid in uids if uid not in sizes]
+        if unnamed:
+            sizes.update(await self._in_thread(facts.file_sizes, self.index, unnamed))
+        return sizes
+
     async def internal_dates(self, uids: Sequence[int]) -> Mapping[int, float]:
         known = self.index.dates
         if any(uid not in known for uid in uids):

@@ -187,6 +187,9 @@ class FakeMailbox:
     async def sizes(self, uids: Sequence[int]) -> Mapping[int, int]:
         return {uid: len(self.data[uid]) for uid in uids if uid in self.data}
 
+    async def likely_sizes(self, uids: Sequence[int]) -> Mapping[int, int]:
+        return await self.sizes(uids)
+
     @property
     def mailbox_id(self) -> str:
         return f"F{self.uidvalidity}"
