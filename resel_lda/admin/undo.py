@@ -64,16 +64,17 @@ async def undelete(work: Work) -> None:
 
 
 async def _bring_back(work: Work, inside: Work) -> None:
-    count = 0
+    found = False
     async for match in messages.matching(inside, ""):
         if not match.uids:
             continue
+        found = True
         target = match.folder.name
         back = await messages.copy_into(work, match, target)
         await match.folder.expunge(back)
-        count += len(back)
-        await work.tell.info(f"{messages_text(len(back))} back in {work.names.shown(target)}")
-    if not count:
+        if back:
+            await work.tell.info(f"{messages_text(len(back))} back in {work.names.shown(target)}")
+    if not found:
         await work.tell.problem("No message that is kept matches", EX_NOTFOUND)
 
 

@@ -206,3 +206,18 @@ def test_undo_commands(place: Place, capsys: pytest.CaptureFixture[str]) -> None
     assert place.adm("expunge", "--purge", "-u", "lcarr", "mailbox", "INBOX", "all") == 0
     assert capsys.readouterr() == ("", "")
     assert place.kept() == []
+
+
+async def test_undo_over_quota_says_only_that(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What does not come back stays in the bin; it did match."""
+    store = place.open()
+    await fill(store, "INBOX")
+    await expunge(store, "INBOX", 1, 2, 3)
+    await store.close()
+    place.values["quota_storage_size"] = "1"
+    assert await asyncio.to_thread(place.adm, "undelete", "-u", "lcarr", "all") == 73
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "Quota exceeded" in line] == said != []
+    assert len(place.kept()) == 3
