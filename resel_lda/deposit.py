@@ -1,7 +1,8 @@
 """Putting one message into one mailbox: what is done on disk, in a thread.
 
 The message is on disk, synced, under its final name in new/ and that directory synced, before it
-is reported as delivered. What is unexpected defers; only a full quota bounces.
+is reported as delivered. What is unexpected defers; only a full quota bounces, unless
+quota_full_tempfail says otherwise.
 """
 
 from __future__ import annotations
@@ -103,9 +104,8 @@ class ThreadDepositor:
             quota.changed([base], 1)
             if self._delivered is not None:
                 self._delivered(job.user.name, location, base)
-        except MailboxError:
-            text = f"mailbox of {job.user.name} is full: quota exceeded"
-            return Bounced(Reply(554, "5.2.2", text), relay=job.relay)
+        except MailboxError as error:
+            return _refused(job, error, settings)
         except OSError as error:
             return _failed(job, location, error)
         except (TempFail, PermFail) as error:
@@ -147,12 +147,21 @@ class ThreadDepositor:
         return Delivered(Reply(250, "2.0.0", "delivered to mailbox"), relay=job.relay)
 
 
+def _refused(job: Job, error: MailboxError, settings: Settings) -> Outcome:
+    """A full quota is answered as Dovecot's LMTP server and LDA do."""
+    if error.code != "OVERQUOTA":
+        return deferred(job, error.text, "4.2.0")
+    if settings.flag("quota_full_tempfail"):
+        return deferred(job, error.text, "4.2.2", 452)
+    return Bounced(Reply(552, "5.2.2", error.text), relay=job.relay)
+
+
 def _failed(job: Job, location: MailLocation, error: OSError) -> Outcome:
     number = error.errno or errno.EIO
     where = f"maildir delivery to {location.inbox} failed"
     if number == errno.ENOSPC:
-        return deferred(job, f"{where}: disk full", "4.3.1")
+        return deferred(job, f"{where}: disk full", "4.3.1", 452)
     if number == errno.EDQUOT:
-        return deferred(job, f"{where}: disk quota exceeded", "4.2.2")
+        return deferred(job, f"{where}: disk quota exceeded", "4.2.2", 452)
     path = f"{error.filename}: " if isinstance(error.filename, str) else ""
     return deferred(job, f"{where}: {path}{os.strerror(number)}", "4.2.0")

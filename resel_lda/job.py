@@ -29,9 +29,9 @@ class Job:
     relay: str
 
 
-def deferred(job: Job, text: str, enhanced: str) -> Outcome:
+def deferred(job: Job, text: str, enhanced: str, code: int = 451) -> Outcome:
     """It is to be tried again."""
-    return Deferred(Reply(451, enhanced, text), relay=job.relay)
+    return Deferred(Reply(code, enhanced, text), relay=job.relay)
 
 
 def message_blocks(content: Content, job: Job, *, delivered_to: bool = True) -> Iterator[bytes]:

@@ -24,6 +24,7 @@ text namespace_separator = . ## The character between the levels of a mailbox na
 text mail_uid = ## The owner of mailboxes of users whose userdb gives no uid; never 0.
 text mail_gid = ## Their group.
 space quota_storage_size = 0 ## How much a user may store, in octets or with K, M, G; 0: no limit.
+flag quota_full_tempfail = no ## Defer mail for a mailbox over quota (452 4.2.2) instead of refusing it (552 5.2.2).
 time(0..) queue_trash_time = 7d ## How long mail that was deleted from the queue can be brought back; 0: not at all.
 time(3600..) queue_ledger_time = 30d ## How far back resel-queue audit can look.
 time(0..) expunge_keep_time = 7d ## How long expunged mail can be brought back; 0: not at all.
