@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ from resel_lda.imap.stream import Stream
 from resel_lda.mailbox import MailboxError, MailStore
 from resel_lda.maildir.background import Background
 from resel_lda.maildir.layout import MailLocation
+from resel_lda.maildir.reserve import keep_reserve
 from resel_lda.maildir.store import MaildirStore
 from resel_lda.pop3.drop import DropLock
 from resel_lda.sessions import ADMIN, DELIVERY, Running, make_session, refuse, user_of
@@ -88,11 +90,13 @@ class Worker:
         """Until the front closes the socket or `stop` is called."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._control.fileno(), self._readable)
+        reserve = loop.create_task(keep_reserve(lambda: self._settings, self._log))
         try:
             await self._ending.wait()
             loop.remove_reader(self._control.fileno())
             await self._drain()
         finally:
+            reserve.cancel()
             loop.remove_writer(self._control.fileno())
             loop.remove_reader(self._control.fileno())
             self._control.close()
@@ -352,6 +356,8 @@ def main(open_store: OpenStore = open_maildir) -> int:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
+    # What the modules hold stays; to look through all of it takes as long as a SELECT does.
+    gc.freeze()
     with contextlib.suppress(KeyboardInterrupt):
         uvloop.run(serve(control, open_store))
     return 0
