@@ -79,21 +79,22 @@ class Bin:
         now = time.time()
         if now - self._swept > _SWEEP_EVERY:
             self.sweep()
-        if self._is_free():
+        if self.is_free():
             return True
-        for _, path, _ in sorted(self._messages()):
-            self._remove(path)
-            if self._is_free():
+        for _, path, _ in sorted(self.messages()):
+            self.remove(path)
+            if self.is_free():
                 return True
-        return self._is_free()
+        return self.is_free()
 
-    def _is_free(self) -> bool:
+    def is_free(self) -> bool:
+        """Whether the reserve is there."""
         if not self._reserve:
             return True
         space = os.statvfs(os.path.dirname(self.root))
         return space.f_bavail * space.f_frsize >= self._reserve
 
-    def _messages(self) -> Iterator[tuple[float, str, int]]:
+    def messages(self) -> Iterator[tuple[float, str, int]]:
         """(when it was expunged, path, octets) of each."""
         for directory in self._directories():
             with contextlib.suppress(FileNotFoundError):
@@ -111,19 +112,19 @@ class Bin:
         """Remove what has been kept long enough."""
         self._swept = time.time()
         limit = self._swept - self.keep
-        for when, path, _ in list(self._messages()):
+        for when, path, _ in list(self.messages()):
             if when < limit:
-                self._remove(path)
+                self.remove(path)
 
-    def _remove(self, path: str) -> None:
+    def remove(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._disk.unlink(path)
 
     def empty(self) -> tuple[int, int]:
         """Remove everything: (messages, octets)."""
         count = octets = 0
-        for _, path, size in list(self._messages()):
-            self._remove(path)
+        for _, path, size in list(self.messages()):
+            self.remove(path)
             count += 1
             octets += size
         return count, octets
