@@ -28,7 +28,6 @@ from resel_lda.mailbox import MailboxError, MailStore
 from resel_lda.maildir.background import Background
 from resel_lda.maildir.layout import MailLocation
 from resel_lda.maildir.reserve import keep_reserve
-from resel_lda.maildir.reserve import keep_reserve
 from resel_lda.maildir.store import MaildirStore
 from resel_lda.pop3.drop import DropLock
 from resel_lda.sessions import ADMIN, DELIVERY, Running, make_session, refuse, user_of
