@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from resel_lda.imap import fetch, search_context, search_run
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.parser import Parser
@@ -18,18 +21,12 @@ async def search(session: Session, tag: bytes, args: Parser, by_uid: bool) -> st
     options = parse_options(args, fetch.parse_items)
     if options is None and session.rev2:
         options = Options({b"ALL"})
-    saving = options is not None and b"SAVE" in options.words
-    try:
+    with saving(view, options):
         program = _program(session, view, args)
         context = None
         if options is not None and b"UPDATE" in options.words:
             context = search_context.begin(session, view, tag, by_uid, program, options.items)
         found = await search_run.find(session, view, program)
-    except (Refused, MailboxError) as error:
-        if saving and not (isinstance(error, Refused) and error.status == "BAD"):
-            # RFC 5182 §2.1: nothing is saved by a search that failed.
-            view.saved = []
-        raise
     uids = [uid for _, uid in found]
     result = uids if by_uid else [sequence for sequence, _ in found]
     if options is None:
@@ -42,6 +39,18 @@ async def search(session: Session, tag: bytes, args: Parser, by_uid: bool) -> st
     if context is not None:
         context.keep(session, uids)
     return "Search completed."
+
+
+@contextlib.contextmanager
+def saving(view: View, options: Options | None) -> Iterator[None]:
+    """RFC 5182 §2.1: nothing is saved by a search that fails in it."""
+    try:
+        yield
+    except (Refused, MailboxError) as error:
+        bad = isinstance(error, Refused) and error.status == "BAD"
+        if options is not None and b"SAVE" in options.words and not bad:
+            view.saved = []
+        raise
 
 
 def answer(

@@ -8,7 +8,7 @@ from typing import Any
 
 from resel_lda.imap import fetch, search_context, search_run
 from resel_lda.imap.parser import ParseError, Parser
-from resel_lda.imap.search import answer
+from resel_lda.imap.search import answer, saving
 from resel_lda.imap.search_program import Program, charset, parse_program
 from resel_lda.imap.search_result import parse_options
 from resel_lda.imap.session import Session
@@ -37,7 +37,6 @@ async def sort(session: Session, tag: bytes, args: Parser, by_uid: bool) -> str:
     options = parse_options(args, fetch.parse_items)
     criteria = _criteria(args)
     args.space()
-    program = parse_search(session, view, args)
 
     async def order(view: View) -> Sequence[int]:
         known: Sequence[int] | None = view.memo(("sort", criteria))
@@ -46,11 +45,14 @@ async def sort(session: Session, tag: bytes, args: Parser, by_uid: bool) -> str:
             view.remember(("sort", criteria), known)
         return known
 
-    context = None
-    if options is not None and b"UPDATE" in options.words:
-        context = search_context.begin(session, view, tag, by_uid, program, options.items, order)
-    found = await search_run.find(session, view, program)
-    uids = _in_order(found, await order(view))
+    with saving(view, options):
+        program = parse_search(session, view, args)
+        context = None
+        if options is not None and b"UPDATE" in options.words:
+            items = options.items
+            context = search_context.begin(session, view, tag, by_uid, program, items, order)
+        found = await search_run.find(session, view, program)
+        uids = _in_order(found, await order(view))
     result = uids
     if not by_uid:
         sequences = {uid: sequence for sequence, uid in found}

@@ -50,6 +50,16 @@ async def test_esort(store: MailStore) -> None:
             C: g SORT RETURN (PARTIAL -1:-2) (SUBJECT) UTF-8 ALL
             S: * ESEARCH (TAG "g") PARTIAL (-1:-2 1,4)
             S: g OK Sort completed.
+            C: h SORT RETURN (SAVE) (BOGUS) UTF-8 ALL
+            S: h BAD ...
+            C: i UID SEARCH $
+            S: * SEARCH 1 2
+            S: i OK Search completed.
+            C: j SORT RETURN (SAVE) (SUBJECT) KOI8-R ALL
+            S: j NO [BADCHARSET ...
+            C: k UID SEARCH $
+            S: * SEARCH
+            S: k OK Search completed.
         """)
 
 
