@@ -74,6 +74,10 @@ class Conduct(Connection):
             self.busy = True
             self._slowed = self.loop.call_later(options.error_sleep_time, self._resume)
 
+    @property
+    def is_slowed(self) -> bool:
+        return self._slowed is not None
+
     def _resume(self) -> None:
         self._slowed = None
         self.busy = False

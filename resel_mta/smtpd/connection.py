@@ -68,6 +68,7 @@ class Connection(SMTP, abc.ABC):
         self._reading_paused = False
         self._eof = False
         self._out: list[bytes] = []
+        self._in_turn = False
         self._write_paused = False
         self._active = loop.time()
         self.transcript: Transcript | None = None
@@ -247,8 +248,20 @@ class Connection(SMTP, abc.ABC):
         self.say(status)
         self.flush()
 
+    def flush_soon(self) -> None:
+        """Send what is to be said when the service sends (`send_soon`)."""
+        if self._out and not self._in_turn:
+            self._in_turn = True
+            self.service.send_soon(self)
+
+    def flush_in_turn(self) -> None:
+        """The service sends. A reply that is to slow the client down waits longer."""
+        self._in_turn = False
+        if not self.is_slowed:
+            self.flush()
+
     def flush(self) -> None:
-        """Send what is to be said. Whether the client reads it shows in `_write_paused`."""
+        """Send what is to be said, now. Whether the client reads it shows in `_write_paused`."""
         out = self._out
         if not out:
             return
@@ -277,6 +290,7 @@ class Connection(SMTP, abc.ABC):
         # client may send its EHLO together with the handshake's last flight.
         self.unread(b"")
         self._forget_held()
+        self.flush()
         if self.transport is None:
             raise Lost
         try:
@@ -317,6 +331,11 @@ class Connection(SMTP, abc.ABC):
         self.service.log.event(self.service.log_name, text, queue_id, client_ip=self.client.address)
 
     # -- the conversation ---------------------------------------------------------------------
+
+    @property
+    @abc.abstractmethod
+    def is_slowed(self) -> bool:
+        """Whether the client is to wait for the last reply."""
 
     @abc.abstractmethod
     def consume(self) -> None:

@@ -91,6 +91,7 @@ class SmtpService:
         self.postmaster = Postmaster(self.log_name, intake, log)
         self._counter = counter if counter is not None else ConnectionCounter()
         self._sessions: set[Connection] = set()
+        self._speaking: list[Connection] = []
         self._empty = asyncio.Event()
         self._empty.set()
         self._stopping = False
@@ -183,6 +184,25 @@ class SmtpService:
         self._counter.remove(session.client.address)
         if not self._sessions:
             self._empty.set()
+
+    def send_soon(self, session: Connection) -> None:
+        """Have it say what it has to say once all is read that this turn of the event loop brought.
+
+        Waking a process costs more than sending to it. Where replies go out one after the other,
+        and not each between two commands that are read, a client that has several sessions is
+        woken once for them, and so is a processor that slept.
+        """
+        if len(self._sessions) == 1:
+            session.flush_in_turn()
+            return
+        if not self._speaking:
+            session.loop.call_soon(self._send)
+        self._speaking.append(session)
+
+    def _send(self) -> None:
+        speaking, self._speaking = self._speaking, []
+        for session in speaking:
+            session.flush_in_turn()
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """One timer for all: a timer each, started anew with each command, would cost more than

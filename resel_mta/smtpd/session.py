@@ -133,7 +133,7 @@ class Session(Conduct):
             self._end()
             return
         if self._slowed is None:
-            self.flush()
+            self.flush_soon()
 
     def _read_commands(self) -> bool:
         """The consumer where no command has its own. True: something else is to be done first."""
