@@ -21,9 +21,9 @@ import asyncio
 import contextlib
 import threading
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future as ThreadFuture
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import apsw
@@ -78,10 +78,13 @@ class Writer:
         self._reserve = reserve
         self._report = report
         self._damaged = damaged
-        self._jobs: deque[Job] = deque()
+        # None is the last. Written in C: a Condition is Python that the two threads wait for.
+        self._handed: SimpleQueue[list[Job] | None] = SimpleQueue()
+        # Used in the thread alone: handed over, and in no group yet.
+        self._jobs: list[Job] = []
+        self._at_end = False
         self._gathering: list[Job] = []
         self._patience = Patience()
-        self._wake = threading.Condition(threading.Lock())
         self._stopping = False
         self._refused: list[Refused] = []
         # Refused for want of room, and rolled back; but what was written of them is read again if
@@ -148,18 +151,14 @@ class Writer:
 
     def _hand_over(self) -> None:
         """What this turn of the event loop brought, in one go."""
-        with self._wake:
-            if not self._jobs:
-                self._wake.notify()
-            self._jobs += self._gathering
-        self._gathering = []
+        gathered, self._gathering = self._gathering, []
+        self._handed.put(gathered)
 
     async def close(self) -> None:
         """Do what is waiting, then close the database."""
         self._stopping = True
         self._hand_over()
-        with self._wake:
-            self._wake.notify()
+        self._handed.put(None)
         await asyncio.wrap_future(self._closed)
         self._thread.join()
 
@@ -177,19 +176,23 @@ class Writer:
 
     def _next_group(self) -> list[Job] | None:
         """None at the end; empty when it is time to tidy up."""
-        with self._wake:
-            while not self._jobs:
-                if self._stopping:
-                    return None
-                if not self._wake.wait(self._pause):
-                    return []
-            jobs = self._jobs
-            if len(jobs) <= GROUP_LIMIT:
-                group = list(jobs)
-                jobs.clear()
-            else:
-                group = [jobs.popleft() for _ in range(GROUP_LIMIT)]
-        return group
+        handed = self._handed
+        while not (self._jobs or self._at_end):
+            try:
+                self._take(handed.get(timeout=self._pause))
+            except Empty:
+                return []
+        while not handed.empty():
+            self._take(handed.get())
+        group = self._jobs[:GROUP_LIMIT]
+        self._jobs = self._jobs[GROUP_LIMIT:]
+        return group or None
+
+    def _take(self, jobs: list[Job] | None) -> None:
+        if jobs is None:
+            self._at_end = True
+        else:
+            self._jobs += jobs
 
     def _tidy(self) -> bool:
         if self._db is None or not self._settled:
