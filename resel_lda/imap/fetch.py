@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from resel_lda.imap import fetch_items, fetch_large, fetch_ready
+from resel_lda.imap import fetch_items, fetch_large, fetch_ready, fetch_whole
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.fetch_binary import parse_binary
 from resel_lda.imap.fetch_items import Item, Loaded, Need
@@ -139,12 +139,13 @@ async def _run(session: Session, view: View, pairs: Pairs, items: list[Item]) ->
     if plan is not None:
         return await _ready_made(session, view, pairs, plan)
     marks = not view.read_only and any(item.sets_seen for item in items)
+    whole = fetch_whole.template(items, view.head)
     cut = bool(needs & Need.MESSAGE) and fetch_large.can_be(items)
     if len(pairs) == 1:
         if cut and await _in_pieces(session, view, pairs, needs, items, marks):
             return 0
         loaded = await load(view, pairs, needs, items)
-        failure = await _answer(session, view, loaded, items, marks)
+        failure = await _answer(session, view, loaded, items, marks, whole)
         if failure is not None:
             raise failure
         return 1 - len(loaded)
@@ -164,7 +165,7 @@ async def _run(session: Session, view: View, pairs: Pairs, items: list[Item]) ->
                 following = batches[number + 1].pairs
                 ahead = asyncio.ensure_future(load(view, following, needs, items))
             missing += len(batch) - len(loaded)
-            failure = await _answer(session, view, loaded, items, marks) or failure
+            failure = await _answer(session, view, loaded, items, marks, whole) or failure
             # A large one is not kept while the client takes it.
             del loading, loaded
             await session.flush()
@@ -202,10 +203,18 @@ async def _in_pieces(
 
 
 async def _answer(
-    session: Session, view: View, loaded: list[Loaded], items: list[Item], marks: bool
+    session: Session,
+    view: View,
+    loaded: list[Loaded],
+    items: list[Item],
+    marks: bool,
+    whole: fetch_whole.Template | None,
 ) -> Refused | None:
     """Why one of the messages could not be told; the others are."""
     told = await _mark_seen(view, loaded) if marks else set()
+    if whole is not None and not told:
+        session.extend(whole.pieces(loaded))
+        return None
     failure: Refused | None = None
     for message in loaded:
         try:
