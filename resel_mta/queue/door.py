@@ -232,7 +232,8 @@ class QueueStore(Protocol):
 
         The ids of the messages that are gone from the queue now, because their last recipient
         was done or because somebody deleted them meanwhile. One result that cannot be recorded
-        (a notice that cannot be entered) raises TempFail and leaves all as it was.
+        (a notice that cannot be entered) raises TempFail and leaves all as it was; what is given
+        back cannot be claimed before it was tried again, and recorded.
         """
         ...
 

@@ -62,6 +62,7 @@ class SQLiteStore(Upkeep):
         self._reserve = Reserve(directory)
         self._passed = []
         self._lost_claims: set[int] = set()
+        self._giving_back: set[int] = set()  # By results that are not known to be committed.
         # Notices that a commit has entered though it failed; few, and changed only by the writer.
         self._disowned: set[int] = set()
         self._writer = Writer(
@@ -163,10 +164,9 @@ class SQLiteStore(Upkeep):
     # What the writer calls, in its thread.
 
     def _reopen(self) -> apsw.Connection:
-        corrupt = self._spool.root / "corrupt"
         db, text = open_or_salvage(
             self._path,
-            corrupt,
+            self._spool.root / "corrupt",
             self._spool.disk,
             self._vfs,
             self._ledger.load,
@@ -293,10 +293,10 @@ class SQLiteStore(Upkeep):
             # First its own: it is delivering those, however long the machine was asleep.
             rows.set_lease(db, owner, now + lease)
             rows.release_expired(db, now)
-            if wanted is None:
-                found = rows.claim(db, rows.due_numbers(db, now, n), owner, now)
-            else:
-                found = rows.claim(db, wanted[:n], owner, None)
+            chosen = rows.due_numbers(db, now, n) if wanted is None else wanted[:n]
+            if self._giving_back:
+                chosen = [number for number in chosen if number not in self._giving_back]
+            found = rows.claim(db, chosen, owner, now if wanted is None else None)
             tried.update(number_of(message.queue_id) for message in found)
             if octets:
                 rows.add_contents(db, found, octets)
@@ -338,6 +338,7 @@ class SQLiteStore(Upkeep):
             steps.append(progress.Step(number, result, notices))
         entering = tuple(notice.number for step in steps for notice in step.notices)
         disowned = self._disowned
+        self._giving_back.update(step.number for step in steps if step.result.release)
         recording = self._writer.submit(
             lambda db: progress.record_all(db, self._ledger, owner, steps, complete, disowned),
             entering,
@@ -350,6 +351,7 @@ class SQLiteStore(Upkeep):
             for result in results:
                 self._ledger.doubt(number_of(result.message.queue_id))
             raise
+        self._giving_back.difference_update(step.number for step in steps)
         recorded.gone.update(gone)
         if recorded.files:
             await self._in_thread(self._spool.remove_content, recorded.files)

@@ -293,3 +293,21 @@ async def test_the_scheduler_sends_the_bounce(
     await scheduler.stop(5)
     assert [to for _, to in smtp.deliveries].count(["sender@example.org"]) == 1
     assert await what_is_queued(queue.store) == {}
+
+
+@both
+async def test_what_is_given_back_is_claimed_by_nobody_before_that_is_known(
+    queue: FailingQueue, committed: bool
+) -> None:
+    """Requeued while it was delivered, it is due at once: when it is given back once more, that
+    must not take it from whoever has it by then."""
+    message = await queue.entered()
+    await queue.store.requeue([message.queue_id])
+    result = Result(message, release=True)
+    # With others, so that there is something to write.
+    await queue.apply_beside(result, committed=committed)
+    assert await queue.store.claim("me", 60, 10) == []
+    assert await queue.store.apply("me", [result]) == set()
+    claimed = await queue.store.claim("me", 60, 10)
+    assert [found.queue_id for found in claimed] == [message.queue_id]
+    assert await queue.store.claim("other", 60, 10) == []
