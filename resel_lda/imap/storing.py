@@ -100,9 +100,8 @@ async def uid_expunge(session: Session, args: Parser) -> str:
 async def _expunge(session: Session, view: View, uids: list[int]) -> str:
     await session.look()
     mailbox = view.mailbox
-    deleted = [
-        uid for uid in uids if (info := mailbox.get(uid)) is not None and "\\Deleted" in info.flags
-    ]
+    found = zip(uids, mailbox.marks_of(uids), strict=True)
+    deleted = [uid for uid, one in found if one is not None and "\\Deleted" in one.flags]
     if deleted:
         session.expunged += len(await mailbox.expunge(deleted))
         if session.qresync:

@@ -186,15 +186,28 @@ class BinFolder:
         self._letters.clear()
         return True
 
+    def place(self, tail: str, flags: frozenset[str]) -> tuple[str, str] | None:
+        """What stands before and after a message's base in the path that it gets here. tail: what
+        follows the base in its name now. None if it cannot be kept."""
+        try:
+            name = with_info(f"-{tail}", self._letters_of(flags))
+        except (OSError, MailboxError) as error:
+            self._bin.failed(error)
+            return None
+        return os.path.join(self._directory, "cur", ""), name[1:]
+
+    def _letters_of(self, flags: frozenset[str]) -> str:
+        assert self._keywords is not None, "put before begin"
+        letters = self._letters.get(flags)
+        if letters is None:
+            letters = self._letters[flags] = self._keywords.letters(sorted(flags))
+        return letters
+
     def put(self, path: str, flags: frozenset[str]) -> bool:
         """Move a message's file; False if that cannot be. Raises FileNotFoundError where it is not
         there any more."""
-        assert self._keywords is not None, "put before begin"
         try:
-            letters = self._letters.get(flags)
-            if letters is None:
-                letters = self._letters[flags] = self._keywords.letters(sorted(flags))
-            name = with_info(os.path.basename(path), letters)
+            name = with_info(os.path.basename(path), self._letters_of(flags))
             self._bin.move(path, os.path.join(self._directory, "cur", name))
         except FileNotFoundError:
             if os.path.lexists(path):

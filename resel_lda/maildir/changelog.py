@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 
 from resel_lda.mailbox import MessageInfo
 from resel_lda.maildir.ranges import uid_gaps, uid_ranges
-from resel_lda.maildir.state import NO_DATES, FolderState, StateFile, storable
+from resel_lda.maildir.state import NO_DATE, NO_DATES, FolderState, StateFile, storable
 from resel_lda.maildir.table import FileMarks, MessageTable
 from resel_lda.maildir.uidlist import Uidlist
 
@@ -71,6 +72,33 @@ class ChangeLog(MessageTable):
         letters = storable(marks.letters)
         self._changed_rows.append((uid, marks.modseq, dates[0], letters, dates[1]))
         self.changes.append((marks.modseq, uid))
+        self._trim_changes()
+
+    def changed_alike(
+        self,
+        uids: Sequence[int],
+        becomes: Mapping[FileMarks, FileMarks],
+        dates: Mapping[int, tuple[float, int]],
+    ) -> None:
+        """Messages that are there have other flags now. becomes: what their marks turn into, all of
+        one new MODSEQ. dates: as for `log_change`."""
+        after = list(map(becomes.__getitem__, map(self.marks.__getitem__, uids)))
+        self.marks.update(zip(uids, after, strict=True))
+        modseq = after[0].modseq
+        letters = {marks: storable(marks.letters) for marks in becomes.values()}
+        rows = zip(uids, map(letters.__getitem__, after), strict=True)
+        if dates:
+            known = (dates.get(uid, NO_DATES) for uid in uids)
+            self._changed_rows += [
+                (uid, modseq, date, info, saved)
+                for (uid, info), (date, saved) in zip(rows, known, strict=True)
+            ]
+        else:
+            self._changed_rows += [(uid, modseq, NO_DATE, info, None) for uid, info in rows]
+        self.changes += zip(repeat(modseq), uids)
+        self._trim_changes()
+
+    def _trim_changes(self) -> None:
         if len(self.changes) > 2 * _KEEP_CHANGES:
             self.changes_floor = self.changes[-_KEEP_CHANGES][0]
             self.changes = self.changes[-_KEEP_CHANGES:]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from resel_lda.mailbox import SYSTEM_FLAGS, MailboxError, StoreResult
 from resel_lda.maildir.dates import file_dates, undated
 from resel_lda.maildir.index import FolderIndex
-from resel_lda.maildir.names import LETTER_FLAGS, base_of, info_of, joined, with_info
+from resel_lda.maildir.names import LETTER_FLAGS, info_of, with_info
 from resel_lda.maildir.settling import Settling
+from resel_lda.maildir.table import FileMarks, around
 
 _CANONICAL = {flag.lower(): flag for flag in SYSTEM_FLAGS}
 
@@ -48,55 +50,88 @@ def change_flags(
     index.keywords.refresh()
     change = _Change(index, canonical_flags(flags), mode)
     marks_of = index.marks
-    touched = [uid for uid in uids if uid in marks_of]
+    touched = list(filter(marks_of.__contains__, uids))
     conflicts: list[int] = []
     if unchanged_since is not None:
         conflicts = [uid for uid in touched if marks_of[uid].modseq > unchanged_since]
         touched = [uid for uid in touched if marks_of[uid].modseq <= unchanged_since]
     # What becomes of all that are alike.
     kinds = set(map(marks_of.__getitem__, touched))
-    targets = {kind: change.target(kind.ending) for kind in kinds}
-    changing = {kind for kind, target in targets.items() if target != kind.ending}
+    endings = {kind: change.target(kind.ending) for kind in kinds}
+    changing = {kind: ending for kind, ending in endings.items() if ending != kind.ending}
     if changing:
-        waiting = [
-            (uid, joined(index.bases[uid], marks.ending), joined(index.bases[uid], targets[marks]))
-            for uid in touched
-            if (marks := marks_of[uid]) in changing
-        ]
+        waiting = touched
+        if len(changing) < len(kinds):
+            waiting = [uid for uid in touched if marks_of[uid] in changing]
         before(len(waiting))
-        _rename_all(index, settling, waiting, change)
-        touched = [uid for uid in touched if uid in marks_of]
+        _rename_all(index, settling, waiting, changing, change)
+        touched = list(filter(marks_of.__contains__, touched))
     return StoreResult(touched, conflicts)
 
 
 def _rename_all(
     index: FolderIndex,
     settling: Settling,
-    waiting: Sequence[tuple[int, str, str]],
+    waiting: Sequence[int],
+    endings: Mapping[FileMarks, str],
     change: _Change,
 ) -> None:
-    """waiting: (UID, name, name with the new flags)."""
+    """endings: that the names are to have, for each of those that they have."""
     # A rename is a change of the file's place.
-    late = undated(index, [uid for uid, _, _ in waiting])
+    late = undated(index, waiting)
     dates = {uid: known for uid in late if (known := file_dates(index, uid)) is not None}
-    renamed: list[tuple[int, str]] = []
+    renamed: list[int] = []
+    found: list[tuple[int, str]] = []
     gone = False
     settling.begin()
     try:
         with index.names_locked():
-            for uid, name, target in waiting:
-                found = _rename(index, name, target, change)
-                if found is None:
+            for uid in _renamed_elsewhere(index, waiting, endings, renamed):
+                name = _rename(index, uid, change)
+                if name is None:
                     gone = True
                 else:
-                    renamed.append((uid, found))
+                    found.append((uid, name))
     finally:
         settling.end()
         if renamed:
-            index.renamed(renamed, dates)
+            index.changed_alike(renamed, _marks_after(index, endings), dates)
+        index.renamed(found, dates)
         if gone:
             index.scan()
         index.save()
+
+
+def _renamed_elsewhere(
+    index: FolderIndex,
+    waiting: Sequence[int],
+    endings: Mapping[FileMarks, str],
+    renamed: list[int],
+) -> list[int]:
+    """Rename the files; to `renamed` is added which are. The others have another name by now, or
+    are gone. Raises OSError."""
+    rename, cur = index.files.disk.rename, index.files.path("")
+    marks, bases = index.marks, index.bases
+    parts = {kind: (around(kind.ending), around(ending)) for kind, ending in endings.items()}
+    missed: list[int] = []
+    for uid in waiting:
+        base = bases[uid]
+        (head, tail), (new_head, new_tail) = parts[marks[uid]]
+        try:
+            rename(f"{cur}{head}{base}{tail}", f"{cur}{new_head}{base}{new_tail}")
+        except FileNotFoundError:
+            missed.append(uid)
+        else:
+            renamed.append(uid)
+    return missed
+
+
+def _marks_after(
+    index: FolderIndex, endings: Mapping[FileMarks, str]
+) -> dict[FileMarks, FileMarks]:
+    modseq, flags = index.next_modseq(), index.keywords.flags
+    made = {one: FileMarks(flags(info_of(one)), modseq, one) for one in set(endings.values())}
+    return {kind: made[ending] for kind, ending in endings.items()}
 
 
 class _Change:
@@ -135,18 +170,18 @@ class _Change:
         return old if after == before else "".join(sorted(after))
 
 
-def _rename(index: FolderIndex, name: str, target: str, change: _Change) -> str | None:
-    """The message's name with the new flags; None if it is gone."""
-    files = index.files
-    for _ in range(4):
+def _rename(index: FolderIndex, uid: int, change: _Change) -> str | None:
+    """Of a message whose file another program renamed: its name with the new flags; None if it is
+    gone. Raises OSError."""
+    files, base = index.files, index.bases[uid]
+    for _ in range(3):
+        name = files.list_cur().get(base)
+        if name is None:
+            return None
+        target = change.target(name)
         if target == name:
             return name
-        try:
+        with contextlib.suppress(FileNotFoundError):
             files.disk.rename(files.path(name), files.path(target))
             return target
-        except FileNotFoundError:
-            current = files.list_cur().get(base_of(name))
-            if current is None:
-                return None
-            name, target = current, change.target(current)
     return None

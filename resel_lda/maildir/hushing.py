@@ -57,6 +57,6 @@ class Hush:
             found = os.listdir(self._index.files.cur)
         except OSError:
             return False
-        return {name for name in found if name[0] != "."} == {
-            self._index.name(uid) for uid in list(self._index.marks)
-        }
+        bases = self._index.bases
+        known = {bases[uid] + marks.ending for uid, marks in list(self._index.marks.items())}
+        return {name for name in found if name[0] != "."} == known

@@ -119,20 +119,19 @@ class Quota:
     def changed(self, names: Iterable[str], count: int) -> None:
         """Messages came (count 1) or went (-1). Nothing happens if there is no file yet, or if it
         cannot be written."""
+        try:
+            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return
         octets = messages = 0
         for name in names:
             size = size_in_name(base_of(name), "S")
             if size is not None:
                 octets += size
                 messages += 1
-        if not messages:
-            return
         try:
-            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            return
-        try:
-            self._disk.write(fd, b"%d %d\n" % (octets * count, messages * count))
+            if messages:
+                self._disk.write(fd, b"%d %d\n" % (octets * count, messages * count))
         except OSError:
             return
         finally:

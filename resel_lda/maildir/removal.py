@@ -4,11 +4,12 @@ the folder's lock."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from resel_lda.maildir.bin import BinFolder
 from resel_lda.maildir.index import FolderIndex
 from resel_lda.maildir.names import base_of
+from resel_lda.maildir.table import FileMarks, around
 
 
 def remove_messages(index: FolderIndex, uids: Sequence[int], keep: bool = True) -> list[int]:
@@ -19,9 +20,7 @@ def remove_messages(index: FolderIndex, uids: Sequence[int], keep: bool = True) 
     done: list[int] = []
     kept = index.bin if keep and there and index.bin is not None and index.bin.begin() else None
     try:
-        for uid in there:
-            _take_out(index, uid, names[uid], kept)
-            done.append(uid)
+        _take_all(index, there, names, kept, done)
     finally:
         if done:
             if kept is not None:
@@ -46,6 +45,37 @@ def _taken(index: FolderIndex, uids: Sequence[int], names: Sequence[str]) -> Non
     index.counted(names, -1)
     index.forget(uids)
     index.save()
+
+
+def _take_all(
+    index: FolderIndex,
+    uids: Sequence[int],
+    names: Mapping[int, str],
+    kept: BinFolder | None,
+    done: list[int],
+) -> None:
+    """To `done` are added those that are gone from the folder, in this order."""
+    disk, cur = index.files.disk, index.files.path("")
+    marks, bases = index.marks, index.bases
+    places: dict[FileMarks, tuple[str, str] | None] = {}
+    for uid in uids:
+        path = cur + names[uid]
+        try:
+            if kept is None:
+                disk.unlink(path)
+            else:
+                kind = marks[uid]
+                if kind not in places:
+                    places[kind] = kept.place(around(kind.ending)[1], kind.flags)
+                place = places[kind]
+                if place is None:
+                    disk.unlink(path)
+                else:
+                    disk.rename(path, f"{place[0]}{bases[uid]}{place[1]}")
+        except OSError:
+            # It has another name by now, or cannot be kept.
+            _take_out(index, uid, names[uid], kept)
+        done.append(uid)
 
 
 def _take_out(index: FolderIndex, uid: int, name: str, kept: BinFolder | None) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import apsw
 
 from resel_lda.maildir.database import Database, all_rows
+from resel_lda.maildir.ranges import uid_ranges
 from resel_mta.disk import Disk
 from resel_mta.maillog import MailLog
 
@@ -176,21 +177,18 @@ class StateFile:
         def work(db: apsw.Connection) -> int:
             db.executemany(
                 "INSERT INTO message (folder, uid, modseq, date, letters, saved)"
-                " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET modseq = excluded.modseq,"
+                f" VALUES ({folder_id}, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET modseq = excluded.modseq,"
                 " date = CASE WHEN date = -9e999 THEN excluded.date ELSE date END, letters = excluded.letters,"
                 " saved = coalesce(saved, excluded.saved)",
-                [(folder_id, *row) for row in changed],
+                changed,
             )
             db.execute("UPDATE folder SET next_uid = ? WHERE id = ?", (next_uid, folder_id))
             if not expunged:
                 return 0
+            db.executemany(f"INSERT OR IGNORE INTO expunged VALUES ({folder_id}, ?, ?)", expunged)
             db.executemany(
-                "INSERT OR IGNORE INTO expunged VALUES (?, ?, ?)",
-                [(folder_id, *row) for row in expunged],
-            )
-            db.executemany(
-                "DELETE FROM message WHERE folder = ? AND uid = ?",
-                [(folder_id, uid) for _, uid in expunged],
+                f"DELETE FROM message WHERE folder = {folder_id} AND uid BETWEEN ? AND ?",
+                uid_ranges({uid for _, uid in expunged}),
             )
             old = all_rows(
                 db,

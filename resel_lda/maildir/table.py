@@ -45,3 +45,9 @@ class MessageTable:
     def drop(self, uid: int) -> None:
         del self.marks[uid]
         self.uids.pop(self.bases.pop(uid), None)
+
+
+def around(ending: str) -> tuple[str, str]:
+    """What stands before and after the base in a name that has this ending."""
+    before, _, after = joined("\0", ending).partition("\0")
+    return before, after
