@@ -30,7 +30,7 @@ async def search(session: Session, tag: bytes, args: Parser, by_uid: bool) -> st
     uids = [uid for _, uid in found]
     result = uids if by_uid else [sequence for sequence, _ in found]
     if options is None:
-        words = [b"SEARCH", *(b"%d" % number for number in result)]
+        words = [" ".join(["SEARCH", *map(str, result)]).encode("ascii")]
         if program.with_modseq and found:
             words.append(b"(MODSEQ %d)" % view.highest_modseq(uids))
         session.untagged(b" ".join(words))

@@ -51,7 +51,8 @@ class Program:
     match is a match of each in `narrowing`. texts: keys for which messages may have to be read.
     size, message: what else may have to be looked at. with_modseq: MODSEQ was asked for.
     passing: what matches also depends on sequence numbers, on what was saved or on the time.
-    everything: the program is ALL and nothing else. keys: how many there are."""
+    everything: the program is ALL and nothing else. only_flags: it asks for system flags and
+    nothing else. keys: how many there are."""
 
     key: Key = keys.always
     fields: list[FieldKey | SentKey | StoredKey] = field(default_factory=list)
@@ -61,6 +62,7 @@ class Program:
     with_modseq: bool = False
     passing: bool = False
     everything: bool = False
+    only_flags: bool = False
     keys: int = 1
 
 
@@ -98,6 +100,7 @@ class _KeyParser:
         self.found.narrowing = [
             key for key in every if isinstance(key, FieldKey | FlagKey | StoredKey)
         ]
+        self.found.only_flags = all(isinstance(key, FlagKey) for key in every)
         self.found.everything = self.args.data[start:].strip().upper() == b"ALL"
         return self.found
 

@@ -21,6 +21,8 @@ _KEYS_BATCH = 50_000
 _HEADER_BATCH = 500
 _RULE_OUT_BATCH = 1_000
 _TEXT_BATCH = 16
+# Where it is less than one message of so many, each is looked for by itself.
+_FEW = 16
 
 Pairs = list[tuple[int, int]]
 
@@ -31,6 +33,8 @@ async def find(
     """(sequence number, UID) of what matches, ascending. among: UIDs; None is all."""
     if program.everything and among is None:
         return list(enumerate(view.uids, 1))
+    if program.only_flags and among is None:
+        return _numbered(view, view.mailbox.with_flags(_flags(program.narrowing)))
     for key in program.fields:
         await key.prepare(view.mailbox)
     for text in program.texts:
@@ -91,7 +95,7 @@ def _chosen(
     excluded already."""
     known: list[Collection[int]] = []
     if among is None:
-        flags = [(key.flag, key.wanted) for key in narrowing if isinstance(key, FlagKey)]
+        flags = _flags(narrowing)
         if flags:
             known.append(view.mailbox.with_flags(flags))
         for key in narrowing:
@@ -100,7 +104,19 @@ def _chosen(
     if among is None and not known:
         return list(enumerate(view.uids, 1))
     fewest = min(known, key=len) if among is None else among
-    pairs = [(view.sequence(uid), uid) for uid in fewest]
+    return _numbered(view, fewest)
+
+
+def _flags(narrowing: Sequence[FieldKey | FlagKey | StoredKey]) -> list[tuple[str, bool]]:
+    return [(key.flag, key.wanted) for key in narrowing if isinstance(key, FlagKey)]
+
+
+def _numbered(view: View, uids: Collection[int]) -> Pairs:
+    """(sequence number, UID) of those that the session knows, ascending."""
+    if len(uids) * _FEW > len(view.uids) and not view.uid_only:
+        chosen = frozenset(uids)
+        return [pair for pair in enumerate(view.uids, 1) if pair[1] in chosen]
+    pairs = [(view.sequence(uid), uid) for uid in uids]
     return sorted(pair for pair in pairs if pair[0])
 
 

@@ -279,6 +279,28 @@ async def test_search(store: MailStore) -> None:
             assert (await client.command(f"SEARCH {bad}"))[-1].startswith("x BAD"), bad
 
 
+async def test_search_by_flags_knows_what_the_session_knows(store: MailStore) -> None:
+    await fill(store, *[PLAIN] * 40)
+    async with session_on(store) as one, session_on(store) as two:
+        await one.command("SELECT INBOX")
+        await one.command("STORE 1:39 +FLAGS.SILENT (\\Seen)")
+        await one.command("STORE 5 +FLAGS.SILENT (\\Flagged \\Deleted)")
+        await two.command("SELECT INBOX")
+        await one.command("EXPUNGE")
+        await fill(store, PLAIN)
+        await one.command("NOOP")
+        # The numbers of many, and of few, stay as they are; what is new is not known yet.
+        seen = " ".join(str(number) for number in (*range(1, 5), *range(6, 40)))
+        assert f"* SEARCH {seen}" in await two.command("SEARCH SEEN")
+        assert "* SEARCH" in await two.command("SEARCH FLAGGED")
+        lines = await two.command("SEARCH UNSEEN UNFLAGGED")
+        assert "* SEARCH 40" in lines or "* SEARCH 40 41" in lines
+        await two.command("NOOP")
+        assert "* SEARCH 39 40" in await two.command("SEARCH UNSEEN")
+        assert "* SEARCH 40 41" in await two.command("UID SEARCH UNSEEN")
+        assert "* SEARCH" in await two.command("SEARCH FLAGGED")
+
+
 async def test_copy_and_move(store: MailStore) -> None:
     await fill(store, PLAIN, NESTED, PLAIN)
     await store.create("Keep")
