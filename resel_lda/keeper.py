@@ -47,8 +47,8 @@ class Spawned(Protocol):
 
     async def kill(self) -> None: ...
 
-    async def wait(self) -> int:
-        """Its exit status, once it is gone."""
+    async def wait(self) -> int | None:
+        """Its exit status, once it is gone; None where this process cannot know."""
         ...
 
 
@@ -228,7 +228,8 @@ class Keeper:
             if self._worker is not None:
                 worker, self._worker = self._worker, None
                 status = await worker.wait()
-                self._log.warning("master", f"worker pid {worker.pid} ended with status {status}")
+                known = "" if status is None else f" with status {status}"
+                self._log.warning("master", f"worker pid {worker.pid} ended{known}")
             before, settled = settled, time.monotonic() - started >= _SETTLED
             if not before and not settled:
                 await asyncio.sleep(_PAUSE)

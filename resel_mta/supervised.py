@@ -89,12 +89,12 @@ class SupervisedWorker:
     async def kill(self) -> None:
         await self._link.ask(do="kill", pid=self.pid)
 
-    async def wait(self) -> int:
-        """Until the process is gone. Its exit status stays with the supervisor: 0 here."""
+    async def wait(self) -> int | None:
+        """Until the process is gone. Its exit status stays with the supervisor: None here."""
         try:
             descriptor = os.pidfd_open(self.pid)
         except ProcessLookupError:
-            return 0
+            return None
         loop = asyncio.get_running_loop()
         gone = asyncio.Event()
         loop.add_reader(descriptor, gone.set)
@@ -103,7 +103,7 @@ class SupervisedWorker:
         finally:
             loop.remove_reader(descriptor)
             os.close(descriptor)
-        return 0
+        return None
 
 
 class SupervisorLink:

@@ -395,6 +395,8 @@ def test_helpers_imap_of_users_with_their_own_uid(server: Server) -> None:
     with contextlib.suppress(OSError):
         clients["ann"].shutdown()
     client = logged_in_again(port)
+    # With what status, only the supervisor could tell: not 0.
+    assert f"worker pid {pid} ended\n" in server.log.read_text()
     assert client.select()[1] == [b"1"]
     client.logout()
     clients["bob"].logout()
