@@ -103,7 +103,7 @@ class Plan:
 def flag_lines(view: View, pairs: Sequence[tuple[int, int]], with_uid: bool) -> tuple[bytes, int]:
     """FLAGS of (sequence number, UID) pairs: response lines, and how many there are."""
     marks = view.mailbox.marks_of([uid for _, uid in pairs])
-    recent, kinds = view.recent, {one for one in marks if one is not None}
+    recent, kinds = view.recent.container(), {one for one in marks if one is not None}
     old = {kind: view.flag_words(kind.flags, False).decode("ascii") for kind in kinds}
     new = {kind: view.flag_words(kind.flags, True).decode("ascii") for kind in kinds}
     if with_uid:

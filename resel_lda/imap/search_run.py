@@ -60,7 +60,7 @@ async def _from_memory(
     """(what matches, what is not known yet)."""
     matched: Pairs = []
     open_: list[Candidate] = []
-    get, recent, key = view.mailbox.get, view.recent, program.key
+    get, recent, key = view.mailbox.get, view.recent.container(), program.key
     candidate: Candidate | None = None
     chosen = _chosen(view, program.narrowing, among)
     batch = max(min(_MEMORY_BATCH, _KEYS_BATCH // program.keys), 1)

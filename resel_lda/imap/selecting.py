@@ -61,7 +61,7 @@ async def _describe(session: Session, view: View, wire: bytes) -> None:
         old = wire if wire != session.names.wire(view.name) else b""
         session.untagged(folders.list_response(session, view.name, words, old))
     else:
-        session.untagged(b"%d RECENT" % len(view.recent))
+        session.untagged(b"%d RECENT" % view.count_recent())
     unseen = 0 if session.rev2 or session.uid_only else mailbox.first_unseen()
     if unseen:
         session.untagged(b"OK [UNSEEN %d] First unseen." % unseen)

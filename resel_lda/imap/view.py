@@ -13,6 +13,7 @@ from typing import Any
 from resel_lda.imap import text
 from resel_lda.imap.errors import Refused
 from resel_lda.imap.parser import SequenceSet
+from resel_lda.imap.recent import RecentUids
 from resel_lda.mailbox import MAX_KEYWORDS, SYSTEM_FLAGS, Mailbox, MessageInfo
 
 # What carries the items of a message: FETCH, or UIDFETCH, whose number is the UID (RFC 9586 §3.4).
@@ -27,7 +28,7 @@ def uid_required() -> Refused:
 
 
 class View:
-    """uids: by sequence number minus one. recent: UIDs this session shows as \\Recent.
+    """uids: by sequence number minus one. recent: those this session shows as \\Recent.
 
     with_modseq: whether FETCH responses carry MODSEQ (RFC 7162 §3.1). with_uids: whether expunged
     messages are told of by UID, with VANISHED.
@@ -43,13 +44,13 @@ class View:
         self._modseq = self._expunged_to = mailbox.highestmodseq
         self.uids = mailbox.uids()
         self._highest = self.uids[-1] if self.uids else 0
-        if read_only:
-            # EXAMINE takes \\Recent from nobody: the newest are shown so, and stay so.
-            self.recent = set(self.uids[len(self.uids) - recent_count :] if recent_count else ())
-        else:
-            claimed = mailbox.claim_recent()
-            self.recent = set(claimed.intersection(self.uids)) if claimed else set()
         self._shows_recent = True
+        self.recent = RecentUids()
+        if not read_only:
+            self._claim()
+        elif recent_count:
+            # EXAMINE takes \\Recent from nobody: the newest are shown so, and stay so.
+            self.recent.add(self.uids[-recent_count:], self.uids)
         # Whether flags that others changed are told of (RFC 5465).
         self.tells_flags = True
         # No message has another number than its UID (RFC 9586).
@@ -67,6 +68,15 @@ class View:
     def modseq(self) -> int:
         """Up to which the session knows all changes of flags and all new messages."""
         return self._modseq
+
+    def _claim(self) -> None:
+        claimed = self.mailbox.claim_recent()
+        if claimed and self._shows_recent:
+            self.recent.add(sorted(claimed.intersection(self.uids)), self.uids)
+
+    def count_recent(self) -> int:
+        """How many messages the session shows as \\Recent."""
+        return self.recent.count(self.uids)
 
     def hide_recent(self) -> None:
         """The session knows no \\Recent (RFC 9051). It takes it from later ones all the same."""
@@ -196,7 +206,7 @@ class View:
         mailbox = self.mailbox
         now = mailbox.highestmodseq
         out: list[bytes] = []
-        recent_before = len(self.recent)
+        recent_before = self.count_recent()
         if expunges and now != self._expunged_to:
             out += self._expunge(self.going())
             self._expunged_to = now
@@ -205,8 +215,8 @@ class View:
             self._modseq = now
             out += self.new_keywords()
             out += self._changes(changed, recent_before)
-        elif len(self.recent) != recent_before:
-            out.append(b"* %d RECENT\r\n" % len(self.recent))
+        elif self.count_recent() != recent_before:
+            out.append(b"* %d RECENT\r\n" % self.count_recent())
         self._told.clear()
         return out
 
@@ -218,11 +228,10 @@ class View:
             self._memos.clear()
             out.append(b"* %d EXISTS\r\n" % len(self.uids))
         # One that was new at the last call may have become claimable since.
-        claimed = frozenset() if self.read_only else self.mailbox.claim_recent()
-        if claimed and self._shows_recent:
-            self.recent.update(claimed.intersection(self.uids))
-        if self._shows_recent and (new or len(self.recent) != recent_before):
-            out.append(b"* %d RECENT\r\n" % len(self.recent))
+        if not self.read_only:
+            self._claim()
+        if self._shows_recent and (new or self.count_recent() != recent_before):
+            out.append(b"* %d RECENT\r\n" % self.count_recent())
         for info in changed:
             if info.uid > self._highest or self._told.get(info.uid) == info.modseq:
                 continue
@@ -255,5 +264,4 @@ class View:
         self._memos.clear()
         dropped = set(gone)
         self.uids = [uid for uid in self.uids if uid not in dropped]
-        self.recent -= dropped
         return out
