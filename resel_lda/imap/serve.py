@@ -93,6 +93,10 @@ class _State:
     plain_word: bytes = b""
     # The next sign of life of the running command.
     sign: asyncio.TimerHandle | None = None
+    # When the next command began to be waited for; 0 while one runs.
+    since: float = 0.0
+    # It was waited for too long.
+    expired: bool = False
 
 
 class Server:
@@ -117,6 +121,7 @@ class Server:
         """login_tag: of the log-in command, which is answered first. Returns why it ended."""
         session = self.session
         self._task = asyncio.create_task(self._loop(login_tag))
+        self._watch()
         try:
             await asyncio.wait((self._task,))
             end = self._task.exception() if not self._task.cancelled() else None
@@ -124,6 +129,7 @@ class Server:
             self._task.cancel()
             raise
         finally:
+            self._watcher.cancel()
             session.close_notifier()
             session.close_view()
         if self._task.cancelled():
@@ -169,17 +175,33 @@ class Server:
         if self._state.stopping:
             raise End("Server shutting down.")
         self._state.waiting = True
+        self._state.since = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(self._inactivity):
-                return await self._notified(self.session.reader.next())
-        except TimeoutError:
-            raise End("Disconnected for inactivity.") from None
+            return await self._notified(self.session.reader.next())
+        except asyncio.CancelledError:
+            if self._state.expired:
+                raise End("Disconnected for inactivity.") from None
+            raise
         except CommandRefused as error:
             self._count_bad()
             self.session.tagged(error.tag, error.status + b" " + error.text.encode())
             return None
         finally:
             self._state.waiting = False
+            self._state.since = 0.0
+
+    def _watch(self) -> None:
+        """End a session without commands. One timer for all of them: most come much too early to
+        have one of their own made and cancelled."""
+        loop = asyncio.get_running_loop()
+        left = self._inactivity
+        if self._state.since:
+            left += self._state.since - loop.time()
+        if left <= 0 and self._task is not None:
+            self._state.expired = True
+            self._task.cancel()
+            return
+        self._watcher = loop.call_later(left, self._watch)
 
     async def _notified(self, command: Coroutine[Any, Any, Incoming]) -> Incoming:
         """The next command; until it comes, what NOTIFY asked for is told."""

@@ -483,6 +483,16 @@ async def test_inactivity(fake: FakeStore) -> None:
         assert await client.line() == "* BYE Disconnected for inactivity."
 
 
+async def test_inactivity_counts_from_the_last_command(fake: FakeStore) -> None:
+    now = asyncio.get_running_loop().time
+    async with session_on(fake, inactivity=2.0) as client:
+        began = now()
+        while now() - began < 0.2:
+            assert await client.command("NOOP") == ["x OK NOOP completed."]
+        assert await client.line() == "* BYE Disconnected for inactivity."
+        assert now() - began > 2.15
+
+
 async def test_a_bug_is_answered_and_logged(fake: FakeStore) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("secret")
