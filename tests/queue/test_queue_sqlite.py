@@ -38,6 +38,18 @@ async def test_one_process_holds_the_queue(tmp_path: Path) -> None:
     await (await SQLiteStore.open(tmp_path)).close()
 
 
+async def test_what_is_under_way_at_the_close_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "GROUP_LIMIT", 3)
+    store = await SQLiteStore.open(tmp_path)
+    entering = [store.enter(make_message(store)) for _ in range(10)]
+    await asyncio.gather(store.close(), *entering)
+    store = await SQLiteStore.open(tmp_path)
+    assert len(await names(store)) == 10
+    await store.close()
+
+
 async def test_a_killed_process_leaves_an_openable_queue(tmp_path: Path) -> None:
     code = (
         "import asyncio, os, sys\n"
