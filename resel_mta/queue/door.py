@@ -150,6 +150,11 @@ class Watcher(Protocol):
         """Held, deleted or requeued from outside: attempts that have not begun must not begin."""
         ...
 
+    def restored(self, claimed: Sequence[str]) -> None:
+        """The queue was put together again from what was left of it, which may be older: according
+        to it these are somebody's. Those that are not have to be given back."""
+        ...
+
 
 class Courier(Protocol):
     """Hands mail on before it is kept, if it can. The scheduler is one."""

@@ -179,6 +179,20 @@ class Scheduler:
             if active.routed and not active.waiting:
                 self._settler.finish(active, [])
 
+    def restored(self, claimed: Sequence[str]) -> None:
+        self._spawn(self._give_back_others(claimed))
+
+    async def _give_back_others(self, claimed: Sequence[str]) -> None:
+        """What the store says is ours, and is not being delivered: nobody else would."""
+        # What was claimed just before is on its way here.
+        await asyncio.sleep(1.0)
+        try:
+            await self._store.unclaim(
+                self.owner, [name for name in claimed if name not in self._active]
+            )
+        except TempFail as failure:
+            self._journal.warning(f"claims not given back: {failure.reply}")
+
     # door.Courier
 
     async def carry(self, message: Message) -> None:

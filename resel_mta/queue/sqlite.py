@@ -174,7 +174,7 @@ class SQLiteStore(Upkeep):
         )
         self._suspect = False
         if text:
-            self._salvaged(text)
+            self._salvaged(db, text)
         return db
 
     def _settle(self, db: apsw.Connection) -> None:

@@ -37,10 +37,16 @@ class Upkeep(Contents, abc.ABC):
     def _report(self, text: str) -> None:
         """In any thread: a warning for the operator."""
 
-    def _salvaged(self, text: str) -> None:
-        """In any thread: a damaged database was set aside."""
+    def _salvaged(self, db: apsw.Connection, text: str) -> None:
+        """In any thread: a damaged database was set aside, and this is the new one."""
         self._set_aside_databases = (*self._set_aside_databases, text)
         self._report(text)
+        claimed = db.execute("SELECT id FROM message WHERE owner IS NOT NULL")
+        self._loop.call_soon_threadsafe(self._restored, [format_id(n) for (n,) in claimed])
+
+    def _restored(self, claimed: list[str]) -> None:
+        for watcher in self._watchers if claimed else ():
+            watcher.restored(claimed)
 
     def _idle(self, db: apsw.Connection) -> bool:
         """In the writer's thread: there is nothing to do. Whether there is more to tidy up."""

@@ -48,6 +48,9 @@ class Recording:
     def withdrawn(self, queue_ids: Sequence[str]) -> None:
         self.calls.append(("withdrawn", list(queue_ids)))
 
+    def restored(self, claimed: Sequence[str]) -> None:
+        """Nothing is damaged here."""
+
 
 @pytest.fixture
 def clock() -> Clock:

@@ -14,14 +14,24 @@ from typing import TypeVar
 
 import apsw
 import pytest
-from queue_fakes import OK, make_log, make_message
+from queue_fakes import (
+    OK,
+    FakeIntake,
+    FakeRouter,
+    FakeTransport,
+    make_log,
+    make_message,
+    until,
+)
 from queue_faults import FaultDisk, Plan
 
 from resel_mta.commands.queue import main
+from resel_mta.config import Settings
 from resel_mta.mail import Deferred, Delivered, TempFail
 from resel_mta.queue.door import Result, Retry
 from resel_mta.queue.pages import Pages
 from resel_mta.queue.salvage import MAKING, READY
+from resel_mta.queue.scheduler import Scheduler
 from resel_mta.queue.spool import THRESHOLD
 from resel_mta.queue.sqlite import SQLiteStore
 
@@ -226,11 +236,7 @@ async def test_the_log_of_changes_is_read_too(tmp_path: Path) -> None:
         assert left == [message.queue_id for message in messages]
 
 
-async def test_found_while_it_runs(sample: Sample, tmp_path: Path) -> None:
-    """What was asked for meanwhile is done with what was saved."""
-    root = damaged_copy(sample, tmp_path / "queue", 1, lambda page: page)
-    log, lines = make_log()
-    store = await SQLiteStore.open(root, log=log)
+async def damage_while_it_runs(sample: Sample, root: Path, store: SQLiteStore) -> None:
     db = await store._writer.submit(lambda db: db, changes=False)
     await store._writer.submit(lambda db: db.pragma("wal_checkpoint", "TRUNCATE"), changes=False)
     await store._writer.submit(lambda db: db.pragma("shrink_memory"), changes=False)
@@ -240,11 +246,45 @@ async def test_found_while_it_runs(sample: Sample, tmp_path: Path) -> None:
             if number in roots_of(sample):
                 file.seek((number - 1) * PAGE)
                 file.write(noise(b"%d" % number * PAGE)[:PAGE])
+
+
+async def test_found_while_it_runs(sample: Sample, tmp_path: Path) -> None:
+    """What was asked for meanwhile is done with what was saved."""
+    root = damaged_copy(sample, tmp_path / "queue", 1, lambda page: page)
+    log, lines = make_log()
+    store = await SQLiteStore.open(root, log=log)
+    await damage_while_it_runs(sample, root, store)
     fresh = make_message(store)
     await store.enter(fresh)
     left = {entry.queue_id async for entry in store.walk()}
     assert left == {*sample.waiting, fresh.queue_id}
     assert any("damaged database set aside" in line for line in lines)
+    await store.close()
+
+
+async def test_what_comes_back_as_claimed_is_delivered(sample: Sample, tmp_path: Path) -> None:
+    """The end of its delivery was in the part that is lost."""
+    root = damaged_copy(sample, tmp_path / "queue", 1, lambda page: page)
+    log, lines = make_log()
+    store = await SQLiteStore.open(root, log=log)
+    settings, smtp = Settings.build(myhostname="mail.example.org"), FakeTransport()
+    scheduler = Scheduler(settings, store, FakeRouter(), {"smtp": smtp}, FakeIntake(store), log)
+    await store.hold()
+    await scheduler.start()
+    back, under_way = make_message(store), make_message(store)
+    await store.enter(back, claim_for=scheduler.owner)
+    smtp.gate.clear()
+    await store.enter(under_way)
+    await until(lambda: smtp.running == 1)
+    await damage_while_it_runs(sample, root, store)
+    await store.enter(make_message(store))
+    assert any("damaged database set aside" in line for line in lines)
+    await until(lambda: smtp.running == 3)
+    smtp.gate.set()
+    await until(lambda: not scheduler.active)
+    delivered = [name for name, _ in smtp.deliveries]
+    assert delivered.count(back.queue_id) == delivered.count(under_way.queue_id) == 1
+    await scheduler.stop(5)
     await store.close()
 
 

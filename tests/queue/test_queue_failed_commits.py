@@ -121,6 +121,9 @@ class FakeWatcher:
     def withdrawn(self, queue_ids: Sequence[str]) -> None:
         """Nothing is active here."""
 
+    def restored(self, claimed: Sequence[str]) -> None:
+        """Nothing is damaged here."""
+
 
 both = pytest.mark.parametrize("committed", [True, False])
 
