@@ -15,6 +15,7 @@ from resel_mta.commands import (
     adm_who,
     cli,
 )
+from resel_mta.commands.adm_help import text_of
 from resel_mta.commands.adm_options import (
     EX_USAGE,
     PROGRAM,
@@ -106,7 +107,7 @@ def _run(context: Context, commands: dict[str, Command], words: Sequence[str]) -
             return cli.EX_OK
         return fail(_overview(commands, words[0] if words else ""), EX_USAGE)
     if given[:1] == ["--help"]:
-        print(f"{command.line}\n\n{PROGRAM} --help tells the rest.")
+        print(text_of(command), end="")
         return cli.EX_OK
     try:
         return command.run(context, command.read(given))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from resel_mta.commands import lda
-from resel_mta.commands.adm import main
+from resel_mta.commands.adm import _commands, main
 
 LCARR = "uid\t1500\ngid\t1500\nhome\t/home/lcarr\nmail\tmaildir:~/Maildir\n"
 UNKNOWN = "\nuserdb lookup: user nosuch doesn't exist\n"
@@ -76,6 +77,18 @@ def test_adm_usage(
     out, err = capsys.readouterr()
     assert said in (out if status == 0 else err)
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", sorted(_commands()))
+def test_adm_help_of_each_command_says_what_its_options_do(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command.split(), "--help"]) == 0
+    usage, _, about = capsys.readouterr().out.partition("\n\n")
+    assert usage.startswith(f"usage: resel-adm {command}")
+    assert about.strip()
+    told = set(re.findall(r"--?\w+", about))
+    assert set(re.findall(r"[|\[](--?\w+)", usage)) <= told
 
 
 def test_adm_user_shows_where_the_mail_of_this_user_lies(
