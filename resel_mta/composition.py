@@ -46,7 +46,7 @@ from resel_mta.resolving import configure_resolver, name_finder
 from resel_mta.routing import Expander, RoutingTable
 from resel_mta.routing.deferred import ExpandTransport
 from resel_mta.routing.forwarding import Forwarder
-from resel_mta.smtpd import SmtpService
+from resel_mta.smtpd import LmtpService, SmtpService
 from resel_mta.sockets import Bound
 from resel_mta.supervised import SupervisedDispatch, SupervisorLink
 from resel_mta.tls import ServerTLS
@@ -66,7 +66,7 @@ OPEN_FILES = 65_536
 LOG_PAUSE = 0.005
 
 #: All workers accept connections of these.
-SHARED_SERVICES = ("smtpd", "submission", "submissions")
+SHARED_SERVICES = ("smtpd", "submission", "submissions", "lmtp")
 
 
 @runtime_checkable
@@ -231,6 +231,9 @@ class Composition(abc.ABC):
             transports[name] = LocalTransport(
                 settings, self.users, log, self.depositor, by_helper, name=name
             )
+        self.mailboxes = LocalTransport(
+            settings, self.users, log, self.depositor, by_helper, name="lmtp"
+        )
         transports["expand"] = ExpandTransport(self.expander, self.intake)
         return transports
 
@@ -258,18 +261,33 @@ class Composition(abc.ABC):
 
     def _smtp_service(self, name: str) -> SmtpService:
         if name not in self.smtp:
-            self.smtp[name] = SmtpService(
-                name,
-                self.settings.service(name),
-                self.intake,
-                self.router,
-                self.users,
-                self.log,
-                self.tls,
-                counter=self._counter,
-                names=self.names,
-            )
+            self.smtp[name] = self._lmtp_service() if name == "lmtp" else self._smtp(name)
         return self.smtp[name]
+
+    def _smtp(self, name: str) -> SmtpService:
+        return SmtpService(
+            name,
+            self.settings.service(name),
+            self.intake,
+            self.router,
+            self.users,
+            self.log,
+            self.tls,
+            counter=self._counter,
+            names=self.names,
+        )
+
+    def _lmtp_service(self) -> LmtpService:
+        return LmtpService(
+            self.settings.service("lmtp"),
+            self.intake,
+            self.mailboxes,
+            self.store.discard,
+            self.users,
+            self.log,
+            self.tls,
+            counter=self._counter,
+        )
 
     async def reconfigure(self, settings: Settings) -> None:
         """Everything that runs takes these settings; sessions in progress go on.
@@ -297,6 +315,7 @@ class Composition(abc.ABC):
             self.depositor,
             *self._local_parts,
             *self.transports.values(),
+            self.mailboxes,
             self.scheduler,
             self.housekeeper,
             *self._more_parts(),

@@ -1,6 +1,6 @@
 """What worker 0 runs beside its part of the queue: what there is but one of.
 
-That is the mailboxes with IMAP, POP3 and LMTP, the mail of this machine's programs, the other
+That is the mailboxes with IMAP and POP3, the mail of this machine's programs, the other
 workers, and the parts of the queue that have none.
 """
 
@@ -15,18 +15,15 @@ from typing import Any
 from resel_lda.delivery import WorkerDepositor, carry_out
 from resel_lda.deposit import Depositor
 from resel_lda.front import Active, ImapService, LoginService
-from resel_lda.local import LocalTransport
 from resel_lda.pop3.front import Pop3Service
 from resel_lda.user_workers import Workers
 from resel_lda.worker_pool import WorkerPool
 from resel_mta.composition import SHARED_SERVICES, Composition
 from resel_mta.config import Settings
-from resel_mta.mail import Transport
 from resel_mta.maillog import MailLog
 from resel_mta.pickup.drop import smtp_path
 from resel_mta.pickup.service import PickupService
 from resel_mta.queue.peers import Peers
-from resel_mta.smtpd import LmtpService, SmtpService
 from resel_mta.sockets import BindError, Bound, bind_unix
 from resel_mta.supervised import SupervisedDispatch, SupervisorGone, SupervisorLink
 from resel_mta.verbs import QueueVerbs
@@ -40,7 +37,7 @@ from resel_mta.workers.sharing import Hub
 
 IMAP_SERVICES = ("imap", "imaps")
 POP3_SERVICES = ("pop3", "pop3s")
-SERVICES = (*SHARED_SERVICES, "lmtp", *IMAP_SERVICES, *POP3_SERVICES)
+SERVICES = (*SHARED_SERVICES, *IMAP_SERVICES, *POP3_SERVICES)
 
 
 class MainComposition(Composition):
@@ -72,13 +69,6 @@ class MainComposition(Composition):
     def _remote_depositor(self, dispatch: SupervisedDispatch) -> Depositor:
         return WorkerDepositor(self.pool, self.settings.text("queue_directory"))
 
-    def _transports(self) -> Mapping[str, Transport]:
-        transports = super()._transports()
-        self.mailboxes = LocalTransport(
-            self.settings, self.users, self.log, self.depositor, self._local_parts[2], name="lmtp"
-        )
-        return transports
-
     async def _serve_users(self) -> None:
         """Mail of this machine's programs: sendmail(1), and its -bs, which speaks SMTP."""
         self.pickup = PickupService(
@@ -109,24 +99,10 @@ class MainComposition(Composition):
         return [one for service in self.logins.values() for one in service.active()]
 
     def _served(self, service: str) -> tuple[Factory, ssl.SSLContext | None]:
-        if service in SHARED_SERVICES or service == "lmtp":
+        if service in SHARED_SERVICES:
             return super()._served(service)
         login = self._login_service("pop3" if service in POP3_SERVICES else "imap")
         return login.factory(implicit_tls=service in ("imaps", "pop3s")), None
-
-    def _smtp_service(self, name: str) -> SmtpService:
-        if name not in self.smtp and name == "lmtp":
-            self.smtp[name] = LmtpService(
-                self.settings.service(name),
-                self.intake,
-                self.mailboxes,
-                self.store.discard,
-                self.users,
-                self.log,
-                self.tls,
-                counter=self._counter,
-            )
-        return super()._smtp_service(name)
 
     async def listen(self, entry: Bound) -> None:
         await super().listen(entry)
@@ -154,7 +130,7 @@ class MainComposition(Composition):
                     await super().listen(entry)
 
     def _more_parts(self) -> Iterable[object]:
-        return (self.mailboxes, self.pool, self.pickup, *self.logins.values())
+        return (self.pool, self.pickup, *self.logins.values())
 
     async def close(self, timeout: float) -> None:
         self._deadline = time.monotonic() + timeout

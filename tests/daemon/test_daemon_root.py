@@ -37,7 +37,7 @@ def free_port() -> int:
 class Server:
     """A `--role server` started by root; ready when made."""
 
-    submissions = 0
+    submissions = lmtp = 0
 
     def __init__(self, directory: Path, more: str = "") -> None:
         self.directory = directory

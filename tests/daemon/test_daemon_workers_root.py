@@ -32,6 +32,7 @@ smtpd_tls_cert_file = {directory}/cert.pem
 smtpd_tls_key_file = {directory}/key.pem
 smtpd_tls_security_level = may
 submissions_listen = :{submissions}
+lmtp_listen = 127.0.0.1:{lmtp}
 """
 
 
@@ -48,14 +49,19 @@ def server() -> Iterator[Server]:
         )
         # Only root may read the key.
         os.chmod(f"{name}/key.pem", 0o600)
-        submissions = free_port()
-        running = Server(Path(name), SETTINGS.format(directory=name, submissions=submissions))
-        running.submissions = submissions
+        submissions, lmtp = free_port(), free_port()
+        settings = SETTINGS.format(directory=name, submissions=submissions, lmtp=lmtp)
+        running = Server(Path(name), settings)
+        running.submissions, running.lmtp = submissions, lmtp
         until(lambda: len(workers(running)) == 2)
         yield running
         if running.process.poll() is None:
             running.stop()
         running.close()
+
+
+def delivered(server: Server) -> list[Path]:
+    return list((server.directory / "mail").glob("lcarr/new/*"))
 
 
 def workers(server: Server) -> list[int]:
@@ -125,6 +131,33 @@ def test_workers_of_root_log_users_in_under_tls(server: Server) -> None:
             parts.add(part_of(said.decode().rpartition(" ")[2]))
     assert len(server.await_mail(sent)) == sent
     assert server.stop() == 0
+
+
+def test_workers_of_root_all_take_lmtp(server: Server) -> None:
+    """What is answered is in a mailbox of another account, whichever process took it."""
+    parts: set[int] = set()
+    sent = 0
+    large = b"Subject: x\r\n\r\n" + b"line\r\n" * 100_000
+    with ExitStack() as stack:
+        while len(parts) < 3:
+            assert sent < 40
+            client = stack.enter_context(smtplib.LMTP("127.0.0.1", server.lmtp))
+            client.ehlo("vm.resel.fr")
+            client.mail("cron@vm.resel.fr")
+            client.rcpt("lcarr@resel.fr")
+            code, said = client.data(large if sent % 2 else b"Subject: x\r\n\r\nhello\r\n")
+            assert code == 250
+            sent += 1
+            words = said.decode().split()
+            assert words[::3] == ["2.0.0", "Saved"]
+            parts.add(part_of(words[2]))
+            # It was there before the answer.
+            assert len(delivered(server)) == sent
+    assert {each.stat().st_uid for each in delivered(server)} == {pwd.getpwnam(MAILBOXES).pw_uid}
+    spool = server.directory / "queue"
+    assert not [*spool.rglob("incoming/*"), *spool.rglob("content/*")]
+    assert server.stop() == 0
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_workers_of_root_end_with_the_supervisor(server: Server) -> None:
