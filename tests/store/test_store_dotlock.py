@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from resel_lda.mailbox import MailboxError
-from resel_lda.maildir.dotlock import STALE_AFTER, LockFile, dotlock
+from resel_lda.maildir.dotlock import STALE_AFTER, LockFile, discard_left, dotlock
 from resel_mta.disk import Disk, StrPath
 
 
@@ -60,6 +60,33 @@ def test_a_dead_owner_is_broken_at_once(tmp_path: Path) -> None:
     with dotlock(Disk(), str(tmp_path / "f"), timeout=5):
         pass
     assert time.monotonic() - start < 1
+
+
+def test_a_dead_owner_that_had_our_number_is_broken_at_once(tmp_path: Path) -> None:
+    ours = f"{os.getpid()}:{socket.gethostname()}"
+    (tmp_path / "f.lock").write_text(ours)
+    left = tmp_path / f"f.lock.{socket.gethostname()}.{os.getpid()}.0"
+    left.write_text(ours)
+    kept = LockFile(Disk(), str(tmp_path / "f"))
+    with dotlock(Disk(), str(tmp_path / "f"), timeout=5, kept=kept):
+        discard_left(Disk(), str(tmp_path / "f"))
+        assert (tmp_path / "f.lock").stat().st_nlink == 2
+    assert not left.exists()
+    kept.discard()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_of_ours_is_not_broken_when_its_first_name_is_gone(tmp_path: Path) -> None:
+    path, kept = str(tmp_path / "f"), LockFile(Disk(), str(tmp_path / "kept"))
+    with dotlock(Disk(), path, kept=kept):
+        (tmp_path / os.path.basename(kept.ready()[0])).unlink()
+        with dotlock(Disk(), str(tmp_path / "g"), kept=kept):
+            pass
+        with pytest.raises(MailboxError), dotlock(Disk(), path, timeout=0.05):
+            pass
+        assert (tmp_path / "f.lock").exists()
+    kept.discard()
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("content", ["", "1:elsewhere.example"])

@@ -141,8 +141,8 @@ async def test_a_kill_leaves_no_lock_files_for_long(tmp_path: Path) -> None:
     await ended.wait()
     host = socket.gethostname()
     name = f"dovecot-uidlist.lock.{host}"
-    others = [f"{name}.{os.getpid()}.abc", f"{name}-2.{ended.pid}.abc"]
-    for other in (*others, f"{name}.{ended.pid}.abc"):
+    others = [f"{name}.{os.getppid()}.abc", f"{name}-2.{ended.pid}.abc"]
+    for other in (*others, f"{name}.{ended.pid}.abc", f"{name}.{os.getpid()}.abc"):
         (cut / other).touch()
     (cut / one).unlink()
     store = store_at(cut)
