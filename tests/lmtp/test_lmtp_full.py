@@ -75,7 +75,9 @@ class FullDisk(Disk):
 @contextlib.asynccontextmanager
 async def serving(path: Path, disk: Disk, more: Mapping[str, str]) -> AsyncIterator[int]:
     """The port of an LMTP server."""
-    values = {"myhostname": "mx.example.org", "mydestination": "example.org", **more}
+    # Nobody is told of a full disk by mail, which would need a queue.
+    base = {"myhostname": "mx.example.org", "mydestination": "example.org", "notify_classes": ""}
+    values = {**base, **more}
     settings = Settings.build("server", mail_location=f"maildir:{path}/%u", **values)
     log, users = MailLog(StreamSink(2)), Members()
     depositor = ThreadDepositor(settings, log.warning, disk)
