@@ -74,9 +74,18 @@ class Conduct(Connection):
             self.busy = True
             self._slowed = self.loop.call_later(options.error_sleep_time, self._resume)
 
-    @property
-    def is_slowed(self) -> bool:
-        return self._slowed is not None
+    def flush_in_turn(self) -> None:
+        # A reply that is to slow the client down waits longer.
+        self._in_turn = False
+        if self._slowed is not None:
+            return
+        try:
+            self.flush()
+        except Exception as error:
+            # What goes wrong with one connection does not keep others without their replies.
+            self.report(error)
+            if self.transport is not None:
+                self.transport.abort()
 
     def _resume(self) -> None:
         self._slowed = None

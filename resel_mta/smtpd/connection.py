@@ -254,11 +254,9 @@ class Connection(SMTP, abc.ABC):
             self._in_turn = True
             self.service.send_soon(self)
 
+    @abc.abstractmethod
     def flush_in_turn(self) -> None:
-        """The service sends. A reply that is to slow the client down waits longer."""
-        self._in_turn = False
-        if not self.is_slowed:
-            self.flush()
+        """The service sends. Raises nothing."""
 
     def flush(self) -> None:
         """Send what is to be said, now. Whether the client reads it shows in `_write_paused`."""
@@ -331,11 +329,6 @@ class Connection(SMTP, abc.ABC):
         self.service.log.event(self.service.log_name, text, queue_id, client_ip=self.client.address)
 
     # -- the conversation ---------------------------------------------------------------------
-
-    @property
-    @abc.abstractmethod
-    def is_slowed(self) -> bool:
-        """Whether the client is to wait for the last reply."""
 
     @abc.abstractmethod
     def consume(self) -> None:

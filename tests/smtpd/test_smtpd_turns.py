@@ -113,3 +113,35 @@ async def test_starttls_is_answered_in_the_clear_beside_other_sessions(
     assert (await peer.ask("EHLO client.example")).startswith("250-")
     assert await other.ask("NOOP") == "250 2.0.0 Ok"
     assert await peer.ask("QUIT") == "221 2.0.0 Bye"
+
+
+class Broken(Wire):
+    """A transport whose write fails in a way that nobody thought of."""
+
+    def write(self, data: bytes) -> None:
+        if self.written:
+            raise RuntimeError("no such thing")
+        super().write(data)
+
+    def abort(self) -> None:
+        self.written.append(f"{self.name} abort")
+
+
+async def test_one_broken_connection_keeps_no_other_waiting(start: Start) -> None:
+    spoken: list[str] = []
+    server = await start()
+    broken = server.service.factory()
+    broken.connection_made(Broken("broken", spoken))  # type: ignore[arg-type]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    written: list[str] = []
+    other = await begin(server, "other", written)
+    broken.data_received(b"NOOP\r\n")
+    other.data_received(b"NOOP\r\n")
+    await asyncio.sleep(0)
+    assert spoken[1:] == ["broken abort"]
+    assert written == ["other 250"]
+    other.data_received(b"NOOP\r\n")
+    await asyncio.sleep(0)
+    assert written == ["other 250"] * 2
+    end(broken, other)
