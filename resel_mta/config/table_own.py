@@ -16,6 +16,7 @@ nameservers dns_nameservers = ## Name servers host[:port] to ask; empty: the sys
 text passdb = ## Where passwords come from: passwd-file:FILE, pam:SERVICE, ldap:FILE; several are asked in turn.
 text userdb = ## Where users come from: passwd-file:FILE, ldap:FILE, system (the machine's accounts); empty: the passdb, and system where that is PAM or empty.
 choices{plain login scram-sha-256 scram-sha-1} auth_mechanisms = plain, login, scram-sha-256, scram-sha-1 ## How clients may log in; SCRAM is offered where the passdb has secrets for it, of all its users.
+text auth_username_format = %Lu ## The user that a name given at log-in means: %Lu as it is, %Ln without its @domain.
 time(0..) auth_cache_ttl = 60s ## How long a successful log-in is remembered, and a password changed in PAM or LDAP still counts; 0: not at all.
 time(0..) auth_failure_delay = 2s ## How long the answer to a failed log-in takes; longer after many from one address.
 text mail_location = ## Where mailboxes lie, as in Dovecot: maildir:/path/%u.

@@ -27,6 +27,7 @@ from resel_mta.users.scram import HASHES, Secret
 from resel_mta.users.scram_secrets import ScramSecrets, usable
 from resel_mta.users.system import SystemUsers
 from resel_mta.users.user import User
+from resel_mta.users.username import UsernameFormat
 
 #: A longer password is refused unchecked: some schemes cost time in proportion to its length.
 MAX_PASSWORD = 1024
@@ -76,9 +77,11 @@ class Users:
         self._verifying: dict[bytes, asyncio.Future[bool]] = {}
         self._scram = ScramSecrets()
         self._mechanisms: tuple[str, ...] = MECHANISMS
+        self.known_as = UsernameFormat("")
 
     def reconfigure(self, settings: Settings) -> None:
         """From now on, those that `settings` names. Raises ConfigError, and changes nothing then."""
+        _username_format(settings)
         userdb, passdb, logins = _open(settings, self._warn, self._make_pam)
         before = (*self._logins, *self._userdb)
         self._userdb, self._passdb, self._logins = userdb, passdb, logins
@@ -87,7 +90,8 @@ class Users:
         _close(before)
 
     def tune(self, settings: Settings) -> None:
-        """Take the times from `settings`."""
+        """Take the times, and what a name at log-in means, from `settings`. Raises ConfigError."""
+        self.known_as = _username_format(settings)
         self.penalties.delay = settings.seconds("auth_failure_delay")
         self._cache.ttl = settings.seconds("auth_cache_ttl")
         self._mechanisms = tuple(name.upper() for name in settings.items("auth_mechanisms"))
@@ -112,6 +116,7 @@ class Users:
         """The user, if `password` is his. An unknown user takes as long as a wrong password; the
         caller delays what failed. PAM and LDAP are asked about those who are in no passwd-file.
         Raises TempFail."""
+        name = self.known_as(name)
         entry, decoy = await self._login(name)
         if entry is None and self._logins:
             return await self._by_login(name, password)
@@ -148,6 +153,7 @@ class Users:
     async def scram_secret(self, name: str, mechanism: str) -> tuple[Secret, Entry | None]:
         """What to prove a password against; with no entry, a made-up one that none fits. Takes as
         long for an unknown user as for others. Raises TempFail."""
+        name = self.known_as(name)
         entry, decoy = await self._login(name)
         stored = None if entry is None or entry.refused else entry.password
         if stored is None or mechanism not in usable(stored):
@@ -250,6 +256,14 @@ def open_users(
     users = Users(userdb, passdb, warn, logins, make_pam)
     users.tune(settings)
     return users
+
+
+def _username_format(settings: Settings) -> UsernameFormat:
+    """Raises ConfigError."""
+    try:
+        return UsernameFormat(settings.text("auth_username_format"))
+    except ValueError as error:
+        raise ConfigError([Problem("", "auth_username_format", str(error))]) from error
 
 
 def _close(sources: Iterable[object]) -> None:

@@ -213,7 +213,7 @@ class Exchange:
     async def _judge(self, name: str, judgement: Coroutine[None, None, User | None]) -> Step:
         """The outcome of a judgement, for which others of this address may have to wait."""
         try:
-            turn = await self._users.penalties.turn(self._remote, name)
+            turn = await self._users.penalties.turn(self._remote, self._users.known_as(name))
         except TempFail as failure:
             judgement.close()
             return Failure(failure.reply.text, FailureKind.TEMPORARY, name)
