@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from resel_lda.imap import text
 from resel_lda.imap.errors import Refused
+from resel_lda.imap.fetch_ready import flag_lines
 from resel_lda.imap.parser import ParseError, Parser
 from resel_lda.imap.resync import MAX_MODSEQ
 from resel_lda.imap.session import Session
@@ -36,7 +37,8 @@ async def store(session: Session, args: Parser, by_uid: bool) -> str:
     if unchanged_since is not None:
         session.use_condstore()
     result = await view.mailbox.store([uid for _, uid in pairs], flags, mode, unchanged_since)
-    view.already_told(result.done)
+    if silent:
+        view.already_told(result.done)
     conflicts = set(result.conflicts)
     told = [pair for pair in pairs if pair[1] not in conflicts] if conflicts else pairs
     gone = await _tell(session, view, told, silent)
@@ -68,18 +70,24 @@ async def _tell(session: Session, view: View, pairs: list[tuple[int, int]], sile
     gone = view.mailbox.marks_of(uids).count(None)
     if silent and not view.with_modseq:
         return gone
-    get = view.mailbox.get
     # A new keyword has to be in FLAGS before it is in a FETCH.
     session.extend(view.new_keywords())
     for start in range(0, len(pairs), _TELL_BATCH):
         view.already_told(uids[start : start + _TELL_BATCH])
-        batch = [(sequence, get(uid)) for sequence, uid in pairs[start : start + _TELL_BATCH]]
-        respond = view.modseq_response if silent else view.flags_response
-        session.extend([respond(sequence, info) for sequence, info in batch if info is not None])
+        session.extend(_responses(view, pairs[start : start + _TELL_BATCH], silent))
         if start + _TELL_BATCH < len(pairs):
             await session.flush()
             await asyncio.sleep(0)
     return gone
+
+
+def _responses(view: View, pairs: list[tuple[int, int]], silent: bool) -> list[bytes]:
+    if not (view.with_modseq or view.uid_only):
+        return [flag_lines(view, pairs, with_uid=True)[0]]
+    get = view.mailbox.get
+    found = [(sequence, info) for sequence, uid in pairs if (info := get(uid)) is not None]
+    respond = view.modseq_response if silent else view.flags_response
+    return [respond(sequence, info) for sequence, info in found]
 
 
 async def expunge(session: Session, args: Parser) -> str:

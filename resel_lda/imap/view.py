@@ -191,7 +191,10 @@ class View:
 
     def already_told(self, uids: Sequence[int]) -> None:
         """The running command tells these flags itself, or was asked not to (.SILENT)."""
-        marks, known = self.mailbox.marks_of(uids), self._modseq
+        known = self._modseq
+        if self.mailbox.highestmodseq == known:
+            return
+        marks = self.mailbox.marks_of(uids)
         self._told.update(
             (uid, one.modseq)
             for uid, one in zip(uids, marks, strict=True)
