@@ -14,7 +14,7 @@ from resel_lda.imap.fetch_global import with_global
 from resel_lda.imap.fetch_items import Item, Section
 from resel_lda.imap.fetch_stored import SOURCES as STORED
 from resel_lda.imap.view import View
-from resel_lda.mailbox import Mailbox, MessageInfo
+from resel_lda.mailbox import Mailbox, Marks, MessageInfo
 
 Infos = Sequence[MessageInfo]
 Source = Callable[[Mailbox, Sequence[int]], Awaitable[Mapping[int, Any]]]
@@ -100,25 +100,33 @@ class Plan:
         return [[len(one) for one in octets], octets]
 
 
-def flag_lines(view: View, pairs: Sequence[tuple[int, int]], with_uid: bool) -> tuple[bytes, int]:
-    """FLAGS of (sequence number, UID) pairs: response lines, and how many there are."""
+def flag_lines(
+    view: View, pairs: Sequence[tuple[int, int]], with_uid: bool, with_modseq: bool = False
+) -> tuple[bytes, int]:
+    """FLAGS of (sequence number, UID) pairs: response lines, and how many there are. with_modseq:
+    MODSEQ before them."""
     marks = view.mailbox.marks_of([uid for _, uid in pairs])
     recent, kinds = view.recent.container(), {one for one in marks if one is not None}
-    old = {kind: view.flag_words(kind.flags, False).decode("ascii") for kind in kinds}
-    new = {kind: view.flag_words(kind.flags, True).decode("ascii") for kind in kinds}
+    old = {kind: _flag_items(view, kind, False, with_modseq) for kind in kinds}
+    new = {kind: _flag_items(view, kind, True, with_modseq) for kind in kinds}
     if with_uid:
         lines = [
-            f"* {number} FETCH (UID {uid} FLAGS ({(new if uid in recent else old)[one]}))\r\n"
+            f"* {number} FETCH (UID {uid} {(new if uid in recent else old)[one]})\r\n"
             for (number, uid), one in zip(pairs, marks, strict=True)
             if one is not None
         ]
     else:
         lines = [
-            f"* {number} FETCH (FLAGS ({(new if uid in recent else old)[one]}))\r\n"
+            f"* {number} FETCH ({(new if uid in recent else old)[one]})\r\n"
             for (number, uid), one in zip(pairs, marks, strict=True)
             if one is not None
         ]
     return "".join(lines).encode("ascii"), len(lines)
+
+
+def _flag_items(view: View, marks: Marks, recent: bool, with_modseq: bool) -> str:
+    modseq = f"MODSEQ ({marks.modseq}) " if with_modseq else ""
+    return f"{modseq}FLAGS ({view.flag_words(marks.flags, recent).decode('ascii')})"
 
 
 def plan(items: Sequence[Item], head: bytes) -> Plan | None:

@@ -82,8 +82,8 @@ async def _tell(session: Session, view: View, pairs: list[tuple[int, int]], sile
 
 
 def _responses(view: View, pairs: list[tuple[int, int]], silent: bool) -> list[bytes]:
-    if not (view.with_modseq or view.uid_only):
-        return [flag_lines(view, pairs, with_uid=True)[0]]
+    if not (silent or view.uid_only):
+        return [flag_lines(view, pairs, with_uid=True, with_modseq=view.with_modseq)[0]]
     get = view.mailbox.get
     found = [(sequence, info) for sequence, uid in pairs if (info := get(uid)) is not None]
     respond = view.modseq_response if silent else view.flags_response
