@@ -75,6 +75,30 @@ async def test_modseq_is_told_once_it_was_asked_for(store: MailStore) -> None:
         assert number(lines, "HIGHESTMODSEQ") >= now
 
 
+async def test_store_tells_each_message_its_own_modseq(store: MailStore) -> None:
+    """Also where nothing changed; another session is told of a change once, and what the STORE told
+    is not told again."""
+    await fill(store, PLAIN, PLAIN, PLAIN)
+    async with session_on(store) as other, session_on(store) as client:
+        await select(other)
+        await select(client, " (CONDSTORE)")
+        first = await client.command(r"STORE 2 +FLAGS (\Seen)")
+        second = await client.command(r"UID STORE 1,3 +FLAGS (\Seen)")
+        older, newer = number(first, "MODSEQ"), number(second, "MODSEQ")
+        assert older < newer
+        for command in ("STORE 1:*", "UID STORE 1:*"):
+            lines = await client.command(rf"{command} +FLAGS (\Seen)")
+            assert lines == [
+                *sorted([*first[:-1], *second[:-1]]),
+                "x OK Store completed.",
+            ]
+        assert await client.command("NOOP") == ["x OK NOOP completed."]
+        lines = await other.command(r"STORE 1 +FLAGS (\Seen)")
+        assert len([line for line in lines if line.startswith("* 1 FETCH")]) == 1
+        assert {line[:9] for line in lines} == {"* 1 FETCH", "* 2 FETCH", "* 3 FETCH", "x OK Stor"}
+        assert await other.command("NOOP") == ["x OK NOOP completed."]
+
+
 async def test_store_unless_changed(store: MailStore) -> None:
     await fill(store, PLAIN, PLAIN, PLAIN)
     async with session_on(store) as client, session_on(store) as other:
