@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-_VARIABLE = re.compile(r"%(?:([LU]*)([und%])|\{(user|username|domain)((?: *\| *(?:lower|upper))*)\})")
+_VARIABLE = re.compile(
+    r"%(?:([LU]*)([und%])|\{(user|username|domain)((?: *\| *(?:lower|upper))*)\})"
+)
 _LONG = {"user": "u", "username": "n", "domain": "d"}
 _FILTERS = {"lower": "L", "upper": "U"}
 

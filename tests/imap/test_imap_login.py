@@ -18,6 +18,7 @@ from resel_lda.imap.stream import Stream
 from resel_mta.users import User
 from resel_mta.users.penalties import Penalties
 from resel_mta.users.sasl import SaslServer
+from resel_mta.users.username import UsernameFormat
 
 
 class OneUser:
@@ -26,6 +27,7 @@ class OneUser:
     def __init__(self) -> None:
         self.asked: list[tuple[str, bytes]] = []
         self.penalties = Penalties(0.0)
+        self.known_as = UsernameFormat("")
 
     def mechanisms(self) -> tuple[str, ...]:
         return ("PLAIN", "LOGIN")

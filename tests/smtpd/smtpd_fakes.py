@@ -13,6 +13,7 @@ from resel_mta.mail import AddressClass, Envelope, Message, Origin, Reply, Route
 from resel_mta.smtpd import SmtpService
 from resel_mta.users import User
 from resel_mta.users.penalties import Penalties
+from resel_mta.users.username import UsernameFormat
 
 
 class MemorySink:
@@ -134,6 +135,7 @@ class FakeUsers:
 
     def __init__(self) -> None:
         self.penalties = Penalties(0.0)
+        self.known_as = UsernameFormat("")
 
     def mechanisms(self) -> tuple[str, ...]:
         return ("PLAIN", "LOGIN")
